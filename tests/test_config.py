@@ -1,0 +1,678 @@
+"""What the configuration accepts, what it refuses and in which words, and that it can be written back."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from trioft import config
+from trioft.config import Config, Copy, Destination, MinFree, OnSuccess, Retry, Source, State, load_config
+from trioft.errors import ConfigError
+
+EXAMPLE = Path(__file__).parent.parent / "config.example.yaml"
+GROUPS: dict[str, type[Any]] = {group.name: type(group.default) for group in attrs.fields(Config)}
+OPTIONS = [f"{name}.{field.name}" for name, cls in GROUPS.items() for field in attrs.fields(cls)]
+
+Load = Callable[..., Config]
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Load a text as ``trioft.yaml`` of the current directory, with options."""
+    monkeypatch.chdir(tmp_path)
+
+    def load(text: str | bytes, options: Mapping[str, tuple[str, object]] | None = None) -> Config:
+        Path("trioft.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+        return load_config("trioft.yaml", options or {})
+
+    return load
+
+
+def problems_of(call: Callable[..., Config], *args: Any) -> list[str]:
+    """Return the problems that *call* raises."""
+    with pytest.raises(ConfigError) as caught:
+        call(*args)
+    assert all(len(problem.splitlines()) == 1 for problem in caught.value.problems)
+    return caught.value.problems
+
+
+def nested(path: str, yaml: str) -> str:
+    """Return a file with one option."""
+    group, _, key = path.partition(".")
+    return f"{group}:\n  {key}: {yaml}\n"
+
+
+# --- Defaults and the example -------------------------------------------------------------------------------
+
+
+def test_without_file_and_options_everything_has_its_default() -> None:
+    """The defaults are those that the manual promises."""
+    loaded = load_config(None, {})
+    assert loaded == Config()
+    assert loaded.source == Source(path=None, include=(), exclude=(), settle=10, settle_closed=0.5, scan_interval=10)
+    assert loaded.destination == Destination(
+        path=None,
+        if_exists=None,
+        min_free=MinFree(percent=1),
+        check_interval=10,
+        require_mount=False,
+        marker=None,
+    )
+    assert loaded.growing.mode == "follow"
+    assert loaded.copy == Copy(
+        transfers=4,
+        movers=4,
+        verify="readback",
+        on_success=OnSuccess(action="keep"),
+        bwlimit=None,
+        stall_timeout=30,
+        checkpoint_size=256 * 2**20,
+        checkpoint_time=5,
+    )
+    assert loaded.retry == Retry(retries=5, first=1, longest=60)
+    assert loaded.metadata.xattrs is True
+    assert loaded.log.level == "info"
+    assert loaded.state == State(dir=None, keep_history=14 * 86400, shutdown_grace=10)
+
+
+def test_configuration_cannot_be_changed() -> None:
+    """A running agent has one configuration, from beginning to end."""
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        load_config(None, {}).copy.transfers = 9  # type: ignore[misc]
+
+
+def test_example_file_is_what_the_classes_say() -> None:
+    """The example in the repository is generated, and up to date."""
+    assert EXAMPLE.read_text("utf-8") == config.example()
+
+
+def test_example_loads_as_the_defaults_with_everything_commented_out(load: Load) -> None:
+    """A group whose options are all commented out is an empty group."""
+    assert load(config.example()) == Config()
+
+
+def test_example_shows_every_option_with_its_default(load: Load) -> None:
+    """Every option has a line of its own, and all lines uncommented are the defaults."""
+    text, count = re.subn(r"(?m)^#(   \w+: )", r"\1", config.example())
+    assert count == len(OPTIONS)
+    assert re.findall(r"(?m)^   (\w+): ", text) == [path.partition(".")[2] for path in OPTIONS]
+    assert load(text) == Config()
+
+
+@pytest.mark.parametrize("line", re.findall(r"(?m)^#   .*", config.example()), ids=OPTIONS)
+def test_example_explains_every_option(line: str) -> None:
+    """An option's line is: key and default, what it may be, and one sentence."""
+    assert re.fullmatch(r"#   \w+: \S+ +# .+?\. [A-Z].+\.", line)
+
+
+def test_import_of_the_module_is_light() -> None:
+    """cattrs and PyYAML are loaded where they are used: ``trioft --help`` needs neither."""
+    code = "import sys, trioft.config; sys.exit(bool({'cattrs', 'yaml'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+# --- Values that are accepted -------------------------------------------------------------------------------
+
+
+READ: list[tuple[str, str, object]] = [
+    ("source.path", "/media/in", "/media/in"),
+    ("source.path", '"/media/\\u00e9"', "/media/é"),
+    ("source.include", '["*.mov", "a/**/b?.[mM]xf"]', ("*.mov", "a/**/b?.[mM]xf")),
+    ("source.exclude", '\n    - "*.tmp"', ("*.tmp",)),
+    ("source.settle", "0s", 0.0),
+    ("source.settle_closed", "10s", 10.0),
+    ("source.scan_interval", "100ms", 0.1),
+    ("destination.if_exists", "skip", "skip"),
+    ("destination.if_exists", "null", None),
+    ("destination.min_free", "0B", MinFree(bytes=0)),
+    ("destination.min_free", "10GiB", MinFree(bytes=10 * 2**30)),
+    ("destination.min_free", "0.5%", MinFree(percent=0.5)),
+    ("destination.min_free", "100%", MinFree(percent=100)),
+    ("destination.require_mount", "true", True),
+    ("destination.marker", ".trioft/volume..7", ".trioft/volume..7"),
+    ("growing.mode", "wait", "wait"),
+    ("copy.transfers", "64", 64),
+    ("copy.movers", "1", 1),
+    ("copy.verify", "size", "size"),
+    ("copy.on_success", "delete", OnSuccess(action="delete")),
+    ("copy.on_success", "'archive:../done: a'", OnSuccess(action="archive", folder="../done: a")),
+    ("copy.bwlimit", "off", None),
+    ("copy.bwlimit", '"off"', None),
+    ("copy.bwlimit", "20MiB", 20 * 2**20),
+    ("copy.bwlimit", "1.5MB/s", 1_500_000),
+    ("copy.stall_timeout", "1s", 1.0),
+    ("copy.checkpoint_size", "8MiB", 8 * 2**20),
+    ("copy.checkpoint_time", "1ms", 0.001),
+    ("retry.retries", "0", 0),
+    ("retry.first", "60s", 60.0),
+    ("retry.longest", "0s", 0.0),
+    ("metadata.xattrs", "false", False),
+    ("log.level", "debug", "debug"),
+    ("state.dir", "./state", "./state"),
+    ("state.keep_history", "0s", 0.0),
+    ("state.shutdown_grace", "1m30s", 90.0),
+]
+
+
+@pytest.mark.parametrize(("path", "yaml", "value"), READ, ids=[f"{path}={yaml}" for path, yaml, _ in READ])
+def test_values_are_read(load: Load, path: str, yaml: str, value: object) -> None:
+    """What the file says in its notation arrives as seconds, bytes and words."""
+    group, _, key = path.partition(".")
+    read = getattr(getattr(load(nested(path, yaml)), group), key)
+    assert read == value
+    assert type(read) is type(value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "# nothing\n", "source:\n", "source: {}\n", "\ufeffsource:\n"],
+    ids=["empty", "comment", "group", "braces", "bom"],
+)
+def test_file_without_options_is_the_defaults(load: Load, text: str) -> None:
+    """An empty file, and an empty group, are no mistakes."""
+    assert load(text) == Config()
+
+
+def test_lower_settle_takes_the_default_of_settle_closed_along(load: Load) -> None:
+    """A person who sets one option is never told about another one that is at its default."""
+    assert load(nested("source.settle", "100ms")).source == Source(settle=0.1, settle_closed=0.1)
+    assert load(nested("retry.longest", "100ms")).retry == Retry(longest=0.1, first=0.1)
+
+
+@pytest.mark.parametrize(
+    ("min_free", "floor"),
+    [
+        (MinFree(percent=1), 10**10),
+        (MinFree(percent=0), 0),
+        (MinFree(percent=100), 10**12),
+        (MinFree(bytes=5), 5),
+        (MinFree(bytes=0), 0),
+    ],
+    ids=str,
+)
+def test_min_free_is_a_part_of_the_whole_or_a_number_of_bytes(min_free: MinFree, floor: int) -> None:
+    """``floor`` says how many bytes of a destination of 1 TB stay free."""
+    assert min_free.floor(10**12) == floor
+
+
+# --- Values that are refused --------------------------------------------------------------------------------
+
+DURATION = "a duration with its unit, such as 10s"
+SIZE = "a size with its unit, such as 64MiB"
+RATE = "a rate with its unit, such as 20MiB/s, or off"
+FREE = "a percentage from 0% to 100%, or a size with its unit, such as 10GiB"
+COUNT = "a whole number from 1 to 64"
+PATH = "a path, such as /media/ingest"
+PATTERNS = 'patterns relative to the source, such as "**/*.mov"'
+MARKER = "a relative path without .., such as .volume-7"
+REMOVAL = "a source file is removed only after verification at the level transfer or readback"
+DONE = "keep, delete or archive:DIR, such as archive:/media/done"
+
+
+REFUSED = [
+    # bare numbers, and other notation that is none
+    ("source.settle", "10", "10", DURATION),
+    ("source.settle", '"10"', '"10"', DURATION),
+    ("source.settle", "0", "0", DURATION),
+    ("source.settle", "1:30", "90", DURATION),
+    ("source.settle", "-1s", '"-1s"', DURATION),
+    ("source.settle", "10 s", '"10 s"', DURATION),
+    ("source.settle", '""', '""', DURATION),
+    ("source.settle", "5m2h", '"5m2h"', DURATION),
+    ("source.settle", "٣s", '"٣s"', DURATION),
+    ("source.settle", "", "null", DURATION),
+    ("source.settle", "36501d", '"36501d"', "a duration of at most 36500d"),
+    ("copy.checkpoint_size", "268435456", "268435456", SIZE),
+    ("copy.checkpoint_size", "64mib", '"64mib"', SIZE),
+    ("copy.checkpoint_size", "-64MiB", '"-64MiB"', SIZE),
+    ("copy.checkpoint_size", "8388608TiB", '"8388608TiB"', "a size below 8388608TiB"),
+    ("copy.bwlimit", "20", "20", RATE),
+    ("copy.bwlimit", "on", "true", RATE),
+    ("copy.bwlimit", "0B", '"0B"', RATE),
+    ("copy.bwlimit", "20MiB/m", '"20MiB/m"', RATE),
+    ("destination.min_free", "10", "10", FREE),
+    ("destination.min_free", "101%", '"101%"', FREE),
+    ("destination.min_free", "-1%", '"-1%"', FREE),
+    ("destination.min_free", "1.%", '"1.%"', FREE),
+    # no coercion
+    ("copy.transfers", "four", '"four"', COUNT),
+    ("copy.transfers", "3.9", "3.9", COUNT),
+    ("copy.transfers", "4.0", "4.0", COUNT),
+    ("copy.transfers", '"4"', '"4"', COUNT),
+    ("copy.transfers", "true", "true", COUNT),
+    ("copy.transfers", "[4]", "a list", COUNT),
+    ("copy.transfers", "{}", "a mapping", COUNT),
+    ("metadata.xattrs", '"no"', '"no"', "true or false"),
+    ("metadata.xattrs", "1", "1", "true or false"),
+    ("source.include", '"*.mov"', '"*.mov"', 'a list of patterns, such as ["*.mov"]'),
+    ("source.include", "[1]", "1", PATTERNS),
+    ("source.path", "7", "7", PATH),
+    ("source.path", "2024-01-01", '"2024-01-01"', PATH),
+    ("source.path", '"a\\0b"', '"a\\u0000b"', PATH),
+    ("source.path", '"\\uD800"', '"\\ud800"', PATH),
+    ("state.dir", '""', '""', PATH),
+    # values outside of what is possible
+    ("copy.transfers", "0", "0", COUNT),
+    ("copy.transfers", "65", "65", COUNT),
+    ("copy.movers", "0", "0", COUNT),
+    ("copy.movers", "65", "65", COUNT),
+    ("retry.retries", "-1", "-1", "a whole number from 0"),
+    ("copy.checkpoint_size", "8191KiB", '"8191KiB"', "a size of at least 8MiB"),
+    ("copy.checkpoint_time", "0s", '"0s"', "a duration of at least 1ms"),
+    ("copy.stall_timeout", "999ms", '"999ms"', "a duration of at least 1s"),
+    ("source.scan_interval", "99ms", '"99ms"', "a duration of at least 100ms"),
+    ("destination.check_interval", "0s", '"0s"', "a duration of at least 100ms"),
+    ("source.include", '["*.mov", "/abs", ""]', '"/abs", ""', PATTERNS),
+    ("source.exclude", '["/abs"]', '"/abs"', PATTERNS),
+    ("destination.marker", "/volume", '"/volume"', MARKER),
+    ("destination.marker", "a/../../b", '"a/../../b"', MARKER),
+    ("destination.marker", '""', '""', MARKER),
+    # words that are none of those offered
+    ("destination.if_exists", "replace", '"replace"', "rename, overwrite, skip, fail or null"),
+    ("destination.if_exists", '"null"', '"null"', "rename, overwrite, skip, fail or null"),
+    ("growing.mode", "null", "null", "follow or wait"),
+    ("copy.verify", "Size", '"Size"', "size, transfer or readback"),
+    ("copy.verify", "[size]", "a list", "size, transfer or readback"),
+    ("log.level", "off", "false", "debug, info, warning or error"),
+    ("copy.on_success", "archive", '"archive"', DONE),
+    ("copy.on_success", '"archive:"', '"archive:"', DONE),
+    ("copy.on_success", '"keep:"', '"keep:"', DONE),
+    ("copy.on_success", "{archive: /done}", "a mapping", DONE),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "yaml", "found", "expected"), REFUSED, ids=[f"{path}={yaml}" for path, yaml, *_ in REFUSED]
+)
+def test_impossible_values_are_refused(load: Load, path: str, yaml: str, found: str, expected: str) -> None:
+    """A message says where, what was found, and what is expected instead."""
+    assert problems_of(load, nested(path, yaml)) == [f"trioft.yaml: {path}: found {found}, expected {expected}"]
+
+
+def test_settle_closed_is_at_most_settle(load: Load) -> None:
+    """A closed file needs no more patience than one about which nothing is known."""
+    assert problems_of(load, "source: {settle: 1s, settle_closed: 2s}") == [
+        "trioft.yaml: source.settle_closed: found 2s, expected at most source.settle, which is 1s"
+    ]
+
+
+def test_first_pause_is_at_most_the_longest(load: Load) -> None:
+    """Pauses get longer, not shorter."""
+    assert problems_of(load, "retry: {first: 2m}") == [
+        "trioft.yaml: retry.first: found 2m, expected at most retry.longest, which is 60s"
+    ]
+
+
+@pytest.mark.parametrize("on_success", ["delete", "archive:/done"])
+def test_nothing_is_removed_after_a_comparison_of_sizes(load: Load, on_success: str) -> None:
+    """A source file is only removed after what was written has been verified."""
+    action = on_success.partition(":")[0]
+    assert problems_of(load, f"copy: {{verify: size, on_success: '{on_success}'}}") == [
+        f"trioft.yaml: copy.on_success: found {action}, expected keep where copy.verify is size: {REMOVAL}"
+    ]
+    assert load(f"copy: {{verify: transfer, on_success: '{on_success}'}}").copy.verify == "transfer"
+
+
+def test_values_that_were_refused_are_in_no_conflict(load: Load) -> None:
+    """One mistake is one message: a refused value is not compared with others."""
+    assert len(problems_of(load, "source: {settle: 1, settle_closed: 20s}")) == 1
+
+
+# --- Keys that are refused ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("destination: {min_fre: 1%}", "destination.min_fre: unknown key, did you mean min_free?"),
+        ("sorce: {path: /a}", "sorce: unknown key, did you mean source?"),
+        ("source: {transfers: 4}", "source.transfers: unknown key, did you mean copy.transfers?"),
+        ("transfers: 4", "transfers: unknown key, did you mean copy.transfers?"),
+        ("log: {qqq: 4}", "log.qqq: unknown key, known here: level"),
+        ("log: {1: 4}", "log.1: unknown key, known here: level"),
+        ('log: {"\\e": 4}', "log.\\x1b: unknown key, known here: level"),
+        ("7: {}", f"7: unknown key, known here: {', '.join(GROUPS)}"),
+    ],
+)
+def test_unknown_keys_are_refused_with_the_nearest_known_one(load: Load, text: str, problem: str) -> None:
+    """A slip of the pen must not leave an option at its default."""
+    assert problems_of(load, text) == [f"trioft.yaml: {problem}"]
+
+
+def test_group_must_be_a_group(load: Load) -> None:
+    """A value where options are expected is told with the options."""
+    assert problems_of(load, "retry: 5") == ["trioft.yaml: retry: found 5, expected options: retries, longest, first"]
+
+
+@pytest.mark.parametrize(("text", "found"), [("- source", "a list"), ("sync", '"sync"'), ("&a [*a]", "a list")])
+def test_file_must_hold_groups(load: Load, text: str, found: str) -> None:
+    """A file that is YAML, but no configuration, is refused."""
+    assert problems_of(load, text) == [f"trioft.yaml: found {found}, expected groups of options: {', '.join(GROUPS)}"]
+
+
+def test_every_key_that_is_given_twice_is_refused_with_its_lines(load: Load) -> None:
+    """YAML libraries keep the last one silently; nobody knows which one was meant."""
+    text = "copy:\n  transfers: 2\n  transfers: 3\nlog: {level: info, level: debug}\ncopy:\n  movers: 2\n"
+    assert sorted(problems_of(load, text)) == [
+        "trioft.yaml: line 3: transfers: given before, in line 2",
+        "trioft.yaml: line 4: level: given before, in line 4",
+        "trioft.yaml: line 5: copy: given before, in line 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("source: {path: [}", "line 1: not YAML: "),
+        ("source:\n  include: [*.mov]", "line 2: not YAML: .*; a text that begins with \\* or & needs quotes"),
+        ("a: 1\n---\nb: 2", "line 2: not YAML: "),
+        ("a: !!python/name:os.system x", "line 1: not YAML: "),
+        ("a: 2024-99-99", "not YAML: "),
+        ("a: !!bool x", "not YAML: "),
+        ("[" * 5000, "not YAML: "),
+        (b"a: \xff", "not YAML: "),
+        (b"a: \x00", "not YAML: "),
+    ],
+    ids=["syntax", "unquoted-star", "documents", "python", "date", "bool", "depth", "no-utf8", "nul"],
+)
+def test_file_that_is_no_yaml_is_refused(load: Load, text: str | bytes, problem: str) -> None:
+    """Whatever is wrong with a file, it is told with the file's name, and the line where it is known."""
+    (found,) = problems_of(load, text)
+    assert re.match(f"trioft.yaml: {problem}", found)
+
+
+def test_file_that_cannot_be_read_is_refused_together_with_wrong_options(tmp_path: Path) -> None:
+    """Options are checked even without the file."""
+    file = str(tmp_path / "none\udce4.yaml")
+    assert problems_of(load_config, file, {"copy.movers": ("--movers", "0")}) == [
+        f"{tmp_path}/none\\udce4.yaml: cannot be read: No such file or directory",
+        f"--movers: found 0, expected {COUNT}",
+    ]
+
+
+def test_all_problems_are_told_at_once(load: Load) -> None:
+    """Nobody has to repair a file one message at a time."""
+    text = """
+source:
+    settle: 10
+    settle_closed: 20s
+    include: "*.mov"
+destination:
+    min_fre: 1%
+copy:
+    transfers: four
+    transfers: 99
+    verify: size
+    on_success: delete
+retry: 3
+logs: {}
+"""
+    assert sorted(problems_of(load, text, {"copy.movers": ("--movers", "many")})) == sorted(
+        [
+            "trioft.yaml: line 10: transfers: given before, in line 9",
+            "trioft.yaml: retry: found 3, expected options: retries, longest, first",
+            f"trioft.yaml: source.settle: found 10, expected {DURATION}",
+            'trioft.yaml: source.include: found "*.mov", expected a list of patterns, such as ["*.mov"]',
+            "trioft.yaml: destination.min_fre: unknown key, did you mean min_free?",
+            f"trioft.yaml: copy.transfers: found 99, expected {COUNT}",
+            f'--movers: found "many", expected {COUNT}',
+            "trioft.yaml: logs: unknown key, did you mean log?",
+            f"trioft.yaml: copy.on_success: found delete, expected keep where copy.verify is size: {REMOVAL}",
+        ]
+    )
+
+
+# --- The command line ---------------------------------------------------------------------------------------
+
+
+def test_options_override_the_file(load: Load) -> None:
+    """What was given on the command line wins; the rest of the file stays."""
+    loaded = load(
+        "source: {include: [a]}\ncopy: {transfers: 2, movers: 3}",
+        {"copy.transfers": ("--transfers", "8"), "source.include": ("--include", ["b", "c"])},
+    )
+    assert loaded == Config(source=Source(include=("b", "c")), copy=Copy(transfers=8, movers=3))
+
+
+def test_options_need_no_file() -> None:
+    """All of them arrive as words."""
+    options = {
+        "source.path": ("SOURCE", "in"),
+        "destination.if_exists": ("--if-exists", "fail"),
+        "destination.min_free": ("--min-free", "10GB"),
+        "copy.transfers": ("--transfers", "4"),
+        "copy.bwlimit": ("--bwlimit", "off"),
+        "copy.on_success": ("--on-success", "archive:done"),
+        "retry.retries": ("--retries", 0),
+    }
+    assert load_config(None, options) == Config(
+        source=Source(path="in"),
+        destination=Destination(if_exists="fail", min_free=MinFree(bytes=10**10)),
+        copy=Copy(transfers=4, on_success=OnSuccess(action="archive", folder="done")),
+        retry=Retry(retries=0),
+    )
+
+
+def test_options_that_were_not_given_leave_the_file_alone(load: Load) -> None:
+    """None, and an empty list, are what a command line has for an option that is absent."""
+    options: dict[str, tuple[str, object]] = {
+        "copy.transfers": ("--transfers", None),
+        "source.include": ("--include", []),
+    }
+    loaded = load("source: {include: [a]}\ncopy: {transfers: 2}", options)
+    assert loaded == Config(source=Source(include=("a",)), copy=Copy(transfers=2))
+
+
+@pytest.mark.parametrize(
+    ("path", "label", "word", "problem"),
+    [
+        ("copy.transfers", "--transfers", "four", f'found "four", expected {COUNT}'),
+        ("copy.transfers", "--transfers", "99", f"found 99, expected {COUNT}"),
+        ("copy.transfers", "--transfers", "3.9", f'found "3.9", expected {COUNT}'),
+        ("source.settle", "--settle", "10", f'found "10", expected {DURATION}'),
+        ("copy.bwlimit", "--bwlimit", "20", f'found "20", expected {RATE}'),
+        ("source.include", "--include", ["/a"], f'found "/a", expected {PATTERNS}'),
+        ("copy.transferz", "--transferz", "4", "unknown key, did you mean transfers?"),
+        ("copy.on_success", "--on-success", "remove", f'found "remove", expected {DONE}'),
+    ],
+)
+def test_messages_name_the_option_that_was_typed(path: str, label: str, word: object, problem: str) -> None:
+    """A person who typed ``--transfers`` need not know ``copy.transfers``."""
+    assert problems_of(load_config, None, {path: (label, word)}) == [f"{label}: {problem}"]
+
+
+def test_wrong_value_in_the_file_does_not_matter_where_an_option_overrides_it(load: Load) -> None:
+    """Only values that count are checked."""
+    assert load("copy: {transfers: 99}", {"copy.transfers": ("--transfers", "9")}).copy.transfers == 9
+
+
+def test_conflict_between_file_and_option_names_both(load: Load) -> None:
+    """Each end of a conflict is named as the person wrote it."""
+    assert problems_of(load, "source: {settle_closed: 1s}", {"source.settle": ("--settle", "500ms")}) == [
+        "trioft.yaml: source.settle_closed: found 1s, expected at most --settle, which is 500ms"
+    ]
+    assert problems_of(load, "copy: {verify: size}", {"copy.on_success": ("--on-success", "delete")}) == [
+        f"--on-success: found delete, expected keep where copy.verify is size: {REMOVAL}"
+    ]
+
+
+def test_paths_that_are_no_utf8_stay_as_they_are() -> None:
+    """Names are bytes underneath: what the command line could not decode is kept."""
+    path = os.fsdecode(b"/media/\xe4\n\xff")
+    loaded = load_config(None, {"source.path": ("SOURCE", path), "source.include": ("--include", [path[1:]])})
+    assert os.fsencode(loaded.source.path or "") == b"/media/\xe4\n\xff"
+    assert os.fsencode(loaded.source.include[0]) == b"media/\xe4\n\xff"
+
+
+# --- Notation -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0B", 0),
+        ("1B", 1),
+        ("1KB", 1000),
+        ("1KiB", 1024),
+        ("64MiB", 64 * 2**20),
+        ("10GB", 10**10),
+        ("1.5GiB", 3 * 2**29),
+        ("0.1KiB", 102),
+        ("2TB", 2 * 10**12),
+        ("2TiB", 2 * 2**40),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    """KiB … TiB are powers of 1024, KB … TB powers of 1000."""
+    assert config.parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0s", 0.0),
+        ("500ms", 0.5),
+        ("10s", 10.0),
+        ("1.5h", 5400.0),
+        ("2h45m", 9900.0),
+        ("14d", 1209600.0),
+        ("1d1h1m1s1ms", 90061.001),
+        ("36500d", 3153600000.0),
+    ],
+)
+def test_durations(text: str, seconds: float) -> None:
+    """Durations have their unit, and may have several, the largest first."""
+    assert config.parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(268435456, "256MiB"), (10**10, "10GB"), (1536, "1536B"), (0, "0B"), (2**40, "1TiB"), (10**6, "1MB")],
+)
+def test_sizes_are_written_in_the_unit_that_reads_best(size: int, text: str) -> None:
+    """The shortest exact text is the one that a person would have written."""
+    assert config.format_size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0s"),
+        (0.5, "500ms"),
+        (0.0005, "0.5ms"),
+        (1.5, "1.5s"),
+        (60.0, "60s"),
+        (120.0, "2m"),
+        (9900.0, "2h45m"),
+        (1209600.0, "14d"),
+        (90061.5, "1d1h1m1.5s"),
+        (3600, "1h"),
+    ],
+)
+def test_durations_are_written_in_the_unit_that_reads_best(seconds: float, text: str) -> None:
+    """Round durations are short, and none is rounded."""
+    assert config.format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "sentence"),
+    [
+        (config.parse_size, "64", f'found "64", expected {SIZE}'),
+        (config.parse_duration, "10", f'found "10", expected {DURATION}'),
+        (config.parse_duration, 10, f"found 10, expected {DURATION}"),
+        (config.parse_rate, "20MiB/s/s", f'found "20MiB/s/s", expected {RATE}'),
+        (config.parse_rate, "9999999999TiB", 'found "9999999999TiB", expected a size below 8388608TiB'),
+    ],
+)
+def test_what_cannot_be_parsed_is_told_in_a_sentence(
+    parse: Callable[[object], object], text: object, sentence: str
+) -> None:
+    """The parsers serve others too, and speak for themselves."""
+    with pytest.raises(ValueError, match=r"^found ") as caught:
+        parse(text)
+    assert str(caught.value) == sentence
+
+
+@given(st.integers(0, 2**63 - 1))
+def test_sizes_survive_writing_and_reading(size: int) -> None:
+    """No byte is lost by notation."""
+    assert config.parse_size(config.format_size(size)) == size
+    assert config.parse_rate(config.format_rate(size or None)) == (size or None)
+
+
+@given(st.floats(0, 36500 * 86400, allow_subnormal=False))
+def test_durations_survive_writing_and_reading(seconds: float) -> None:
+    """Every float in the range comes back exactly."""
+    assert config.parse_duration(config.format_duration(seconds)) == seconds
+
+
+# --- Writing ------------------------------------------------------------------------------------------------
+
+_FILENAMES = st.binary(min_size=1, max_size=12).map(lambda name: os.fsdecode(name.replace(b"\0", b"x")))
+_PATTERN_LISTS = st.lists(_FILENAMES.filter(lambda name: name[0] != "/"), max_size=3).map(tuple)
+_PATHS = st.none() | _FILENAMES | st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1)
+_SECONDS = st.integers(1000, 10**9).map(lambda milliseconds: milliseconds / 1000)
+_CONFIGS = st.builds(
+    Config,
+    source=st.builds(
+        Source, path=_PATHS, include=_PATTERN_LISTS, exclude=_PATTERN_LISTS, settle=_SECONDS, scan_interval=_SECONDS
+    ),
+    destination=st.builds(
+        Destination,
+        path=_PATHS,
+        if_exists=st.sampled_from(["rename", "overwrite", "skip", "fail", None]),
+        min_free=st.builds(MinFree, percent=st.floats(0, 100, allow_subnormal=False))
+        | st.builds(MinFree, bytes=st.integers(0, 2**63 - 1)),
+        require_mount=st.booleans(),
+        marker=st.sampled_from([None, "off", "1:30", "yes", "~", "a: b", "# c", " d "]),
+    ),
+    copy=st.builds(
+        Copy,
+        transfers=st.integers(1, 64),
+        on_success=st.sampled_from([OnSuccess(action="keep"), OnSuccess(action="delete")])
+        | st.builds(OnSuccess, action=st.just("archive"), folder=_FILENAMES),
+        bwlimit=st.none() | st.integers(1, 2**63 - 1),
+        checkpoint_size=st.integers(8 * 2**20, 2**63 - 1),
+        checkpoint_time=_SECONDS,
+    ),
+    retry=st.builds(Retry, retries=st.integers(0, 2**63 - 1), longest=_SECONDS, first=st.just(0.25)),
+    state=st.builds(State, dir=_PATHS, keep_history=_SECONDS, shutdown_grace=_SECONDS),
+)
+
+
+@settings(deadline=None)  # it reads and writes files
+@given(written=_CONFIGS)
+@example(written=Config(source=Source(path="\x85", include=("\u2028", "\ufeff", "\U0001f600 \x1b", "\udce4"))))
+def test_every_configuration_survives_writing_and_reading(
+    tmp_path_factory: pytest.TempPathFactory, written: Config
+) -> None:
+    """``trioft config show`` is a file that can be used: every name in it, and every number, is exact."""
+    file = tmp_path_factory.getbasetemp() / "written.yaml"
+    file.write_text(config.dump(written), "utf-8")
+    assert load_config(str(file), {}) == written
+
+
+def test_dump_uses_the_notation_of_the_file() -> None:
+    """What is shown is what a person would write."""
+    text = config.dump(Config(copy=Copy(on_success=OnSuccess(action="archive", folder="/done"), bwlimit=10**6)))
+    assert re.findall(r"^\w+", text, re.MULTILINE) == list(GROUPS)
+    for line in (
+        "settle_closed: 500ms",
+        "min_free: 1%",
+        "if_exists: null",
+        "on_success: archive:/done",
+        "bwlimit: 1MB/s",
+        "checkpoint_size: 256MiB",
+        "keep_history: 14d",
+    ):
+        assert f"\n  {line}\n" in text

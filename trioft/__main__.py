@@ -1,0 +1,5 @@
+"""``python -m trioft``."""
+
+from trioft.cli import main
+
+main()

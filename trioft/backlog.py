@@ -1,0 +1,202 @@
+"""
+The backlog: the files that are not delivered yet, and when to look at each again. Bounded.
+
+The scanner puts files in and hands out jobs; the copiers take jobs and say what came of them. All by plain calls.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+
+import attrs
+import trio
+
+from trioft.board import Board, Entry
+from trioft.model import (
+    BUNDLE_BYTES,
+    BUNDLE_FILE_SIZE,
+    BUNDLE_FILES,
+    FINAL,
+    FileState,
+    Found,
+    Item,
+    Job,
+)
+from trioft.naming import partial_of
+
+# Files that are looked after at a time. More stay where they are, in the source, until there is room.
+LIMIT = 10_000
+
+
+@attrs.define(eq=False, kw_only=True)
+class Pending:
+    """A file that is not delivered yet."""
+
+    entry: Entry
+    found: Found
+    since: float  # when this version was first seen here, on trio's clock
+    due: float = math.inf  # when to look at it again
+    settled: bool = False  # it was seen to be quiet for `settle`
+    told: bool = False  # that somebody writes it
+
+    @property
+    def in_work(self) -> bool:
+        """A copier has it: nobody else changes its state."""
+        return self.due == math.inf and self.entry.state != FileState.READY
+
+
+class Backlog:
+    """
+    *oldest_first*: jobs are made of the files with the oldest modification time first, else as they were found.
+
+    ``changed`` is set whenever there may be something to do for the scanner.
+    """
+
+    def __init__(self, board: Board, *, oldest_first: bool) -> None:
+        self.changed = trio.Event()
+        self._board = board
+        self._oldest_first = oldest_first
+        self._pending: dict[bytes, Pending] = {}
+        self._by_id: dict[int, Pending] = {}
+        self._due: list[tuple[float, int, Pending]] = []
+        self._small: list[tuple[float, int, Pending]] = []
+        self._large: list[tuple[float, int, Pending]] = []
+        self._numbers = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def find(self, item_id: int) -> Pending | None:
+        return self._by_id.get(item_id)
+
+    def get(self, path: bytes) -> Pending | None:
+        return self._pending.get(path)
+
+    def owns_partial(self, partial: bytes) -> bool:
+        """Does *partial* belong to a file at hand?"""
+        return any(
+            partial == partial_of(path, *pending.found.fingerprint[:2]) for path, pending in self._pending.items()
+        )
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._pending) >= LIMIT
+
+    def wake(self) -> None:
+        """Tell the scanner that something changed."""
+        self.changed.set()
+
+    # --- the scanner's calls
+
+    def add(self, found: Found, due: float) -> Pending:
+        """Look after a file, and look at it again at *due*."""
+        entry = self._board.add(found.path, found.fingerprint)
+        pending = Pending(entry=entry, found=found, since=trio.current_time())
+        self._pending[found.path] = pending
+        self._by_id[entry.id] = pending
+        self.look_again(pending, due)
+        return pending
+
+    def look_again(self, pending: Pending, due: float) -> None:
+        pending.due = due
+        heapq.heappush(self._due, (due, next(self._numbers), pending))
+
+    def replace(self, pending: Pending, found: Found, due: float) -> None:
+        """The file is another version now: it settles anew, and has a new life."""
+        pending.found = found
+        pending.since = trio.current_time()
+        pending.settled = False
+        pending.entry.attempt = 0
+        pending.entry.trouble = None
+        self._board.resize(pending.entry, found.fingerprint.size)
+        self._board.move(pending.entry, FileState.SETTLING)
+        self.look_again(pending, due)
+
+    def make_ready(self, pending: Pending) -> None:
+        pending.due = math.inf
+        self._board.move(pending.entry, FileState.READY)
+        key = pending.found.fingerprint.mtime_ns if self._oldest_first else 0
+        heap = self._small if pending.entry.size <= BUNDLE_FILE_SIZE else self._large
+        heapq.heappush(heap, (key, next(self._numbers), pending))
+
+    def pop_due(self, most: int) -> list[Pending]:
+        """Return files whose next look is due, and forget when it was."""
+        now = trio.current_time()
+        due: list[Pending] = []
+        while self._due and self._due[0][0] <= now and len(due) < most:
+            when, _, pending = heapq.heappop(self._due)
+            if pending.due == when:  # else it was looked at in another way meanwhile
+                due.append(pending)
+        return due
+
+    def next_due(self) -> float:
+        while self._due and self._due[0][2].due != self._due[0][0]:
+            heapq.heappop(self._due)
+        return self._due[0][0] if self._due else math.inf
+
+    def offer(self, jobs: trio.MemorySendChannel[Job]) -> None:
+        """Hand out jobs, best first, as far as there is room for them."""
+        while True:
+            small, large = self._best(self._small), self._best(self._large)
+            if not (small or large):
+                return
+            if large and not (small and self._small < self._large):
+                chosen = [heapq.heappop(self._large)]
+            else:
+                chosen = self._pop_bundle()
+            job = Job(
+                tuple(
+                    Item(p.entry.id, p.found.path, p.found.mode, p.found.fingerprint, p.settled) for _, _, p in chosen
+                )
+            )
+            try:
+                jobs.send_nowait(job)
+            except trio.WouldBlock:
+                for entry in chosen:
+                    heapq.heappush(self._large if entry[2].entry.size > BUNDLE_FILE_SIZE else self._small, entry)
+                return
+            for _, _, pending in chosen:
+                pending.entry.strategy = "bundle" if pending.entry.size <= BUNDLE_FILE_SIZE else "whole"
+
+    def _best(self, heap: list[tuple[float, int, Pending]]) -> Pending | None:
+        while heap and heap[0][2].entry.state != FileState.READY:
+            heapq.heappop(heap)
+        return heap[0][2] if heap else None
+
+    def _pop_bundle(self) -> list[tuple[float, int, Pending]]:
+        chosen: list[tuple[float, int, Pending]] = []
+        size = 0
+        while (best := self._best(self._small)) and len(chosen) < BUNDLE_FILES:
+            size += best.entry.size
+            if size > BUNDLE_BYTES:
+                break
+            chosen.append(heapq.heappop(self._small))
+        return chosen
+
+    # --- the copiers' calls
+
+    def finished(self, pending: Pending, state: FileState, reason: str | None = None) -> None:
+        """The file has reached a final state."""
+        assert state in FINAL
+        self._board.move(pending.entry, state, reason)
+        self._forget(pending)
+
+    def leave(self, pending: Pending, reason: str) -> None:
+        """The file is left for another run, as it is."""
+        self._board.move(pending.entry, FileState.SETTLING, reason)
+        self._board.drop(pending.entry)
+        self._forget(pending)
+
+    def _forget(self, pending: Pending) -> None:
+        pending.due = math.inf
+        del self._pending[pending.found.path]
+        del self._by_id[pending.entry.id]
+        self.wake()
+
+    def again(self, pending: Pending, state: FileState, reason: str | None, delay: float) -> None:
+        """Nothing came of it now: look at the file again in *delay* seconds."""
+        self._board.move(pending.entry, state, reason)
+        self.look_again(pending, trio.current_time() + delay)
+        self.wake()

@@ -1,0 +1,165 @@
+"""
+The board: what is going on right now. The single source of truth in memory, read by display, JSON lines and summary.
+
+Tasks change it by plain calls; it needs no locks, since there is one thread. It holds live files only: what is finished
+leaves it, and stays in the totals.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import attrs
+import trio
+
+from trioft.errors import Trouble
+from trioft.model import FINAL, TRANSITIONS, FileState, Fingerprint
+
+
+@attrs.define(eq=False, kw_only=True)
+class Entry:
+    """One file that trioft knows and is not done with. Unknown is None, never 0."""
+
+    id: int
+    path: bytes
+    size: int
+    state: FileState = FileState.SETTLING
+    reason: str | None = None  # why it is in this state, in words
+    strategy: str | None = None
+    target: bytes | None = None  # its final name at the destination
+    bytes_copied: int = 0  # resumed ones included
+    bytes_verified: int = 0
+    attempt: int = 0  # failed ones so far
+    trouble: Trouble | None = None
+    retry_at: float | None = None  # on trio's clock
+    digest: bytes | None = None
+    found_at: datetime = attrs.field(factory=lambda: datetime.now(UTC))
+    started_at: float | None = None  # on trio's clock
+
+
+@attrs.define(kw_only=True)
+class Totals:
+    """What the summary says. ``bytes`` were written in this run, ``bytes_resumed`` needed no writing again."""
+
+    delivered: int = 0
+    already: int = 0
+    failed: int = 0
+    skipped: int = 0
+    busy: int = 0
+    bytes: int = 0
+    bytes_resumed: int = 0
+
+
+Listener = Callable[[Entry], None]
+
+
+class Board:
+    """Live files, totals and the state of the destination. ``revision`` grows by one with every change."""
+
+    def __init__(self) -> None:
+        self.live: dict[int, Entry] = {}
+        self.totals = Totals()
+        self.revision = 0
+        self.destination: str | None = None  # None: well; else what is wrong, in words
+        self.scanned = False  # the whole tree has been looked at once: totals and ETA mean something
+        self.pending_files = 0
+        self.pending_bytes = 0  # of the live files, still to be copied
+        self.begun = trio.current_time()
+        self.listeners: list[Listener] = []  # called at each change of a file's state, synchronously
+        self.notices: list[Callable[[str, str], None]] = []  # (what, text): told once each
+        self._ids = itertools.count(1)
+
+    def add(self, path: bytes, fingerprint: Fingerprint) -> Entry:
+        entry = Entry(id=next(self._ids), path=path, size=fingerprint.size)
+        self.live[entry.id] = entry
+        self.pending_files += 1
+        self.pending_bytes += entry.size
+        self.revision += 1
+        return entry
+
+    def resize(self, entry: Entry, size: int) -> None:
+        """The file has another size now, and nothing of it is copied."""
+        self._forget_bytes(entry)
+        entry.size = size
+        entry.bytes_copied = entry.bytes_verified = 0
+        self.pending_bytes += size
+        self.revision += 1
+
+    def move(self, entry: Entry, state: FileState, reason: str | None = None) -> None:
+        """
+        Put *entry* into *state*. Raises ``ValueError`` for a transition that must not happen.
+
+        A final state takes it off the board.
+        """
+        if state != entry.state and state not in TRANSITIONS[entry.state]:
+            raise ValueError(f"{entry.path!r} cannot go from {entry.state} to {state}")
+        if (state, reason) == (entry.state, entry.reason):
+            return
+        entry.state, entry.reason = state, reason
+        if state == FileState.COPYING and entry.started_at is None:
+            entry.started_at = trio.current_time()
+        if state in FINAL:
+            self.drop(entry)
+        self.revision += 1
+        for listener in self.listeners:
+            listener(entry)
+
+    def drop(self, entry: Entry) -> None:
+        """Take *entry* off the board."""
+        del self.live[entry.id]
+        self.pending_files -= 1
+        self._forget_bytes(entry)
+
+    def _forget_bytes(self, entry: Entry) -> None:
+        self.pending_bytes -= max(0, entry.size - entry.bytes_copied)
+
+    def resumed(self, entry: Entry, offset: int) -> None:
+        """The bytes below *offset* are at the destination already, and verified."""
+        # After a failed attempt they are this run's own, and counted.
+        self.totals.bytes_resumed += max(0, offset - entry.bytes_copied)
+        self.pending_bytes += entry.bytes_copied - offset
+        entry.bytes_copied = entry.bytes_verified = offset
+        self.revision += 1
+
+    def copied(self, entry: Entry, count: int) -> None:
+        """*count* more bytes were written."""
+        count_new = min(count, entry.size - entry.bytes_copied)
+        entry.bytes_copied += count_new
+        self.pending_bytes -= count_new
+        self.totals.bytes += count
+        self.revision += 1
+
+    def verified(self, entry: Entry, offset: int) -> None:
+        """All below *offset* is durable and verified."""
+        entry.bytes_verified = offset
+        self.revision += 1
+
+    def skip(self, path: bytes, reason: str) -> None:
+        """Something that is no regular file was found, and is left where it is."""
+        self._end_at_once(path, FileState.SKIPPED, reason, None)
+        self.totals.skipped += 1
+
+    def fail_folder(self, trouble: Trouble) -> None:
+        """A folder cannot be read, or made: what is below it is not transferred."""
+        self._end_at_once(trouble.path, FileState.FAILED, str(trouble), trouble)
+        self.totals.failed += 1
+
+    def _end_at_once(self, path: bytes, state: FileState, reason: str, trouble: Trouble | None) -> None:
+        entry = Entry(id=next(self._ids), path=path, size=0, state=state, reason=reason, trouble=trouble)
+        self.revision += 1
+        for listener in self.listeners:
+            listener(entry)
+
+    def set_destination(self, text: str | None) -> None:
+        """The destination is well (None), or what is wrong with it."""
+        if text != self.destination:
+            self.destination = text
+            self.revision += 1
+            self.notice("storage", text or "the destination is usable again")
+
+    def notice(self, what: str, text: str) -> None:
+        """Say something that is worth a person's attention and belongs to no file."""
+        for listener in self.notices:
+            listener(what, text)

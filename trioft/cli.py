@@ -1,0 +1,294 @@
+"""
+The command line: arguments → configuration → agent → text and exit code. The only printer.
+
+stdout is data, stderr is talk. Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from trioft import __version__
+from trioft.errors import ConfigError, TrioftError
+
+if TYPE_CHECKING:
+    from trioft.config import Config
+
+EXIT_STATUS = """
+EXIT STATUS:  0 everything is at the destination (watch: stopped by a signal).  1 some files failed.  2 wrong usage or
+configuration.  3 source or destination unusable, or another trioft works on the same pair.  4 nothing failed, but files
+still being written were left for the next run.  130, 143 sync was interrupted; partials are resumable.
+"""
+
+app = typer.Typer(
+    name="trioft",
+    help="Gets every file of a folder to a network destination: complete, verified, and as early as possible.",
+    epilog=EXIT_STATUS,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(
+    help="Check, show, or begin a configuration file.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(config_app, name="config")
+
+# --- options, shared by the commands ----------------------------------------------------------------------------------
+
+Source = Annotated[
+    str | None, typer.Argument(metavar="SOURCE", help="A local folder, or one file. May come from the config file.")
+]
+Destination = Annotated[
+    str | None, typer.Argument(metavar="DEST", help="An existing folder, such as a mounted share. Never created.")
+]
+ConfigFile = Annotated[
+    str | None,
+    typer.Option("-c", "--config", metavar="FILE", envvar="TRIOFT_CONFIG", help="Configuration file (YAML)."),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option("--include", metavar="GLOB", help="Transfer only what matches. Repeatable. Default: everything."),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", metavar="GLOB", help="Leave out what matches; beats --include. Repeatable."),
+]
+Transfers = Annotated[
+    str | None, typer.Option("--transfers", metavar="N", help="Files or bundles copied at a time. Default: 4.")
+]
+Verify = Annotated[
+    str | None,
+    typer.Option("--verify", metavar="LEVEL", help="size, transfer, or readback. Default: readback."),
+]
+GrowingMode = Annotated[
+    str | None,
+    typer.Option(
+        "--growing",
+        metavar="MODE",
+        help="follow: sync stays until files still being written are closed. wait: it leaves them for the next run."
+        " Default: follow.",
+    ),
+]
+Settle = Annotated[
+    str | None,
+    typer.Option(
+        "--settle", metavar="DURATION", help="Quiet time after which a file counts as finished. Default: 10s."
+    ),
+]
+OnSuccess = Annotated[
+    str | None,
+    typer.Option("--on-success", metavar="ACTION", help="keep, delete, or archive:DIR the source. Default: keep."),
+]
+IfExists = Annotated[
+    str | None,
+    typer.Option(
+        "--if-exists",
+        metavar="POLICY",
+        help="rename, overwrite, skip, or fail, where another file has the name. Default: overwrite in sync, rename in"
+        " watch.",
+    ),
+]
+Bwlimit = Annotated[
+    str | None,
+    typer.Option("--bwlimit", metavar="RATE", help="Limit of all transfers together, as 20MiB/s. Default: off."),
+]
+MinFree = Annotated[
+    str | None, typer.Option("--min-free", metavar="SIZE", help="Space to leave free, as 1% or 10GB. Default: 1%.")
+]
+StateDir = Annotated[
+    str | None,
+    typer.Option("--state-dir", metavar="DIR", help="Where the ledger lives. Default: the user's state folder."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout, `summary` last.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only what failed.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
+NoProgress = Annotated[bool, typer.Option("--no-progress", help="No progress display in the terminal.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"trioft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog=EXIT_STATUS)
+def sync(
+    source: Source = None,
+    dest: Destination = None,
+    config: ConfigFile = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    transfers: Transfers = None,
+    verify: Verify = None,
+    growing: GrowingMode = None,
+    settle: Settle = None,
+    on_success: OnSuccess = None,
+    if_exists: IfExists = None,
+    bwlimit: Bwlimit = None,
+    min_free: MinFree = None,
+    state_dir: StateDir = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    no_progress: NoProgress = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be copied; write nothing.")] = False,
+) -> None:
+    """
+    Transfer what is missing or different at DEST, then exit. Nothing is ever deleted at DEST.
+
+    Example:  trioft sync /data/raw /mnt/nas/raw --exclude '*.tmp'
+    """
+    settings = _load(locals())
+    from trioft import console
+
+    raise typer.Exit(
+        console.run_sync(
+            settings, as_json=json, quiet=quiet, verbose=verbose, progress=not no_progress, dry_run=dry_run
+        )
+    )
+
+
+@app.command(epilog=EXIT_STATUS)
+def watch(
+    source: Source = None,
+    dest: Destination = None,
+    config: ConfigFile = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    transfers: Transfers = None,
+    verify: Verify = None,
+    growing: GrowingMode = None,
+    settle: Settle = None,
+    on_success: OnSuccess = None,
+    if_exists: IfExists = None,
+    bwlimit: Bwlimit = None,
+    min_free: MinFree = None,
+    state_dir: StateDir = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    no_progress: NoProgress = False,
+) -> None:
+    """
+    Transfer every file that is there or appears, until stopped by a signal.
+
+    Example:  trioft watch /ingest /mnt/nas/ingest --on-success archive:/ingest-done
+    """
+    settings = _load(locals())
+    from trioft import console
+
+    raise typer.Exit(console.run_watch(settings, as_json=json, quiet=quiet, verbose=verbose, progress=not no_progress))
+
+
+@config_app.command()
+def check(config: ConfigFile = None) -> None:
+    """Read the configuration file and report every problem at once."""
+    if config is None:
+        raise ConfigError(["no configuration file given"], hint="name one with -c FILE or TRIOFT_CONFIG")
+    _load({"config": config}, ends=False)
+    typer.echo(f"{config}: ok")
+
+
+@config_app.command()
+def show(config: ConfigFile = None) -> None:
+    """Print the configuration in effect: the file's, and the defaults for the rest."""
+    from trioft.config import dump
+
+    typer.echo(dump(_load({"config": config}, ends=False)), nl=False)
+
+
+@config_app.command()
+def init(
+    file: Annotated[str | None, typer.Argument(metavar="FILE", help="The file to write. Default: stdout.")] = None,
+) -> None:
+    """Write a configuration file with every option, its default and its reason, all commented out."""
+    from trioft.config import example
+
+    if file is None:
+        typer.echo(example(), nl=False)
+        return
+    try:
+        with open(file, "x", encoding="utf-8") as stream:
+            stream.write(example())
+    except FileExistsError:
+        raise ConfigError([f"{file} exists already"], hint="choose another name") from None
+    except OSError as error:
+        raise ConfigError([f"cannot write {file}: {error.strerror}"]) from None
+
+
+_KEYS = {
+    "source": ("SOURCE", "source.path"),
+    "dest": ("DEST", "destination.path"),
+    "include": ("--include", "source.include"),
+    "exclude": ("--exclude", "source.exclude"),
+    "transfers": ("--transfers", "copy.transfers"),
+    "verify": ("--verify", "copy.verify"),
+    "growing": ("--growing", "growing.mode"),
+    "settle": ("--settle", "source.settle"),
+    "on_success": ("--on-success", "copy.on_success"),
+    "if_exists": ("--if-exists", "destination.if_exists"),
+    "bwlimit": ("--bwlimit", "copy.bwlimit"),
+    "min_free": ("--min-free", "destination.min_free"),
+    "state_dir": ("--state-dir", "state.dir"),
+}
+
+
+def _load(arguments: dict[str, Any], *, ends: bool = True) -> Config:
+    """Lay the command line's options over the configuration file's."""
+    from trioft.config import load_config
+
+    options = {key: (label, arguments.get(name)) for name, (label, key) in _KEYS.items()}
+    settings = load_config(arguments["config"], options)
+    missing = [
+        label for label, path in (("SOURCE", settings.source.path), ("DEST", settings.destination.path)) if not path
+    ]
+    if ends and missing:
+        raise ConfigError(
+            [f"{' and '.join(missing)} missing"],
+            hint="give them as arguments, or as source.path and destination.path in the configuration file",
+        )
+    return settings
+
+
+def main() -> NoReturn:
+    """Run the command line; every expected error becomes a sentence and an exit code here."""
+    try:
+        app()
+    except TrioftError as error:
+        tell(error)
+        code = error.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has gone; that is no reason for a traceback when Python flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def tell(error: TrioftError) -> None:
+    """Print an error and its hint."""
+    problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+    for problem in problems:
+        typer.echo(f"trioft: error: {problem}", err=True)
+    if error.hint:
+        typer.echo(f"hint: {error.hint}", err=True)

@@ -1,0 +1,632 @@
+"""
+The configuration: the classes below are the manual of every option.
+
+An option is declared once: its type, its default in the notation of the file, what its values may be, and
+one sentence that says what it is for. Reading, checking, messages, ``example`` and ``dump`` follow from it.
+
+What ``load_config`` returns has been checked. A class that is built by hand, as tests do, is not.
+"""
+
+# ruff: noqa: RUF009  (``option`` declares a field, it is not a default that is shared by accident)
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import attrs
+
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    import cattrs
+
+# --- Notation: how sizes, durations and rates are written ---------------------------------------------------
+
+_SIZES = {"TiB": 2**40, "GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
+_SIZES |= {"TB": 10**12, "GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1}
+_SECONDS = {
+    "d": Decimal(86400),
+    "h": Decimal(3600),
+    "m": Decimal(60),
+    "s": Decimal(1),
+    "ms": Decimal("0.001"),
+}
+_NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
+_SIZE = re.compile(f"{_NUMBER}({'|'.join(_SIZES)})")
+_DURATION = re.compile("(?=.)" + "".join(f"(?:{_NUMBER}{unit}(?![a-z]))?" for unit in _SECONDS))
+_PERCENT = re.compile(f"{_NUMBER}%")
+
+
+def parse_size(text: object) -> int:
+    """Return the bytes of ``64MiB`` (binary) or ``10GB`` (decimal); a fraction of a byte is dropped."""
+    match = _match(_SIZE, text, "a size with its unit, such as 64MiB")
+    size = int(Decimal(match[1]) * _SIZES[match[2]])
+    if size >= 2**63:
+        raise _wrong(text, "a size below 8388608TiB")  # no file and no database column holds more
+    return size
+
+
+def format_size(size: int) -> str:
+    """Return the shortest text from which ``parse_size`` reads exactly *size*."""
+    return min((f"{size // unit}{name}" for name, unit in _SIZES.items() if size % unit == 0), key=len)
+
+
+def parse_duration(text: object) -> float:
+    """Return the seconds of ``500ms``, ``10s``, ``1.5h``, ``2h45m`` or ``14d``."""
+    match = _match(_DURATION, text, "a duration with its unit, such as 10s")
+    seconds = sum(Decimal(n) * unit for n, unit in zip(match.groups(), _SECONDS.values(), strict=True) if n)
+    if seconds > 36500 * _SECONDS["d"]:
+        raise _wrong(text, "a duration of at most 36500d")  # calendars overflow some way beyond
+    return float(seconds)
+
+
+def format_duration(seconds: float) -> str:
+    """Return a text from which ``parse_duration`` reads exactly *seconds*."""
+    rest = Decimal(repr(seconds))  # the decimal number that a person would write for this float
+    if 0 < rest < 1:
+        return f"{_digits(rest * 1000)}ms"
+    text = ""
+    for unit in "dhm" if rest >= 120 else "":  # 60s and 90s read better than 1m and 1m30s
+        count, rest = divmod(rest, _SECONDS[unit])
+        text += f"{int(count)}{unit}" if count else ""
+    return text if text and not rest else f"{text}{_digits(rest)}s"
+
+
+def parse_rate(text: object) -> int | None:
+    """Return the bytes per second of ``20MiB`` or ``20MiB/s``, and None for ``off``."""
+    if text is False or text == "off":  # YAML 1.1 takes a plain off for false
+        return None
+    size = text.removesuffix("/s") if isinstance(text, str) else ""
+    rate = parse_size(size) if _SIZE.fullmatch(size) else 0
+    if rate == 0:
+        raise _wrong(text, "a rate with its unit, such as 20MiB/s, or off")
+    return rate
+
+
+def format_rate(rate: int | None) -> str:
+    """Return the text from which ``parse_rate`` reads exactly *rate*."""
+    return "off" if rate is None else f"{format_size(rate)}/s"
+
+
+def _match(pattern: re.Pattern[str], value: object, expected: str) -> re.Match[str]:
+    match = pattern.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise _wrong(value, expected)
+    return match
+
+
+def _wrong(value: object, expected: str) -> ValueError:
+    return ValueError(f"found {_found(value)}, expected {expected}")
+
+
+def _found(value: object) -> str:
+    """Return *value* as the file would have it, on one line."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "a mapping"
+    return _visible(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _visible(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _digits(number: Decimal) -> str:
+    return f"{number.normalize():f}"
+
+
+# --- Kinds: what the values of an option may be -------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class MinFree:
+    """Space that is left free: a part of the whole, or a number of bytes. One of them is None."""
+
+    percent: float | None = None
+    bytes: int | None = None
+
+    def floor(self, total_bytes: int) -> int:
+        """Return the bytes that must stay free on a filesystem of *total_bytes*."""
+        return int(total_bytes * self.percent / 100) if self.percent is not None else self.bytes or 0
+
+    def __str__(self) -> str:
+        if self.percent is not None:
+            return f"{_digits(Decimal(repr(self.percent)))}%"
+        return format_size(self.bytes or 0)
+
+
+@attrs.frozen(kw_only=True)
+class OnSuccess:
+    """What happens to a source file that was delivered; *folder* is where ``archive`` moves it."""
+
+    action: Literal["keep", "delete", "archive"]
+    folder: str | None = None
+
+    def __str__(self) -> str:
+        return self.action if self.folder is None else f"{self.action}:{self.folder}"
+
+
+class Kind(NamedTuple):
+    """What the values of an option may be, and how they are read and written."""
+
+    unit: str
+    read: Callable[[object], object]  # a value of the file; ValueError says what was found and expected
+    show: Callable[[Any], object] = lambda value: value  # the inverse of *read*
+    from_word: Callable[[str], object] = lambda word: word  # a word of the command line as the file has it
+
+
+def _plain(unit: str, expected: str, test: Callable[[Any], bool]) -> Kind:
+    """Return the kind of the values that pass *test* and stay what they are."""
+
+    def read(value: object) -> object:
+        if not test(value):
+            raise _wrong(value, expected)
+        return value
+
+    return Kind(unit, read)
+
+
+def _whole(unit: str, allowed: range) -> Kind:
+    kind = _plain(unit, f"a {unit}", lambda value: type(value) is int and value in allowed)
+    return kind._replace(from_word=lambda word: int(word) if re.fullmatch("-?[0-9]{1,18}", word) else word)
+
+
+def _one_of(*words: str | None) -> Kind:
+    *most, last = (word or "null" for word in words)
+    unit = f"{', '.join(most)} or {last}"
+    return _plain(unit, unit, lambda value: value in words)
+
+
+def _at_least(low: str, unit: str, parse: Callable[[object], float], show: Callable[[Any], str]) -> Kind:
+    def read(value: object) -> float:
+        parsed = parse(value)
+        if parsed < parse(low):
+            raise _wrong(value, f"a {unit} of at least {low}")
+        return parsed
+
+    return Kind(unit, read, show)
+
+
+def _duration(low: str) -> Kind:
+    return _at_least(low, "duration", parse_duration, format_duration)
+
+
+def _is_path(value: object) -> bool:
+    """Say whether *value* can name a file; surrogates stand for bytes that are no UTF-8."""
+    try:
+        return isinstance(value, str) and value != "" and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+
+
+def _is_within(value: object) -> bool:
+    return isinstance(value, str) and _is_path(value) and value[0] != "/" and ".." not in value.split("/")
+
+
+def _read_patterns(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise _wrong(value, 'a list of patterns, such as ["*.mov"]')
+    if bad := [_found(item) for item in value if not _is_path(item) or item[0] == "/"]:
+        raise ValueError(f'found {", ".join(bad)}, expected patterns relative to the source, such as "**/*.mov"')
+    return tuple(value)
+
+
+def _read_min_free(value: object) -> MinFree:
+    percent = _PERCENT.fullmatch(value) if isinstance(value, str) else None
+    if percent is not None and float(percent[1]) <= 100:
+        return MinFree(percent=float(percent[1]))
+    try:
+        return MinFree(bytes=parse_size(value))
+    except ValueError:
+        raise _wrong(value, "a percentage from 0% to 100%, or a size with its unit, such as 10GiB") from None
+
+
+def _read_on_success(value: object) -> OnSuccess:
+    action: Any
+    action, _, folder = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if value in ("keep", "delete") or (action == "archive" and _is_path(folder)):
+        return OnSuccess(action=action, folder=folder or None)
+    raise _wrong(value, "keep, delete or archive:DIR, such as archive:/media/done")
+
+
+_PATH = _plain("path", "a path, such as /media/ingest", lambda value: value is None or _is_path(value))
+_MARKER = _plain(
+    "path", "a relative path without .., such as .volume-7", lambda value: value is None or _is_within(value)
+)
+_PATTERNS = Kind("list of patterns", _read_patterns, list)
+_SWITCH = _plain("true or false", "true or false", lambda value: isinstance(value, bool))
+_TIME, _PERIOD = _duration("0s"), _duration("100ms")
+_RATE = Kind("rate or off", parse_rate, format_rate)
+_COUNT = _whole("whole number from 1 to 64", range(1, 65))
+
+
+# --- The manual ---------------------------------------------------------------------------------------------
+
+
+def option(default: object, kind: Kind, reason: str, *, at_most: str | None = None) -> Any:
+    """
+    Declare an option: its *default* in the notation of the file, its *kind*, and what it is for.
+
+    *at_most* names an option declared before it that its value may not exceed. Its default goes down with
+    that one, so that only what a person wrote is ever refused.
+    """
+    value: Any = kind.read(default)
+    metadata = {"kind": kind, "reason": reason, "at_most": at_most}
+    if at_most is None:
+        return attrs.field(default=value, metadata=metadata)
+    bounded = attrs.Factory(lambda self: min(value, getattr(self, at_most)), takes_self=True)
+    return attrs.field(default=bounded, metadata=metadata)
+
+
+@attrs.frozen(kw_only=True)
+class Source:
+    """Where the files come from."""
+
+    path: str | None = option(None, _PATH, "The folder, or the one file, that is transferred.")
+    include: tuple[str, ...] = option(
+        [], _PATTERNS, "Only files that match one of these are transferred; all, where there is none."
+    )
+    exclude: tuple[str, ...] = option(
+        [], _PATTERNS, "Files that match one of these are left alone, even where include matches too."
+    )
+    settle: float = option(
+        "10s",
+        _TIME,
+        "A file must be left alone this long before it is copied, where there is no better proof.",
+    )
+    settle_closed: float = option(
+        "500ms",
+        _TIME,
+        "The same for closed files, as some programs open them again; <= settle.",
+        at_most="settle",
+    )
+    scan_interval: float = option(
+        "10s", _PERIOD, "The whole source is looked through this often, as file events can get lost."
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Destination:
+    """Where the files go."""
+
+    path: str | None = option(None, _PATH, "The folder that receives the files; it must exist.")
+    if_exists: Literal["rename", "overwrite", "skip", "fail"] | None = option(
+        None,
+        _one_of("rename", "overwrite", "skip", "fail", None),
+        "For names that are taken; null: overwrite in sync, and rename in watch, to lose no recording.",
+    )
+    min_free: MinFree = option(
+        "1%",
+        Kind("percentage or size", _read_min_free, str),
+        "Files wait rather than leave less space than this, as others write there too.",
+    )
+    check_interval: float = option("10s", _PERIOD, "The destination's health and free space are looked at this often.")
+    require_mount: bool = option(
+        False, _SWITCH, "Wait until something is mounted there; files would fill the local disk otherwise."
+    )
+    marker: str | None = option(
+        None,
+        _MARKER,
+        "A file that must exist in the destination folder, to tell the right volume from others.",
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Growing:
+    """What happens to files that are still being written."""
+
+    mode: Literal["follow", "wait"] = option(
+        "follow",
+        _one_of("follow", "wait"),
+        "Whether sync stays until they are closed (follow), or leaves them for its next run (wait).",
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Copy:
+    """How files are copied."""
+
+    transfers: int = option(4, _COUNT, "Files or bundles copied at the same time, to keep a network busy.")
+    movers: int = option(4, _COUNT, "Processes that do the file operations: a dead mount stops only them.")
+    verify: Literal["size", "transfer", "readback"] = option(
+        "readback",
+        _one_of("size", "transfer", "readback"),
+        "Compare sizes; what was read with what was written; or what is read back, which finds most.",
+    )
+    on_success: OnSuccess = option(
+        "keep",
+        Kind("keep, delete or archive:DIR", _read_on_success, str),
+        "For delivered source files; DIR is on the source's filesystem, as they are moved there.",
+    )
+    bwlimit: int | None = option(
+        "off", _RATE, "The most that all transfers together use, such as 20MiB/s, to leave some to others."
+    )
+    stall_timeout: float = option(
+        "30s",
+        _duration("1s"),
+        "An operation without progress for this long has failed; dead mounts never answer.",
+    )
+    checkpoint_size: int = option(
+        "256MiB",
+        _at_least("8MiB", "size", parse_size, format_size),
+        "Progress is made durable after this much, so that no more is ever copied again.",
+    )
+    checkpoint_time: float = option(
+        "5s", _duration("1ms"), "Progress is made durable after this long too, for slow destinations."
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Retry:
+    """What happens after an error with one file."""
+
+    retries: int = option(
+        5,
+        _whole("whole number from 0", range(2**63)),
+        "A file is tried again this often; then it failed, until it changes.",
+    )
+    longest: float = option("60s", _TIME, "The longest pause before another attempt; pauses double up to it.")
+    first: float = option("1s", _TIME, "The first pause, as most errors pass soon; <= longest.", at_most="longest")
+
+
+@attrs.frozen(kw_only=True)
+class Metadata:
+    """What is copied beside the content."""
+
+    xattrs: bool = option(True, _SWITCH, "Copy extended attributes (user.*) where both ends have them.")
+
+
+@attrs.frozen(kw_only=True)
+class Log:
+    """What is logged."""
+
+    level: Literal["debug", "info", "warning", "error"] = option(
+        "info", _one_of("debug", "info", "warning", "error"), "Messages of less weight are not written."
+    )
+
+
+@attrs.frozen(kw_only=True)
+class State:
+    """What trioft remembers."""
+
+    dir: str | None = option(None, _PATH, "The folder of the ledgers; null: the user's state folder for trioft.")
+    keep_history: float = option("14d", _TIME, "The history goes back this long, so that it does not grow for ever.")
+    shutdown_grace: float = option("10s", _TIME, "After the signal to stop, this long remains to reach a checkpoint.")
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """All options."""
+
+    source: Source = Source()
+    destination: Destination = Destination()
+    growing: Growing = Growing()
+    copy: Copy = Copy()
+    retry: Retry = Retry()
+    metadata: Metadata = Metadata()
+    log: Log = Log()
+    state: State = State()
+
+
+_GROUPS: dict[str, type[Any]] = {group.name: type(group.default) for group in attrs.fields(Config)}
+
+
+# --- Reading ------------------------------------------------------------------------------------------------
+
+
+class _Refused(ValueError):
+    """The value of one option was refused."""
+
+    def __init__(self, group: str, key: str, text: str) -> None:
+        super().__init__(text)
+        self.key = (group, key)
+
+
+def load_config(file: str | None, options: Mapping[str, tuple[str, object]]) -> Config:
+    """
+    Return the configuration of *file* with *options* laid over it; ``ConfigError`` tells all problems at once.
+
+    *options* are the command line's: ``{"copy.transfers": ("--transfers", "4")}``. Messages name the label
+    instead of the key. None and an empty list stand for an option that was not given.
+    """
+    import cattrs
+
+    problems: list[str] = []
+    tree = _read_file(file, problems) if file is not None else {}
+    labels = {path: label for path, (label, value) in options.items() if value not in (None, [], ())}
+    for path in labels:
+        group, _, key = path.partition(".")
+        tree.setdefault(group, {})[key] = options[path][1]
+
+    def add(group: str, key: str, text: str) -> None:
+        path = f"{group}.{key}" if group else key
+        where = labels.get(path) or (f"{_visible(file)}: {_visible(path)}" if file is not None else path)
+        problems.append(f"{where}: {text}")
+
+    converter = _converter(labels)
+    refused: set[tuple[str, str]] = set()
+    try:
+        config = converter.structure(tree, Config)
+    except cattrs.ClassValidationError as error:
+        for (group, key), text in _refusals(error):
+            add(group, key, text)
+            refused.add((group, key))
+            del (tree[group] if group else tree)[key]
+        config = converter.structure(tree, Config)  # the rest, to find what does not go together
+    for group, key, other, text in _conflicts(config):
+        if not refused & {(group, key), (group, other)}:
+            add(group, key, text.format(other=labels.get(f"{group}.{other}", f"{group}.{other}")))
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _converter(labels: Mapping[str, str]) -> cattrs.Converter:
+    """Return a converter that reads every option by its kind: cattrs by itself makes 3 of 3.9."""
+    from cattrs import Converter
+    from cattrs.gen import make_dict_structure_fn, override
+
+    def hook(group: str, key: str, kind: Kind) -> Callable[[object, object], object]:
+        def read(value: object, _: object) -> object:
+            if isinstance(value, str) and f"{group}.{key}" in labels:
+                value = kind.from_word(value)
+            try:
+                return kind.read(value)
+            except ValueError as error:
+                raise _Refused(group, key, str(error)) from None
+
+        return read
+
+    converter = Converter(forbid_extra_keys=True, detailed_validation=True)
+    for group, cls in _GROUPS.items():
+        hooks: dict[str, Any] = {
+            field.name: override(struct_hook=hook(group, field.name, field.metadata["kind"]))
+            for field in attrs.fields(cls)
+        }
+        converter.register_structure_hook(cls, make_dict_structure_fn(cls, converter, **hooks))
+    return converter
+
+
+def _refusals(error: Exception) -> Iterator[tuple[tuple[str, str], str]]:
+    """Yield the group and key, and what is wrong with it, of everything that cattrs refused."""
+    from cattrs import ClassValidationError, ForbiddenExtraKeysError
+
+    match error:
+        case ClassValidationError():
+            for inner in error.exceptions:
+                yield from _refusals(inner)
+        case ForbiddenExtraKeysError():
+            group = next((name for name, cls in _GROUPS.items() if cls is error.cl), "")
+            for key in sorted(error.extra_fields):
+                yield (group, key), _unknown_key(group, key)
+        case _Refused():
+            yield error.key, str(error)
+        case _:
+            raise error
+
+
+def _unknown_key(group: str, key: str) -> str:
+    known = _keys(_GROUPS.get(group, Config))
+    elsewhere = [f"{name}.{key}" for name, cls in _GROUPS.items() if key in _keys(cls)]
+    near = difflib.get_close_matches(key, known, 1) or elsewhere
+    return f"unknown key, did you mean {near[0]}?" if near else f"unknown key, known here: {', '.join(known)}"
+
+
+def _keys(cls: type[Any]) -> list[str]:
+    return [field.name for field in attrs.fields(cls)]
+
+
+def _conflicts(config: Config) -> Iterator[tuple[str, str, str, str]]:
+    """Yield group, key, other key and what is wrong, for values that do not go together."""
+    for group, cls in _GROUPS.items():
+        values = getattr(config, group)
+        for field in attrs.fields(cls):
+            kind, other = field.metadata["kind"], field.metadata["at_most"]
+            if other is not None and (value := getattr(values, field.name)) > (most := getattr(values, other)):
+                text = f"found {kind.show(value)}, expected at most {{other}}, which is {kind.show(most)}"
+                yield group, field.name, other, text
+    if config.copy.verify == "size" and (action := config.copy.on_success.action) != "keep":
+        text = f"found {action}, expected keep where {{other}} is size: "
+        text += "a source file is removed only after verification at the level transfer or readback"
+        yield "copy", "on_success", "verify", text
+
+
+def _read_file(file: str, problems: list[str]) -> dict[str, Any]:
+    """Return the groups of *file*, and add to *problems* what belongs to no option."""
+    try:
+        with open(file, "rb") as stream:
+            tree, faults = _read_yaml(stream.read())
+    except OSError as error:
+        tree, faults = None, [f"cannot be read: {error.strerror}"]
+    if tree is not None and not isinstance(tree, dict):
+        faults.append(f"found {_found(tree)}, expected groups of options: {', '.join(_GROUPS)}")
+        tree = None
+    groups: dict[str, Any] = {}
+    for key, group in (tree or {}).items():
+        groups[str(key)] = {str(k): v for k, v in group.items()} if isinstance(group, dict) else group
+        if key in _GROUPS and not isinstance(group, dict):
+            groups[key] = {}
+            if group is not None:  # otherwise all its options are commented out
+                faults.append(f"{key}: found {_found(group)}, expected options: {', '.join(_keys(_GROUPS[key]))}")
+    problems += [f"{_visible(file)}: {fault}" for fault in faults]
+    return groups
+
+
+def _read_yaml(text: bytes) -> tuple[Any, list[str]]:
+    """Return the content of *text*, and what is wrong with it as YAML."""
+    import yaml
+
+    faults: list[str] = []
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            lines: dict[str, int] = {}
+            for key, _ in node.value:  # PyYAML keeps the last of several, silently
+                line = key.start_mark.line + 1
+                if (name := str(key.value)) in lines:
+                    faults.append(f"line {line}: {_visible(name)}: given before, in line {lines[name]}")
+                lines[name] = line
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(text, Loader), faults
+    except Exception as error:  # PyYAML lets the ValueError, KeyError, … of malformed scalars escape
+        problem, mark = getattr(error, "problem", None) or str(error), getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark is not None else ""
+        quotes = "; a text that begins with * or & needs quotes" if re.search("alias|anchor", str(error)) else ""
+        return None, [*faults, f"{where}not YAML: {_visible(' '.join(problem.split()))}{quotes}"]
+
+
+# --- Writing ------------------------------------------------------------------------------------------------
+
+
+def _shown(config: Config) -> dict[str, dict[str, object]]:
+    """Return the values of *config* as the file has them."""
+
+    def show(values: object, field: attrs.Attribute[Any]) -> object:
+        value, kind = getattr(values, field.name), field.metadata["kind"]
+        return kind.show(value)
+
+    return {
+        group: {field.name: show(getattr(config, group), field) for field in attrs.fields(cls)}
+        for group, cls in _GROUPS.items()
+    }
+
+
+def dump(config: Config) -> str:
+    """Return *config* as YAML from which ``load_config`` reads it back."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def represent_str(self, data: str) -> yaml.ScalarNode:
+            style = None if data.isprintable() else '"'  # PyYAML itself writes some line breaks as they are
+            return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+    Dumper.add_representer(str, Dumper.represent_str)
+    return str(yaml.dump(_shown(config), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=2**31))
+
+
+_HEAD = """\
+# The configuration of trioft: every option with its default, what it may be, and what it is for.
+# Remove the # in front of an option to change it. The command line overrides this file.
+#
+# Durations: 500ms, 10s, 1.5h, 2h45m, 14d. Sizes: 64MiB (binary), 10GB (decimal). Rates: 20MiB/s.
+# Patterns are relative to the source; ** spans folders; they need quotes: ["**/*.mov", "dailies/*"].
+"""
+
+
+def example() -> str:
+    """Return a configuration file with every option, commented out."""
+    lines = [_HEAD.rstrip()]
+    for group, values in _shown(Config()).items():
+        lines.append(f"\n# {_GROUPS[group].__doc__}\n{group}:")
+        for field in attrs.fields(_GROUPS[group]):
+            value = values[field.name]
+            entry = f"{field.name}: {value if isinstance(value, str) else json.dumps(value)}"
+            lines.append(f"#   {entry:24} # {field.metadata['kind'].unit}. {field.metadata['reason']}")
+    return "\n".join(lines) + "\n"

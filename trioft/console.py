@@ -1,0 +1,264 @@
+"""
+What a run says: JSON lines on stdout, talk on stderr, a summary, and the exit code.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import signal
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import trio
+
+from trioft.agent import list_missing, run_agent
+from trioft.board import Board, Entry, Totals
+from trioft.config import Config
+from trioft.display import run_display, size_text
+from trioft.errors import FileTrouble, TrioftError, UnusableError, hint_for, show_path
+from trioft.ledger import now
+from trioft.model import FileState, Found
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
+
+# States that a person wants to hear of; the others are steps on the way.
+_WORTH_A_LINE = {
+    FileState.WAITING,
+    FileState.DONE,
+    FileState.FAILED,
+    FileState.SKIPPED,
+    FileState.GONE,
+}
+
+
+class Voice:
+    """Says what happens: as JSON on stdout, as sentences on stderr, above the progress display where there is one."""
+
+    def __init__(self, level: str, *, as_json: bool, screen: Console | None) -> None:
+        self._level = _LEVELS[level]
+        self._json = as_json
+        self._screen = screen
+
+    def attach(self, board: Board) -> None:
+        board.listeners.append(self.file_changed)
+        board.notices.append(self.notice)
+
+    def say(self, level: str, text: str) -> None:
+        if _LEVELS[level] < self._level:
+            return
+        prefix = "trioft: " if level == "info" else f"trioft: {level}: "
+        if self._screen is not None:
+            self._screen.print(prefix + text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(prefix + text, file=sys.stderr, flush=True)  # noqa: T201 - this module prints
+
+    def emit(self, event: str, **fields: object) -> None:
+        if self._json:
+            with contextlib.suppress(BrokenPipeError):  # the reader has gone; the files still have to arrive
+                print(json.dumps({"event": event, "time": now(), **fields}), flush=True)  # noqa: T201
+
+    def notice(self, what: str, text: str) -> None:
+        self.say("warning", text)
+        self.emit(what, text=text)
+
+    def file_changed(self, entry: Entry) -> None:
+        path = show_path(entry.path)
+        match entry.state:
+            case FileState.FAILED:
+                self.say("error", f"{path}: {entry.reason}")
+                if entry.trouble is not None and (hint := hint_for(entry.trouble)):
+                    self.say("error", f"hint: {hint}")
+            case FileState.WAITING:
+                self.say("warning", f"{path}: waiting: {entry.reason}")
+            case FileState.SKIPPED:
+                self.say("info", f"{path}: skipped: {entry.reason}")
+            case FileState.DONE:
+                self.say("debug", f"{path}: {entry.reason or f'delivered, {entry.size:,} bytes'}")
+            case _ if self._is_worth_a_line(entry):
+                self.say("debug", f"{path}: {entry.state}" + (f": {entry.reason}" if entry.reason else ""))
+        if self._json and self._is_worth_a_line(entry):
+            self.emit("file", **describe(entry))
+
+    @staticmethod
+    def _is_worth_a_line(entry: Entry) -> bool:
+        if entry.state == FileState.COPYING:
+            return entry.strategy != "bundle"  # the files of a bundle are copied and done in a moment
+        return entry.state in _WORTH_A_LINE or (entry.state == FileState.SETTLING and entry.reason is not None)
+
+
+def describe(entry: Entry) -> dict[str, object]:
+    """Return the fields of a file's JSON line. Unknown is null, never 0."""
+    trouble = entry.trouble
+    fields: dict[str, object] = {
+        **path_fields("path", entry.path),
+        "state": entry.state,
+        "reason": entry.reason,
+        "size": entry.size,
+        **(path_fields("dest", entry.target) if entry.target is not None else {"dest": None}),
+        "strategy": entry.strategy,
+        "bytes_copied": entry.bytes_copied,
+        "bytes_verified": entry.bytes_verified,
+        "attempt": entry.attempt,
+        "digest": entry.digest.hex() if entry.digest is not None else None,
+        "error": None,
+    }
+    if trouble is not None:
+        fields["error"] = {
+            "op": trouble.op,
+            "side": trouble.side,
+            "errno": trouble.errno,
+            **path_fields("path", trouble.path),
+            "offset": trouble.offset,
+            "text": str(trouble),
+            "hint": hint_for(trouble),
+        }
+    return fields
+
+
+def path_fields(key: str, path: bytes) -> dict[str, object]:
+    """Return *path* as readable text, and, where that is not the exact name, its bytes in base64 too."""
+    try:
+        return {key: path.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {key: show_path(path), f"{key}_b64": base64.b64encode(path).decode("ascii")}
+
+
+def run_sync(settings: Config, *, as_json: bool, quiet: bool, verbose: bool, progress: bool, dry_run: bool) -> int:
+    """Run `trioft sync`; return its exit code."""
+    if dry_run:
+        return _run(settings, None, as_json, quiet, verbose, progress=False, dry_run=True)
+    return _run(settings, True, as_json, quiet, verbose, progress)
+
+
+def run_watch(settings: Config, *, as_json: bool, quiet: bool, verbose: bool, progress: bool) -> int:
+    """Run `trioft watch`; return its exit code."""
+    return _run(settings, False, as_json, quiet, verbose, progress)
+
+
+def _run(
+    settings: Config,
+    once: bool | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    progress: bool,
+    dry_run: bool = False,
+) -> int:
+    screen = _terminal() if progress and not quiet else None
+    level = "error" if quiet else "debug" if verbose else settings.log.level
+    voice = Voice(level, as_json=as_json, screen=screen)
+    boards: list[Board] = []
+
+    async def run() -> int | None:
+        board = Board()
+        boards.append(board)
+        voice.attach(board)
+        state_dir = _state_dir(settings)
+        if dry_run:
+            await list_missing(settings, lambda found: _tell_missing(found, as_json, voice), board, state_dir=state_dir)
+            return None
+        display = None if screen is None else lambda: run_display(board, screen)
+        return await run_agent(settings, board, once=bool(once), state_dir=state_dir, display=display)
+
+    began = _monotonic()
+    try:
+        stopped_by = trio.run(run)
+    except BaseException as error:
+        _translate(error)
+    board = boards[0]
+    seconds = _monotonic() - began
+    voice.emit("summary", **attrs.asdict(board.totals), seconds=round(seconds, 3))
+    _say_summary(voice, board.totals, seconds, talkative=verbose or screen is not None)
+    if stopped_by is not None:
+        if once is False:
+            return 0
+        voice.say("warning", "interrupted; start the same command again and it goes on where it stopped")
+        return 128 + stopped_by
+    if board.totals.failed:
+        return 1
+    return 4 if board.totals.busy else 0
+
+
+def _monotonic() -> float:
+    import time
+
+    return time.monotonic()
+
+
+def _terminal() -> Console | None:
+    if not sys.stderr.isatty():
+        return None
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _state_dir(settings: Config) -> str:
+    if settings.state.dir is not None:
+        return os.path.abspath(os.path.expanduser(settings.state.dir))
+    import platformdirs
+
+    return platformdirs.user_state_dir("trioft")
+
+
+def _tell_missing(found: Found, as_json: bool, voice: Voice) -> None:
+    size = found.fingerprint.size
+    if as_json:
+        voice.emit("file", **path_fields("path", found.path), state="ready", reason="would be copied", size=size)
+    else:
+        print(f"{size:>15,}  {show_path(found.path)}")  # noqa: T201
+
+
+def _say_summary(voice: Voice, totals: Totals, seconds: float, talkative: bool) -> None:
+    parts = [f"{totals.delivered:,} delivered ({size_text(totals.bytes)}"]
+    parts[0] += f", {size_text(totals.bytes_resumed)} resumed)" if totals.bytes_resumed else ")"
+    for count, word in (
+        (totals.already, "already there"),
+        (totals.skipped, "skipped"),
+        (totals.busy, "still being written, left for the next run"),
+        (totals.failed, "failed"),
+    ):
+        if count:
+            parts.append(f"{count:,} {word}")
+    text = f"{', '.join(parts)} in {seconds:.1f} s"
+    if totals.failed:
+        voice.say("error", text)
+    elif totals.busy:
+        voice.say("warning", text)
+    elif talkative:
+        voice.say("info", text)
+
+
+def _translate(error: BaseException) -> None:
+    """Raise what an ended run means to a person: a ``TrioftError``, or, for a bug, the whole story."""
+    leaves = list(_leaves(error))
+    known: list[Any] = [leaf for leaf in leaves if isinstance(leaf, TrioftError)]
+    if known:
+        raise known[0] from None
+    troubles = [leaf for leaf in leaves if isinstance(leaf, FileTrouble)]
+    if troubles and len(troubles) == len(leaves):
+        raise UnusableError(str(troubles[0]), hint=hint_for(troubles[0].trouble)) from None
+    if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
+        sys.exit(128 + signal.SIGINT)
+    traceback.print_exception(error)
+    print(  # noqa: T201
+        "trioft: error: this is a bug in trioft. Nothing is lost: the ledger is closed, partials are resumable.",
+        file=sys.stderr,
+    )
+    sys.exit(1)
+
+
+def _leaves(error: BaseException) -> Any:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

@@ -1,0 +1,145 @@
+"""
+The copier: one job at a time, from admission to report, and what happens on an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+
+import trio
+
+from trioft.backlog import Backlog, Pending
+from trioft.errors import FileTrouble, Remedy, Trouble, classify
+from trioft.finish import finish
+from trioft.ledger import Entry, Ledger
+from trioft.model import FileState, Item, Job, Result, Verdict
+from trioft.naming import partial_of
+from trioft.strategies import STRATEGIES, Tools, choose_strategy
+
+
+async def run_copier(jobs: trio.MemoryReceiveChannel[Job], backlog: Backlog, tools: Tools) -> None:
+    """
+    Carry one job after the other to its end, or back to the backlog.
+
+    Ends when the scanner has closed its end of *jobs* and the last one is done.
+    """
+    with jobs, tools.ledger:
+        async for job in jobs:
+            pending = [p for item in job.items if (p := _start(item, backlog)) is not None]
+            job = Job(tuple(item for item in job.items if any(p.entry.id == item.id for p in pending)))
+            if job.items and await _admit(job, pending, backlog, tools):
+                await _carry(job, pending, backlog, tools)
+            backlog.wake()
+
+
+def _start(item: Item, backlog: Backlog) -> Pending | None:
+    """Take a file over from the scanner, unless it has changed, or gone, while the job was waiting."""
+    pending = backlog.find(item.id)
+    if pending is None or pending.entry.state != FileState.READY or pending.found.fingerprint != item.fingerprint:
+        return None
+    return pending
+
+
+async def _admit(job: Job, pending: list[Pending], backlog: Backlog, tools: Tools) -> bool:
+    """Wait until the destination is usable; return whether it has room for *job*."""
+    if not tools.storage.is_open:
+        for p in pending:
+            tools.board.move(p.entry, FileState.WAITING, tools.board.destination)
+        await tools.storage.usable()
+    for p in pending:
+        tools.board.move(p.entry, FileState.COPYING)
+    why_not = tools.storage.why_not_admit(sum(p.entry.size - p.entry.bytes_copied for p in pending))
+    if why_not is None:
+        return True
+    for p in pending:
+        backlog.again(p, FileState.WAITING, why_not, tools.config.destination.check_interval)
+    return False
+
+
+async def _carry(job: Job, pending: list[Pending], backlog: Backlog, tools: Tools) -> None:
+    name = choose_strategy(job)
+    with tools.storage.reserved([p.entry for p in pending]):
+        try:
+            results = await STRATEGIES[name](job, tools)
+            results = await finish(job, results, tools)
+        except FileTrouble as error:
+            results = [Result(Verdict.TROUBLE, trouble=error.trouble)] * len(job.items)
+    failed: list[Entry] = []
+    litter: list[bytes] = []
+    for p, item, result in zip(pending, job.items, results, strict=True):
+        _report(p, item, result, backlog, tools, failed)
+        if p.entry.state in (FileState.GONE, FileState.SKIPPED, FileState.FAILED) and (
+            name == "bundle" or p.entry.state != FileState.FAILED
+        ):
+            litter.append(partial_of(item.path, *item.fingerprint[:2]))
+    if failed:
+        await tools.ledger.call(Ledger.record, failed)
+    if litter:
+        with contextlib.suppress(FileTrouble):  # the next start finds them
+            await tools.call("discard", tools.storage.ends.destination, litter)
+
+
+def _report(pending: Pending, item: Item, result: Result, backlog: Backlog, tools: Tools, failed: list[Entry]) -> None:
+    """Say on the board what came of one file, or put it back."""
+    entry, totals, settings = pending.entry, tools.board.totals, tools.config.source
+    entry.target, entry.digest, entry.trouble = result.target or None, result.digest, result.trouble
+    match result.verdict:
+        case Verdict.PUBLISHED:
+            totals.delivered += 1
+            backlog.finished(pending, FileState.DONE)
+        case Verdict.ALREADY:
+            totals.already += 1
+            backlog.finished(pending, FileState.DONE, "already there")
+        case Verdict.EXISTS:
+            reason = "another file has this name at the destination"
+            if tools.manner.if_exists == "skip":
+                totals.skipped += 1
+                backlog.finished(pending, FileState.SKIPPED, reason)
+            else:
+                totals.failed += 1
+                backlog.finished(pending, FileState.FAILED, reason)
+            failed.append(_outcome(pending, item, str(entry.state), reason))
+        case Verdict.GONE:
+            backlog.finished(pending, FileState.GONE)
+        case Verdict.BUSY:
+            backlog.again(pending, FileState.SETTLING, "somebody has it open for writing", settings.settle_closed)
+        case Verdict.UNPROVEN:
+            reason = "nobody can tell whether it is still being written"
+            backlog.again(pending, FileState.SETTLING, reason, settings.settle)
+        case Verdict.CHANGED:
+            backlog.again(pending, FileState.SETTLING, "it changed while it was copied", 0)
+        case Verdict.TROUBLE:
+            assert result.trouble is not None
+            if _cope(pending, result.trouble, backlog, tools):
+                totals.failed += 1
+                backlog.finished(pending, FileState.FAILED, str(result.trouble))
+                failed.append(_outcome(pending, item, "failed", str(result.trouble)))
+        case Verdict.WRITTEN:
+            raise AssertionError("a file was left unfinished")
+
+
+def _outcome(pending: Pending, item: Item, outcome: str, reason: str) -> Entry:
+    return Entry(outcome, item.path, pending.entry.target or b"", item.fingerprint, None, reason)
+
+
+def _cope(pending: Pending, trouble: Trouble, backlog: Backlog, tools: Tools) -> bool:
+    """Put a file with a trouble back, as far as there is hope. Returns True if there is none."""
+    retry = tools.config.retry
+    match classify(trouble):
+        case Remedy.DESTINATION:
+            tools.storage.suspect(trouble)
+            backlog.again(pending, FileState.WAITING, str(trouble), 0)
+        case Remedy.SPACE:
+            tools.storage.ran_out()
+            backlog.again(pending, FileState.WAITING, f"space: {trouble}", tools.config.destination.check_interval)
+        case Remedy.RETRY:
+            pending.entry.attempt += 1
+            if pending.entry.attempt > retry.retries:
+                return True
+            pause = min(retry.longest, retry.first * 2 ** (pending.entry.attempt - 1)) * random.uniform(0.8, 1.0)
+            pending.entry.retry_at = trio.current_time() + pause
+            backlog.again(pending, FileState.WAITING, f"retry in {pause:.0f} s: {trouble}", pause)
+        case Remedy.GIVE_UP:
+            return True
+    return False

@@ -1,0 +1,343 @@
+"""
+The operations that copy: a bundle of small files at once, or a large file span by span. Run in a mover.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import NamedTuple
+
+from trioft import linux
+from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
+from trioft.fileio import (
+    READ,
+    Progress,
+    block_digest,
+    close_written,
+    copy_attributes,
+    create_partial,
+    file_digest,
+    fingerprint_of,
+    look_for_existing,
+    mismatch,
+    open_source,
+    opened,
+    read_exactly,
+    read_into,
+    sync_folder,
+    write_all,
+)
+from trioft.model import (
+    BLOCK_SIZE,
+    BUNDLE_FILE_SIZE,
+    MIB,
+    Checkpoint,
+    Ends,
+    Item,
+    Manner,
+    Result,
+    Root,
+    Verdict,
+)
+from trioft.naming import partial_of
+
+# What one pwrite is given: small enough that a slow destination shows progress long before a call is taken for stalled.
+_SLICE = 1 * MIB
+_TELL_EVERY = 0.25  # seconds between two reports of bytes
+_SYNCFS_FROM = 4  # below this many files, one fsync each is cheaper than making the whole filesystem durable
+
+
+class Prepared(NamedTuple):
+    """A partial that is ready to be written from *offset* on."""
+
+    offset: int
+    digests: bytes  # of the blocks below *offset*
+
+
+def write_bundle(ends: Ends, items: list[Item], manner: Manner, progress: Progress) -> list[Result]:
+    """
+    Write small files under their partial names, make them durable with one barrier, and read them back.
+
+    One Result for each item, in order. A file that fails does so alone, except when the destination is gone.
+    """
+    results: list[Result] = []
+    folders: set[bytes] = set()
+    with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
+        buffer = memoryview(bytearray(BUNDLE_FILE_SIZE + 1))
+        for item in items:
+            if results and (last := results[-1].trouble) and classify(last) == Remedy.DESTINATION:
+                results.append(Result(Verdict.TROUBLE, trouble=last))
+                continue
+            try:
+                results.append(_write_small(src, dst, item, manner, buffer, folders, progress))
+            except FileTrouble as error:
+                results.append(Result(Verdict.TROUBLE, trouble=error.trouble))
+        progress(("written", len(items)))
+        written = [n for n, result in enumerate(results) if result.verdict == Verdict.WRITTEN]
+        _settle_bundle(dst, items, results, written, folders, manner)
+    return results
+
+
+def _write_small(
+    src: int,
+    dst: int,
+    item: Item,
+    manner: Manner,
+    buffer: memoryview,
+    folders: set[bytes],
+    progress: Progress,
+) -> Result:
+    src_fd, refused = open_source(src, item)
+    if refused:
+        return refused
+    try:
+        if existing := look_for_existing(src_fd, dst, item, manner, progress):
+            return existing
+        size = item.fingerprint.size
+        try:
+            count = os.preadv(src_fd, [buffer[: size + 1]], 0)
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, Side.SOURCE, "read", item.path, 0)) from error
+        if count != size or fingerprint_of(os.fstat(src_fd)) != item.fingerprint:
+            return Result(Verdict.CHANGED)
+        partial = partial_of(item.path, *item.fingerprint[:2])
+        dst_fd, changed = create_partial(src, dst, partial)
+        folders.update(changed)
+        try:
+            write_all(dst_fd, partial, 0, buffer[:size])
+            copy_attributes(src_fd, dst_fd, item, manner)
+        except BaseException:
+            os.close(dst_fd)
+            raise
+        close_written(dst_fd, partial)
+        digest = None
+        if manner.verify != "size":
+            digest = file_digest(block_digest(buffer[:size]) if size else b"")
+        return Result(Verdict.WRITTEN, digest=digest)
+    finally:
+        os.close(src_fd)
+
+
+def _settle_bundle(
+    dst: int,
+    items: list[Item],
+    results: list[Result],
+    written: list[int],
+    folders: set[bytes],
+    manner: Manner,
+) -> None:
+    """Make the written files of a bundle durable and compare what the destination has with what was written."""
+    trouble: Trouble | None = None
+    whole_filesystem = len(written) >= _SYNCFS_FROM and linux.can_syncfs(dst)
+    try:
+        if whole_filesystem:
+            linux.syncfs(dst)
+        elif written:
+            for folder in folders:
+                sync_folder(dst, folder)
+    except OSError as error:
+        trouble = trouble_of(error, Side.DESTINATION, "syncfs", b"")
+    except FileTrouble as error:
+        trouble = error.trouble
+    for n in written:
+        try:
+            if trouble:
+                raise FileTrouble(trouble)
+            partial = partial_of(items[n].path, *items[n].fingerprint[:2])
+            _settle_small(dst, partial, items[n].fingerprint.size, results[n].digest, manner, whole_filesystem)
+        except FileTrouble as error:
+            results[n] = Result(Verdict.TROUBLE, trouble=error.trouble)
+
+
+def _settle_small(dst: int, partial: bytes, size: int, digest: bytes | None, manner: Manner, durable: bool) -> None:
+    op = "open"
+    try:
+        fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+        try:
+            if not durable:
+                op = "fsync"
+                os.fsync(fd)
+            if manner.verify == "readback":
+                op = "read back"
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                data = read_exactly(fd, Side.DESTINATION, partial, 0, size)
+                same = file_digest(block_digest(data) if size else b"") == digest
+            else:
+                same = True
+            same = same and os.fstat(fd).st_size == size
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, op, partial)) from error
+    if not same:
+        raise FileTrouble(mismatch(partial, 0))
+
+
+def prepare(
+    ends: Ends, item: Item, checkpoint: Checkpoint | None, manner: Manner, progress: Progress
+) -> Result | Prepared:
+    """
+    Open or create the partial of a large file, and find out from which byte on it has to be written.
+
+    With a checkpoint of the same source version, everything below it is kept, after a look at its last block. With
+    none, the partial's blocks are compared with the source's and kept as far as they match: never a splice.
+    Returns a Result instead if the file is not to be copied now, or at all.
+    """
+    with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
+        src_fd, refused = open_source(src, item)
+        if refused:
+            return refused
+        try:
+            if existing := look_for_existing(src_fd, dst, item, manner, progress):
+                return existing
+            partial = partial_of(item.path, *item.fingerprint[:2])
+            try:
+                fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+            except FileNotFoundError:
+                fd, folders = create_partial(src, dst, partial)
+                for folder in {*folders, os.path.dirname(partial)}:
+                    sync_folder(dst, folder)
+                prepared = Prepared(0, b"")
+            except OSError as error:
+                raise FileTrouble(trouble_of(error, Side.DESTINATION, "open", partial)) from error
+            else:
+                prepared = _plan_resume(src_fd, fd, item, partial, checkpoint, progress)
+            try:
+                os.ftruncate(fd, prepared.offset)
+                copy_attributes(src_fd, fd, item, manner)
+            except OSError as error:
+                raise FileTrouble(trouble_of(error, Side.DESTINATION, "truncate", partial, prepared.offset)) from error
+            finally:
+                os.close(fd)
+            return prepared
+        finally:
+            os.close(src_fd)
+
+
+def _plan_resume(
+    src_fd: int, fd: int, item: Item, partial: bytes, checkpoint: Checkpoint | None, progress: Progress
+) -> Prepared:
+    try:
+        size = min(os.fstat(fd).st_size, item.fingerprint.size)
+        if (
+            checkpoint
+            and checkpoint.partial == partial
+            and checkpoint.fingerprint == item.fingerprint
+            and checkpoint.offset <= size
+            and _last_block_holds(fd, partial, checkpoint)
+        ):
+            return Prepared(checkpoint.offset, checkpoint.digests)
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        digests = bytearray()
+        offset = 0
+        # Whole blocks only: the last, shorter one is cheap to write again.
+        while offset + BLOCK_SIZE <= size:
+            there = block_digest(read_exactly(fd, Side.DESTINATION, partial, offset, BLOCK_SIZE))
+            if there != block_digest(read_exactly(src_fd, Side.SOURCE, item.path, offset, BLOCK_SIZE)):
+                break
+            digests += there
+            offset += BLOCK_SIZE
+            progress(("compared", BLOCK_SIZE))
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, "fsync", partial)) from error
+    return Prepared(offset, bytes(digests))
+
+
+def _last_block_holds(fd: int, partial: bytes, checkpoint: Checkpoint) -> bool:
+    if not checkpoint.digests:
+        return True
+    start = (len(checkpoint.digests) // 16 - 1) * BLOCK_SIZE
+    os.posix_fadvise(fd, start, 0, os.POSIX_FADV_DONTNEED)
+    data = read_exactly(fd, Side.DESTINATION, partial, start, checkpoint.offset - start)
+    return block_digest(data) == checkpoint.digests[-16:]
+
+
+def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, manner: Manner, progress: Progress) -> None:
+    """
+    Copy the bytes from *start*, a block's first, to *end*.
+
+    Tells ``("bytes", count)`` while it goes on, and ``("block", number, digest)`` after each block is written;
+    nothing is durable yet. A source that changed is a trouble.
+    """
+    buffer = memoryview(bytearray(min(BLOCK_SIZE, end - start)))
+    with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
+        src_fd, dst_fd = _open_pair(src, dst, item, partial)
+        try:
+            for offset in range(start, end, BLOCK_SIZE):
+                block = buffer[: min(BLOCK_SIZE, end - offset)]
+                read_into(src_fd, Side.SOURCE, item.path, offset, block)
+                digest = block_digest(block) if manner.verify != "size" else b""
+                told, when = 0, time.monotonic()
+                for at in range(0, len(block), _SLICE):
+                    write_all(dst_fd, partial, offset + at, block[at : at + _SLICE])
+                    if time.monotonic() - when > _TELL_EVERY:
+                        done = min(at + _SLICE, len(block))
+                        progress(("bytes", done - told))
+                        told, when = done, time.monotonic()
+                progress(("bytes", len(block) - told))
+                progress(("block", offset // BLOCK_SIZE, digest))
+            if fingerprint_of(os.fstat(src_fd)) != item.fingerprint:
+                raise FileTrouble(
+                    Trouble(Side.SOURCE, "read", item.path, start, None, "the file changed while it was copied")
+                )
+        except BaseException:
+            os.close(dst_fd)
+            raise
+        finally:
+            os.close(src_fd)
+        close_written(dst_fd, partial)
+
+
+def _open_pair(src: int, dst: int, item: Item, partial: bytes) -> tuple[int, int]:
+    side, op, path = Side.SOURCE, "open", item.path
+    try:
+        src_fd = os.open(path, READ, dir_fd=src)
+        try:
+            side, path = Side.DESTINATION, partial
+            return src_fd, os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+        except BaseException:
+            os.close(src_fd)
+            raise
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, side, op, path)) from error
+
+
+def settle(
+    destination: Root, partial: bytes, start: int, end: int, digests: bytes, verify: str, progress: Progress
+) -> list[int]:
+    """
+    Make the bytes from *start*, a block's first, to *end* durable and read them back.
+
+    *digests* are those of the blocks in this range. Returns the numbers of the blocks that differ: they have to be
+    written again. Any error means that nothing since the last checkpoint can be relied on.
+    """
+    bad: list[int] = []
+    offset, op = start, "fsync"
+    with opened(destination, Side.DESTINATION) as dst:
+        try:
+            fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+            try:
+                for offset in range(start, end, BLOCK_SIZE):
+                    linux.write_back(fd, offset, min(BLOCK_SIZE, end - offset))
+                    progress(("synced", offset))
+                os.fdatasync(fd)
+                offset, op = end, "stat"
+                if os.fstat(fd).st_size < end:
+                    raise FileTrouble(mismatch(partial, os.fstat(fd).st_size))
+                if verify == "readback":
+                    op = "read back"
+                    os.posix_fadvise(fd, start, 0, os.POSIX_FADV_DONTNEED)
+                    buffer = memoryview(bytearray(min(BLOCK_SIZE, end - start)))
+                    for number, offset in enumerate(range(start, end, BLOCK_SIZE)):
+                        block = buffer[: min(BLOCK_SIZE, end - offset)]
+                        read_into(fd, Side.DESTINATION, partial, offset, block)
+                        if block_digest(block) != digests[16 * number : 16 * number + 16]:
+                            bad.append(offset // BLOCK_SIZE)
+                        progress(("verified", len(block)))
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, Side.DESTINATION, op, partial, offset)) from error
+    return bad

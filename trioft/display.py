@@ -1,0 +1,124 @@
+"""
+Progress in a terminal: one line for everything, one for each file being copied. Drawn with Rich, from the board.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from trioft.errors import show_path
+from trioft.model import FileState
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from trioft.board import Board, Entry
+
+_INTERVAL = 0.25  # seconds between two drawings
+_WINDOW = 10.0  # seconds over which the rate is measured
+_FILES = 8  # active files shown; the rest is counted
+
+
+class Rate:
+    """Bytes a second over the last ten seconds."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def add(self, now: float, total: int) -> float | None:
+        """Return the rate after *total* bytes at *now*, None while there is nothing to measure it by."""
+        self._samples.append((now, total))
+        while now - self._samples[0][0] > _WINDOW:
+            self._samples.popleft()
+        began, first = self._samples[0]
+        return (total - first) / (now - began) if now > began else None
+
+
+async def run_display(board: Board, console: Console) -> None:
+    """
+    Draw the board four times a second on *console*.
+
+    A terminal that is not read blocks a thread, never the agent. Runs until cancelled, then leaves the screen tidy.
+    """
+    from rich.live import Live
+
+    rate = Rate()
+    live = Live(console=console, auto_refresh=False, transient=True)
+    await trio.to_thread.run_sync(live.start, abandon_on_cancel=True)
+    try:
+        while True:
+            live.update(render(board, rate.add(trio.current_time(), board.totals.bytes)))
+            await trio.to_thread.run_sync(live.refresh, abandon_on_cancel=True)
+            await trio.sleep(_INTERVAL)
+    finally:
+        with trio.move_on_after(1, shield=True):
+            await trio.to_thread.run_sync(live.stop, abandon_on_cancel=True)
+
+
+def render(board: Board, rate: float | None) -> RenderableType:
+    """Return what the terminal shows: pure, so that a test can read it."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    totals = board.totals
+    done = totals.bytes + totals.bytes_resumed
+    everything = done + board.pending_bytes
+    head = Text()
+    head.append(f"{totals.delivered:,} delivered", style="bold")
+    if totals.already:
+        head.append(f", {totals.already:,} already there")
+    if totals.failed:
+        head.append(f", {totals.failed:,} failed", style="bold red")
+    more = "" if board.scanned else "+"  # the scan is still finding more
+    head.append(f"; {board.pending_files:,}{more} to go ({size_text(board.pending_bytes)}{more})")
+    if rate is not None:
+        head.append(f"; {size_text(round(rate))}/s")
+        if board.scanned and rate > 0 and board.pending_bytes:
+            head.append(f", {_clock(board.pending_bytes / rate)} left")
+    active = [e for e in board.live.values() if e.state in (FileState.COPYING, FileState.VERIFYING)]
+    table = Table.grid(padding=(0, 1))
+    for entry in active[:_FILES]:
+        table.add_row(
+            Text(_shorten(show_path(entry.path)), no_wrap=True),
+            ProgressBar(total=max(1, entry.size), completed=entry.bytes_copied, width=24),
+            f"{_percent(entry)}",
+            f"{size_text(entry.size)}",
+            str(entry.state),
+        )
+    lines: list[RenderableType] = [head, table]
+    if everything:
+        lines.insert(1, ProgressBar(total=everything, completed=done, width=60))
+    if len(active) > _FILES:
+        lines.append(Text(f"and {len(active) - _FILES} more"))
+    if board.destination:
+        lines.append(Text(f"waiting: {board.destination}", style="yellow"))
+    return Group(*lines)
+
+
+def _percent(entry: Entry) -> str:
+    return f"{100 * entry.bytes_copied // entry.size if entry.size else 100:3d} %"
+
+
+def _shorten(text: str, width: int = 40) -> str:
+    return text if len(text) <= width else f"…{text[1 - width :]}"
+
+
+def size_text(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,206 @@
+"""
+What can go wrong, how it is told, and what is done about it.
+
+Two kinds of trouble, kept apart:
+
+``TrioftError``                 ends a command; carries its exit code and a hint.
+  ├─ ``ConfigError``            2  wrong usage or configuration (every problem at once)
+  └─ ``UnusableError``          3  source, destination or state cannot be used
+       ├─ ``LockedError``       3  another trioft works on the same pair
+       └─ ``LedgerError``       3  the ledger cannot be opened or written
+
+``FileTrouble``                 one operation on one file failed; the run goes on.
+
+``classify`` is the one table that says what to do about a ``Trouble``.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno as errno_
+import os
+from typing import NamedTuple
+
+
+class TrioftError(Exception):
+    """Ends a command: the text says what is wrong, *hint* what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, text: str, *, hint: str | None = None) -> None:
+        super().__init__(text)
+        self.hint = hint
+
+
+class ConfigError(TrioftError):
+    """Wrong usage or configuration. *problems* holds one line for each thing that is wrong."""
+
+    exit_code = 2
+
+    def __init__(self, problems: list[str], *, hint: str | None = None) -> None:
+        super().__init__("\n".join(problems), hint=hint)
+        self.problems = problems
+
+
+class UnusableError(TrioftError):
+    """The source, the destination or the state directory cannot be used."""
+
+    exit_code = 3
+
+
+class LockedError(UnusableError):
+    """Another trioft works on the same source and destination."""
+
+
+class LedgerError(UnusableError):
+    """The ledger cannot be opened, read or written. It is never silently recreated."""
+
+
+class Side(enum.StrEnum):
+    """Where an operation failed."""
+
+    SOURCE = "source"
+    DESTINATION = "destination"
+
+
+class Trouble(NamedTuple):
+    """One failed operation, with all that a person needs to understand it."""
+
+    side: str
+    op: str  # open, read, write, fsync, rename, …: the operation's usual name
+    path: bytes  # relative to the root of its side
+    offset: int | None
+    errno: int | None  # None where trioft itself found the fault, see *text*
+    text: str
+
+    def __str__(self) -> str:
+        where = f"{self.op} {show_path(self.path)!r} at the {self.side}"
+        if self.offset is not None:
+            where += f", byte {self.offset}"
+        name = errno_.errorcode.get(self.errno, str(self.errno)) if self.errno is not None else None
+        return f"{where}: {self.text}" + (f" ({name})" if name else "")
+
+
+class FileTrouble(Exception):
+    """An operation on one file failed. ``classify`` tells what to do about it."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(str(trouble))
+        self.trouble = trouble
+
+    def __reduce__(self) -> tuple[type[FileTrouble], tuple[Trouble]]:
+        return type(self), (self.trouble,)
+
+
+class Remedy(enum.StrEnum):
+    """What to do about a ``Trouble``."""
+
+    DESTINATION = "destination"  # close the gate, probe, go on from the checkpoint; no attempt counted
+    SPACE = "space"  # wait for space; smaller files go on
+    RETRY = "retry"  # this file again after a pause, a limited number of times
+    GIVE_UP = "permanent"  # this file fails now; the others go on
+
+
+# Seen in real outages of network mounts, on any operation at the destination.
+_DESTINATION_GONE = {
+    errno_.EIO,
+    errno_.ESTALE,
+    errno_.EHOSTDOWN,
+    errno_.EHOSTUNREACH,
+    errno_.ENETDOWN,
+    errno_.ENETUNREACH,
+    errno_.ENETRESET,
+    errno_.ETIMEDOUT,
+    errno_.ENOTCONN,
+    errno_.ESHUTDOWN,
+    errno_.ENODEV,
+    errno_.ENXIO,
+    errno_.ECONNABORTED,
+    errno_.ECONNREFUSED,
+    errno_.ECONNRESET,
+    errno_.EREMOTEIO,
+}
+_NO_SPACE = {errno_.ENOSPC, errno_.EDQUOT}
+_NEVER = {
+    errno_.EACCES,
+    errno_.EPERM,
+    errno_.ENAMETOOLONG,
+    errno_.EROFS,
+    errno_.EISDIR,
+    errno_.ENOTDIR,
+    errno_.ELOOP,
+    errno_.EINVAL,
+    errno_.EFBIG,
+    errno_.EILSEQ,
+    errno_.EEXIST,
+    errno_.EOPNOTSUPP,
+    errno_.EXDEV,
+}
+
+
+def classify(trouble: Trouble) -> Remedy:
+    """
+    Say what to do about *trouble*: the one table of errno × operation × side.
+
+    An errno that is not in the table is taken for temporary, so that nothing is given up for ever
+    because of an error that nobody has thought of.
+    """
+    number = trouble.errno
+    if number is None:
+        return Remedy.RETRY  # source changed, digest mismatch: found by trioft, may be gone next time
+    if trouble.side == Side.DESTINATION:
+        if number in _DESTINATION_GONE:
+            return Remedy.DESTINATION
+        if number in _NO_SPACE:
+            return Remedy.SPACE
+        if trouble.op == "rename" and number in (errno_.EACCES, errno_.EBUSY, errno_.EPERM):
+            return Remedy.RETRY  # network servers refuse to replace a file that somebody has open
+    return Remedy.GIVE_UP if number in _NEVER else Remedy.RETRY
+
+
+_HINTS = {
+    errno_.EACCES: "give trioft's user access to this path",
+    errno_.EPERM: "give trioft's user access to this path",
+    errno_.ENAMETOOLONG: "the destination cannot hold a name this long: rename the file",
+    errno_.EROFS: "the destination is mounted read-only",
+    errno_.EISDIR: "a folder is in the way of this file: move it aside",
+    errno_.ENOTDIR: "a file is in the way of this folder: move it aside",
+    errno_.EINVAL: "the destination does not accept this name: rename the file",
+    errno_.EILSEQ: "the destination does not accept this name: rename the file",
+    errno_.EFBIG: "the destination's filesystem cannot hold a file this large",
+    errno_.EEXIST: "choose another --if-exists policy, or move the file at the destination aside",
+    errno_.ELOOP: "there is a symbolic link in the way; trioft does not follow links",
+    errno_.EXDEV: "the archive folder must be on the source's filesystem",
+    errno_.ENOSPC: "free some space at the destination; trioft goes on by itself",
+    errno_.EDQUOT: "the quota at the destination is used up; trioft goes on by itself when there is room",
+}
+
+
+def hint_for(trouble: Trouble) -> str | None:
+    """Return what a person can do about *trouble*, or None where there is nothing better than to wait."""
+    return _HINTS.get(trouble.errno) if trouble.errno is not None else None
+
+
+def show_path(path: bytes) -> str:
+    """
+    Return *path* as text that is safe to print: what is no UTF-8, and control characters, are escaped.
+
+    Different names can look the same; ``path_b64`` in the feed and the JSON lines holds the exact bytes.
+    """
+    text = path.decode("utf-8", "surrogateescape")
+    if text.isprintable():
+        return text
+    return "".join(
+        c
+        if c.isprintable()
+        else f"\\x{ord(c) - 0xDC00:02x}"
+        if 0xDC80 <= ord(c) <= 0xDCFF
+        else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )
+
+
+def trouble_of(error: OSError, side: str, op: str, path: bytes, offset: int | None = None) -> Trouble:
+    """Translate an ``OSError`` into trioft's words."""
+    text = os.strerror(error.errno) if error.errno is not None else str(error)
+    return Trouble(side, op, path, offset, error.errno, text)

@@ -1,0 +1,296 @@
+"""
+File operations: plain synchronous functions, run one at a time in a mover.
+
+This module holds what the operations share; they are in ``copyio``, ``publishio`` and ``surveyio``. Together they are the
+only code that touches the source and the destination. Every operation is
+
+* stateless: it opens what it needs below the two roots, and leaves nothing open, so that a descriptor that has met
+  an error is never used again;
+* idempotent: a mover may die in the middle of it, and the operation is done again from the start;
+* exact about its troubles: an ``OSError`` leaves as a ``FileTrouble`` with side, operation, path and offset.
+
+*progress*, where an operation takes it, is called with what has been done; that also extends the call's deadline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+
+import xxhash
+
+from trioft import writers
+from trioft.errors import FileTrouble, Side, Trouble, trouble_of
+from trioft.model import (
+    BLOCK_SIZE,
+    Fingerprint,
+    Item,
+    Manner,
+    Result,
+    Root,
+    Verdict,
+)
+from trioft.naming import numbered
+
+Progress = Callable[[object], None]
+
+
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO in a file's place must not block
+
+
+class Away(FileTrouble):
+    """A root is not there, or is another filesystem than it was."""
+
+
+def block_digest(data: bytes | bytearray | memoryview) -> bytes:
+    """Return the xxh3-128 of one block: 16 bytes."""
+    return xxhash.xxh3_128_digest(data)
+
+
+def file_digest(block_digests: bytes) -> bytes:
+    """Return a file's digest: the xxh3-128 of its block digests in order."""
+    return xxhash.xxh3_128_digest(block_digests)
+
+
+def fingerprint_of(status: os.stat_result) -> Fingerprint:
+    return Fingerprint(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@contextlib.contextmanager
+def opened(root: Root, side: Side) -> Iterator[int]:
+    """
+    Open *root* and make sure that it is still the filesystem it was: everything else is reached through this descriptor.
+
+    A share that is not mounted leaves an ordinary folder of the local disk in its place; its device gives it away.
+    """
+    try:
+        fd = os.open(root.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            text = f"the {side} folder is not there"
+            raise Away(Trouble(side, "open", b"", None, errno.ENODEV, text)) from None
+        raise FileTrouble(trouble_of(error, side, "open", b"")) from error
+    try:
+        if os.fstat(fd).st_dev != root.dev:
+            text = f"another filesystem is mounted at the {side} folder, or none"
+            raise Away(Trouble(side, "open", b"", None, errno.ENODEV, text))
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def make_folder(src: int, dst: int, folder: bytes) -> list[bytes]:
+    """
+    Make *folder* and its parents at the destination, with the permission bits they have at the source.
+
+    Returns the folders that got a new entry, which have to be made durable. Never makes the root.
+    """
+    if not folder:
+        return []
+    try:
+        os.mkdir(folder, 0o700, dir_fd=dst)
+    except FileExistsError:
+        return []
+    except FileNotFoundError:
+        above = make_folder(src, dst, os.path.dirname(folder))
+        if not above:
+            raise  # the parent is there, and still the folder cannot be made
+        return above + make_folder(src, dst, folder)
+    with contextlib.suppress(OSError):  # a destination without permission bits is said once, by the probe
+        os.chmod(folder, stat.S_IMODE(os.stat(folder, dir_fd=src).st_mode) & 0o777 | 0o700, dir_fd=dst)
+    return [os.path.dirname(folder)]
+
+
+def sync_folder(dst: int, folder: bytes) -> None:
+    """Make the entries of *folder* durable."""
+    try:
+        fd = os.open(folder or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dst)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        # Some servers cannot; the rename is then as durable as they make it.
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise FileTrouble(trouble_of(error, Side.DESTINATION, "fsync", folder)) from error
+
+
+def open_source(src: int, item: Item) -> tuple[int, Result | None]:
+    """
+    Open a source file and see whether it is the version asked for and nobody writes it.
+
+    Returns the descriptor, which the caller closes, and a Result if it must not be copied now (descriptor -1).
+    """
+    try:
+        fd = os.open(item.path, READ, dir_fd=src)
+    except FileNotFoundError:
+        return -1, Result(Verdict.GONE)
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.SOURCE, "open", item.path)) from error
+    verdict: Verdict | None = None
+    if fingerprint_of(os.fstat(fd)) != item.fingerprint:
+        verdict = Verdict.CHANGED
+    else:
+        answer = writers.ask_lease(fd, item.fingerprint.dev)
+        if answer == writers.BUSY:
+            verdict = Verdict.BUSY
+        elif answer == writers.UNKNOWN and not item.settled:
+            verdict = Verdict.UNPROVEN
+    if verdict is None:
+        return fd, None
+    os.close(fd)
+    return -1, Result(verdict)
+
+
+def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progress: Progress) -> Result | None:
+    """Return ALREADY or EXISTS if the file needs no copying, else None."""
+    for target in numbered(item.path):
+        try:
+            there = os.stat(target, dir_fd=dst, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, Side.DESTINATION, "stat", target)) from error
+        if is_same(there, item.fingerprint, manner.resolution_ns):
+            if not manner.prove_existing:
+                return Result(Verdict.ALREADY, target)
+            digest = _compare_contents(src_fd, dst, target, item, progress)
+            if digest is not None:
+                return Result(Verdict.ALREADY, target, digest)
+        if manner.if_exists in ("skip", "fail"):
+            return Result(Verdict.EXISTS, target)
+        if manner.if_exists == "overwrite":
+            if stat.S_ISDIR(there.st_mode):
+                raise FileTrouble(
+                    Trouble(Side.DESTINATION, "rename", target, None, errno.EISDIR, os.strerror(errno.EISDIR))
+                )
+            return None
+    raise AssertionError("numbered() does not end")
+
+
+def is_same(there: os.stat_result, fingerprint: Fingerprint, resolution_ns: int) -> bool:
+    """Same size and modification time, as far as the destination can hold the latter."""
+    return (
+        stat.S_ISREG(there.st_mode)
+        and there.st_size == fingerprint.size
+        and abs(there.st_mtime_ns - fingerprint.mtime_ns) < resolution_ns
+    )
+
+
+def _compare_contents(src_fd: int, dst: int, target: bytes, item: Item, progress: Progress) -> bytes | None:
+    """
+    Compare a source with what is there under its final name, byte for byte; return the digest if they are equal.
+
+    The destination's bytes are made durable and read from behind the page cache, so that this proves as much as a copy.
+    """
+    offset = 0
+    digests = bytearray()
+    try:
+        there = os.open(target, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+        try:
+            os.fsync(there)
+            os.posix_fadvise(there, 0, 0, os.POSIX_FADV_DONTNEED)
+            for offset in range(0, item.fingerprint.size, BLOCK_SIZE):
+                length = min(BLOCK_SIZE, item.fingerprint.size - offset)
+                mine = block_digest(read_exactly(src_fd, Side.SOURCE, item.path, offset, length))
+                if mine != block_digest(read_exactly(there, Side.DESTINATION, target, offset, length)):
+                    return None
+                digests += mine
+                progress(("compared", length))
+        finally:
+            os.close(there)
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, "compare", target, offset)) from error
+    sync_folder(dst, os.path.dirname(target))
+    return file_digest(bytes(digests))
+
+
+def read_exactly(fd: int, side: Side, path: bytes, offset: int, length: int) -> bytearray:
+    """Read *length* bytes from *offset*. A file that ends before that is a trouble."""
+    buffer = bytearray(length)
+    read_into(fd, side, path, offset, memoryview(buffer))
+    return buffer
+
+
+def read_into(fd: int, side: Side, path: bytes, offset: int, view: memoryview) -> None:
+    done = 0
+    try:
+        while done < len(view):
+            n = os.preadv(fd, [view[done:]], offset + done)
+            if n == 0:
+                raise FileTrouble(Trouble(side, "read", path, offset + done, None, "the file is shorter than it was"))
+            done += n
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, side, "read", path, offset + done)) from error
+
+
+def write_all(fd: int, path: bytes, offset: int, view: memoryview) -> None:
+    done = 0
+    try:
+        while done < len(view):
+            n = os.pwrite(fd, view[done:], offset + done)
+            if n == 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            done += n
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, "write", path, offset + done)) from error
+
+
+def create_partial(src: int, dst: int, partial: bytes) -> tuple[int, list[bytes]]:
+    """
+    Create a partial, and its folder; return its descriptor and the folders that have a new entry.
+
+    A leftover is unlinked, never truncated: whoever still has it open, writes into nothing.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    folders: list[bytes] = []
+    op = "create"
+    while True:
+        try:
+            return os.open(partial, flags, 0o600, dir_fd=dst), folders
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(partial, dir_fd=dst)
+        except FileNotFoundError as error:
+            if folders:
+                raise FileTrouble(trouble_of(error, Side.DESTINATION, op, partial)) from error
+            folder = os.path.dirname(partial)
+            try:
+                folders = make_folder(src, dst, folder) or [folder]
+            except OSError as other:
+                raise FileTrouble(trouble_of(other, Side.DESTINATION, "mkdir", folder)) from other
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, Side.DESTINATION, op, partial)) from error
+
+
+def copy_attributes(src_fd: int, dst_fd: int, item: Item, manner: Manner) -> None:
+    """Permission bits and user attributes, as far as the destination takes them. Its probe says once what it does not."""
+    with contextlib.suppress(OSError):
+        os.fchmod(dst_fd, item.mode & 0o777)
+    if manner.xattrs:
+        with contextlib.suppress(OSError):
+            for name in os.listxattr(src_fd):
+                if name.startswith("user."):
+                    os.setxattr(dst_fd, name, os.getxattr(src_fd, name))
+
+
+def close_written(fd: int, path: bytes) -> None:
+    """Close a file that was written: network filesystems keep their errors for this moment."""
+    try:
+        os.close(fd)
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, "close", path)) from error
+
+
+def mismatch(partial: bytes, offset: int) -> Trouble:
+    return Trouble(
+        Side.DESTINATION,
+        "read back",
+        partial,
+        offset,
+        None,
+        "the destination holds other bytes than were written",
+    )

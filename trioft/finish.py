@@ -1,0 +1,114 @@
+"""
+Finish: from a verified partial to a delivered file, and only then, perhaps, to a removed source.
+
+The one readable sequence. Every step has happened, durably, before the next one begins.
+"""
+
+from __future__ import annotations
+
+import json
+
+from trioft.ledger import Entry, Ledger
+from trioft.model import Item, Job, Publication, Result, Verdict
+from trioft.naming import partial_of
+from trioft.strategies import PATIENCE, Tools
+
+
+async def finish(job: Job, results: list[Result], tools: Tools) -> list[Result]:
+    """
+    Publish what a strategy has WRITTEN, record it, and let the gate decide about the sources.
+
+    Shielded for the grace period: a file whose final name has been given is also recorded. Returns the results with
+    PUBLISHED, or what prevented it, in the place of WRITTEN.
+    """
+    async with tools.shutdown.shield():
+        # 1. The strategy has made the content durable and verified it.
+        # 2. Times, final name, folder made durable: in one call for all.
+        results = await _publish(job, results, tools)
+        # 3. The ledger knows, and survives a power cut, before anybody else is told.
+        delivered = await _record(job, results, tools)
+        # 4. The gate: only what is recorded may be removed, and only if it is still what was delivered.
+        if tools.config.copy.on_success.action != "keep" and delivered:
+            results = await _remove_sources(job, results, delivered, tools)
+    return results
+
+
+async def _publish(job: Job, results: list[Result], tools: Tools) -> list[Result]:
+    written = [n for n, result in enumerate(results) if result.verdict == Verdict.WRITTEN]
+    if not written:
+        return results
+    publications = [_publication(job.items[n]) for n in written]
+    published: list[Result] = await tools.call(
+        "publish", tools.storage.ends, publications, tools.manner, patience=PATIENCE
+    )
+    results = results[:]
+    for n, result in zip(written, published, strict=True):
+        results[n] = result._replace(digest=results[n].digest)
+    return results
+
+
+def _publication(item: Item) -> Publication:
+    return Publication(item.path, partial_of(item.path, *item.fingerprint[:2]), item.mode, item.fingerprint)
+
+
+async def _record(job: Job, results: list[Result], tools: Tools) -> list[int]:
+    """Record what is at the destination now. Returns which items are, with a proof of their content."""
+    removing = tools.config.copy.on_success.action != "keep"
+    entries, delivered = [], []
+    for n, (item, result) in enumerate(zip(job.items, results, strict=True)):
+        # What was there already counts as delivered only if its bytes were compared.
+        proved = result.verdict == Verdict.PUBLISHED or (
+            result.verdict == Verdict.ALREADY and result.digest is not None
+        )
+        if proved:
+            delivered.append(n)
+        if proved or result.verdict == Verdict.ALREADY:
+            entries.append(
+                Entry(
+                    "delivered" if result.verdict == Verdict.PUBLISHED else "already",
+                    item.path,
+                    result.target,
+                    item.fingerprint,
+                    result.digest,
+                    f"verified: {tools.manner.verify}" if proved else "same size and time",
+                    "pending" if proved and removing else "",
+                )
+            )
+    if entries:
+        await tools.ledger.call(Ledger.record, entries)
+    return delivered
+
+
+async def _remove_sources(job: Job, results: list[Result], delivered: list[int], tools: Tools) -> list[Result]:
+    folder = tools.config.copy.on_success.folder
+    archive = folder.encode("utf-8", "surrogateescape") if folder is not None else None
+    removals: list[Result] = await tools.call(
+        "remove_sources",
+        tools.storage.ends.source,
+        [(job.items[n].path, job.items[n].fingerprint) for n in delivered],
+        archive,
+    )
+    results = results[:]
+    for n, removal in zip(delivered, removals, strict=True):
+        item, result = job.items[n], results[n]
+        gone = removal.verdict in (Verdict.PUBLISHED, Verdict.GONE)
+        if gone:
+            detail = json.dumps(
+                {
+                    "archived_below": folder,
+                    "durable_and_verified": tools.manner.verify,
+                    "renamed_to": result.target.decode("utf-8", "backslashreplace"),
+                    "source": item.fingerprint._asdict(),
+                    "no_writer": removal.writer or "gone already",
+                }
+            )
+            await tools.ledger.call(
+                Ledger.record_removal, item.path, result.target, item.fingerprint.size, "removed", detail
+            )
+        elif removal.trouble is not None:
+            await tools.ledger.call(
+                Ledger.record_removal, item.path, result.target, item.fingerprint.size, "refused", str(removal.trouble)
+            )
+            results[n] = removal._replace(target=result.target)
+        # Else it is being written again: it stays, and will be delivered again.
+    return results

@@ -1,0 +1,344 @@
+"""
+The ledger: what was delivered, what failed, and from where each transfer can be continued. SQLite, one file for each pair.
+
+``Ledger`` is the file: plain methods, one transaction at a time. ``run_ledger`` is the task that owns it while an agent
+runs: everything that piles up while one transaction is written goes into the next one. ``Port`` is how tasks reach it.
+
+It is written with ``synchronous=FULL``: a source may be removed because of a row, so the row must survive a power cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.resources
+import os
+import sqlite3
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+
+import trio
+
+from trioft import __version__
+from trioft.errors import LedgerError, LockedError, UnusableError
+from trioft.model import Checkpoint, Fingerprint
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_APPLICATION_ID = 0x7472696F
+_VERSION = 1
+_BATCH = 256  # requests of one transaction at most
+
+
+class Known(NamedTuple):
+    """What the ledger knows about a source file."""
+
+    outcome: str
+    removal: str
+    size: int
+    mtime_ns: int
+
+
+class Entry(NamedTuple):
+    """An outcome, to be recorded."""
+
+    outcome: str
+    path: bytes
+    target: bytes
+    fingerprint: Fingerprint
+    digest: bytes | None
+    detail: str
+    removal: str = ""
+
+
+def now() -> str:
+    """Return this moment as RFC 3339, UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def ledger_path(state_dir: str, source: bytes, destination: bytes) -> str:
+    """Return the ledger's file for a pair of absolute paths without symbolic links."""
+    name = hashlib.blake2b(source + b"\0" + destination, digest_size=8).hexdigest()
+    return os.path.join(state_dir, f"{name}.sqlite")
+
+
+class Lock:
+    """
+    Keeps a second trioft away from the same pair: a locked file beside the ledger that holds the process id.
+
+    The kernel releases it when the process ends, however it ends. Movers do not inherit it.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Raises ``LockedError`` naming the process that has it, ``UnusableError`` if the file cannot be made."""
+        try:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise UnusableError(
+                f"cannot use the state directory {os.path.dirname(path)}: {error.strerror}",
+                hint="choose another one with --state-dir",
+            ) from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(self._fd, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._fd)
+            raise LockedError(
+                f"another trioft works on this source and destination: process {holder}",
+                hint="wait for it, or stop it",
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+
+    def release(self) -> None:
+        os.close(self._fd)
+
+
+class Ledger:
+    """
+    The SQLite file. Every error of SQLite leaves as ``LedgerError``; none is repaired by starting a new file.
+
+    Not for several threads at a time; any thread will do.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            # Not there, or there and ours; a file that is neither is refused, not overwritten.
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+            try:
+                self._open()
+            except BaseException:
+                self._db.close()
+                raise
+        except sqlite3.DatabaseError as error:
+            raise self._translate(error) from error
+
+    def _open(self) -> None:
+        (application,) = self._db.execute("PRAGMA application_id").fetchone()
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if tables and application != _APPLICATION_ID:
+            raise LedgerError(
+                f"{self.path} is an SQLite file, but no ledger of trioft",
+                hint="move it away, or choose another state directory with --state-dir",
+            )
+        if version > _VERSION:
+            raise LedgerError(
+                f"{self.path} was written by a newer trioft (ledger version {version}, this one knows {_VERSION})",
+                hint="use the newer trioft for this pair",
+            )
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        if not tables:
+            schema = importlib.resources.files("trioft").joinpath("ledger.sql").read_text("utf-8")
+            self._db.executescript(
+                f"BEGIN; {schema}"
+                f"INSERT INTO about VALUES ('made_by', CAST('trioft {__version__}' AS BLOB));"
+                f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {_VERSION}; COMMIT"
+            )
+
+    def _translate(self, error: sqlite3.DatabaseError) -> LedgerError:
+        if isinstance(error, sqlite3.OperationalError):
+            hint = "see to its disk and its permissions, then start trioft again"
+        else:
+            hint = (
+                "move it away and start again: trioft then compares partials and files at the destination"
+                " with the source before it uses them, and copies what is missing"
+            )
+        return LedgerError(f"the ledger {self.path} cannot be used: {error}", hint=hint)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Any:
+        """All or nothing. Raises ``LedgerError``."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            raise self._translate(error) from error
+
+    def close(self) -> None:
+        self._db.close()
+
+    # What follows is called within a transaction.
+
+    def begin_run(self, source: bytes, destination: bytes, keep_history: float) -> None:
+        """Note the ends, forget failures (a new start tries again) and history older than *keep_history* seconds."""
+        for key, value in (("source", source), ("destination", destination)):
+            self._db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, value))
+        self._db.execute("DELETE FROM file WHERE outcome IN ('failed', 'skipped')")
+        oldest = datetime.now(UTC) - timedelta(seconds=keep_history)
+        self._db.execute("DELETE FROM history WHERE time < ?", (oldest.isoformat(timespec="milliseconds"),))
+
+    def known_in(self, folders: Iterable[bytes]) -> dict[bytes, Known]:
+        """Return what is known about the files of *folders*, by path."""
+        known = {}
+        for folder in folders:
+            prefix = folder + b"/" if folder else b""
+            for name, *rest in self._db.execute(
+                "SELECT name, outcome, removal, size, mtime_ns FROM file WHERE folder = ?", (folder,)
+            ):
+                known[prefix + name] = Known(*rest)
+        return known
+
+    def known(self, paths: Iterable[bytes]) -> dict[bytes, Known]:
+        """Return what is known about *paths*."""
+        known = {}
+        for path in paths:
+            row = self._db.execute(
+                "SELECT outcome, removal, size, mtime_ns FROM file WHERE folder = ? AND name = ?", os.path.split(path)
+            ).fetchone()
+            if row is not None:
+                known[path] = Known(*row)
+        return known
+
+    def checkpoint_of(self, path: bytes) -> Checkpoint | None:
+        row = self._db.execute(
+            "SELECT partial, dev, ino, size, mtime_ns, ctime_ns, offset, digests FROM checkpoint WHERE path = ?",
+            (path,),
+        ).fetchone()
+        return row and Checkpoint(row[0], Fingerprint(*row[1:6]), row[6], row[7])
+
+    def save_checkpoint(self, path: bytes, checkpoint: Checkpoint) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO checkpoint VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (path, checkpoint.partial, *checkpoint.fingerprint, checkpoint.offset, checkpoint.digests, now()),
+        )
+
+    def drop_checkpoint(self, path: bytes) -> None:
+        self._db.execute("DELETE FROM checkpoint WHERE path = ?", (path,))
+
+    def without_checkpoint(self, partials: Iterable[bytes]) -> list[bytes]:
+        """Return those of *partials* that no transfer is going to continue."""
+        query = "SELECT 1 FROM checkpoint WHERE partial = ?"
+        return [partial for partial in partials if self._db.execute(query, (partial,)).fetchone() is None]
+
+    def record(self, entries: Iterable[Entry]) -> None:
+        """Record outcomes: the newest knowledge about each file, and one line of history."""
+        time = now()
+        entries = list(entries)
+        self._db.executemany(
+            "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                (
+                    *os.path.split(e.path),
+                    e.outcome,
+                    e.removal,
+                    e.target,
+                    e.fingerprint.size,
+                    e.fingerprint.mtime_ns,
+                    e.digest,
+                )
+                for e in entries
+            ),
+        )
+        self._db.executemany("DELETE FROM checkpoint WHERE path = ?", ((e.path,) for e in entries))
+        self._add_history((time, e.outcome, e.path, e.target, e.fingerprint.size, e.digest, e.detail) for e in entries)
+
+    def record_removal(self, path: bytes, target: bytes, size: int, removal: str, detail: str) -> None:
+        """Record that a source was removed, with the proofs, or why it was not."""
+        self._db.execute("UPDATE file SET removal = ? WHERE folder = ? AND name = ?", (removal, *os.path.split(path)))
+        self._add_history([(now(), removal, path, target, size, None, detail)])
+
+    def _add_history(self, rows: Iterable[tuple[object, ...]]) -> None:
+        self._db.executemany(
+            "INSERT INTO history (time, event, path, target, size, digest, detail) VALUES (?, ?, ?, ?, ?, ?, ?)", rows
+        )
+
+    def history(self) -> list[tuple[Any, ...]]:
+        """Return all of history, oldest first: time, event, path, target, size, digest, detail."""
+        query = "SELECT time, event, path, target, size, digest, detail FROM history ORDER BY id"
+        return self._db.execute(query).fetchall()
+
+
+class _Request:
+    """One call of a ``Ledger`` method, and where its answer goes."""
+
+    def __init__(self, call: Callable[[Ledger], Any]) -> None:
+        self.call = call
+        self.done = trio.Event()
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+
+class Port:
+    """How tasks reach the ledger task. Each task holds a clone; the ledger task ends when all are closed."""
+
+    def __init__(self, requests: trio.MemorySendChannel[_Request]) -> None:
+        self._requests = requests
+
+    def __enter__(self) -> Port:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._requests.close()
+
+    def clone(self) -> Port:
+        return Port(self._requests.clone())
+
+    async def call(self, method: Callable[Concatenate[Ledger, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """
+        Run *method* in a transaction and return its value once that is committed.
+
+        Raises ``LedgerError`` if the ledger has failed. When cancelled, the method may have run or not.
+        """
+        request = _Request(lambda ledger: method(ledger, *args, **kwargs))
+        try:
+            await self._requests.send(request)
+        except trio.BrokenResourceError:
+            raise LedgerError("the ledger has failed") from None
+        await request.done.wait()
+        if request.error is not None:
+            raise request.error
+        value: T = request.value
+        return value
+
+
+def open_port(capacity: int) -> tuple[Port, trio.MemoryReceiveChannel[_Request]]:
+    """Return the two ends of the way to the ledger task."""
+    send, receive = trio.open_memory_channel[_Request](capacity)
+    return Port(send), receive
+
+
+async def run_ledger(ledger: Ledger, requests: trio.MemoryReceiveChannel[_Request]) -> None:
+    """
+    Serve *requests*, many in one transaction.
+
+    Shielded: a pipeline that ends, in whatever way, still gets its last rows committed. An error of SQLite closes the
+    ledger for good and leaves as ``LedgerError``, to all who wait and as this task's end.
+
+    Ends when every port has been closed.
+    """
+    with trio.CancelScope(shield=True), requests, contextlib.closing(ledger):
+        async for request in requests:
+            batch = [request]
+            with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
+                while len(batch) < _BATCH:
+                    batch.append(requests.receive_nowait())
+            try:
+                await trio.to_thread.run_sync(_commit, ledger, batch)
+            except BaseException as error:
+                with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
+                    while True:
+                        batch.append(requests.receive_nowait())
+                for failed in batch:
+                    failed.error = LedgerError(f"the ledger has failed: {error}")
+                    failed.done.set()
+                raise
+            for served in batch:
+                served.done.set()
+
+
+def _commit(ledger: Ledger, batch: list[_Request]) -> None:
+    with ledger.transaction():
+        for request in batch:
+            request.value = request.call(ledger)

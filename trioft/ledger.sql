@@ -1,0 +1,54 @@
+-- The ledger of one source and one destination. Everything in it can be read with the sqlite3 shell.
+-- Paths are BLOBs: bytes, relative to the source or the destination, since a legal name need not be UTF-8.
+-- Times are RFC 3339, UTC. The file's `application_id` is 0x7472696F ("trio"), its `user_version` this schema's number.
+
+-- Which two ends this ledger is about, and what trioft has noted about them.
+CREATE TABLE about (
+    key   TEXT PRIMARY KEY,         -- source, destination, made_by
+    value BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The newest thing known about each source file: what makes a restart copy nothing twice.
+CREATE TABLE file (
+    folder    BLOB NOT NULL,        -- the source file's folder, empty for the root; a rescan asks for one folder at a time
+    name      BLOB NOT NULL,
+    outcome   TEXT NOT NULL CHECK (outcome IN ('delivered', 'already', 'skipped', 'failed')),
+    removal   TEXT NOT NULL DEFAULT '' CHECK (removal IN ('', 'pending', 'removed', 'refused')),
+    target    BLOB NOT NULL,        -- its final name at the destination
+    size      INTEGER NOT NULL,     -- bytes; with mtime_ns this tells whether the file has changed since
+    mtime_ns  INTEGER NOT NULL,
+    digest    BLOB,                 -- xxh3-128 of the xxh3-128 of its 8 MiB blocks, in order; NULL at level `size`
+    PRIMARY KEY (folder, name)
+) STRICT, WITHOUT ROWID;
+
+-- Transfers in progress: where each may be continued. A checkpoint never leads: all below `offset` is durable and verified.
+CREATE TABLE checkpoint (
+    path      BLOB PRIMARY KEY,     -- the source file
+    partial   BLOB NOT NULL,        -- its partial at the destination
+    dev       INTEGER NOT NULL,     -- the version of the source that the bytes were read from: device, inode,
+    ino       INTEGER NOT NULL,
+    size      INTEGER NOT NULL,     -- size when it was opened,
+    mtime_ns  INTEGER NOT NULL,     -- and times
+    ctime_ns  INTEGER NOT NULL,
+    offset    INTEGER NOT NULL,     -- bytes
+    digests   BLOB NOT NULL,        -- xxh3-128 of each 8 MiB block below `offset`, 16 bytes each; empty at level `size`
+    time      TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX checkpoint_by_partial ON checkpoint (partial);
+
+-- What happened, in order: one row for each delivery, failure and removal of a source. Only ever added to;
+-- rows older than `state.keep_history` are deleted at a start.
+CREATE TABLE history (
+    id        INTEGER PRIMARY KEY,
+    time      TEXT NOT NULL,
+    event     TEXT NOT NULL,        -- delivered, already, failed, skipped, removed
+    path      BLOB NOT NULL,
+    target    BLOB NOT NULL,
+    size      INTEGER NOT NULL,
+    digest    BLOB,
+    detail    TEXT NOT NULL         -- what a person wants to know: the reason, the error, or the proofs behind a removal
+) STRICT;
+
+CREATE INDEX history_by_path ON history (path);
+CREATE INDEX history_by_time ON history (time);

@@ -1,0 +1,141 @@
+"""
+The few Linux calls that Python does not wrap, each with what stands in for it elsewhere.
+
+Imported by movers only. ``ctypes`` costs 5 ms, so it is loaded at the first call that needs it.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import signal
+from typing import Any
+
+# Filesystem magic numbers, from linux/magic.h.
+EXT4 = 0xEF53  # ext2 and ext3 as well
+XFS = 0x58465342
+BTRFS = 0x9123683E
+TMPFS = 0x01021994
+OVERLAYFS = 0x794C7630
+
+RENAME_NOREPLACE = 1
+_SYNC_FILE_RANGE = 1 | 2 | 4  # wait before, write, wait after
+_PR_SET_PDEATHSIG = 1
+
+
+@functools.cache
+def _libc() -> Any:
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _call(name: str, *args: object) -> int:
+    """Call a C function of the type ``int f(…)``; -1 becomes an ``OSError``."""
+    import ctypes
+
+    try:
+        function = getattr(_libc(), name)
+    except AttributeError:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
+    result: int = function(*args)
+    if result == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def filesystem_magic(fd: int) -> int:
+    """Return the magic number of the filesystem that *fd* lives on; 0 where it cannot be told."""
+    import ctypes
+
+    # struct statfs begins with f_type, a machine word; 256 bytes are more than any of its layouts.
+    buffer = (ctypes.c_ulong * 32)()
+    try:
+        _call("fstatfs", ctypes.c_int(fd), ctypes.byref(buffer))
+    except OSError:
+        return 0
+    return int(buffer[0])
+
+
+@functools.cache
+def _syncfs_reports_errors() -> bool:
+    """syncfs returns write-back errors since Linux 5.8 only; before that its silence proves nothing."""
+    try:
+        major, minor = os.uname().release.split(".")[:2]
+        return (int(major), int("".join(c for c in minor if c.isdigit()) or 0)) >= (5, 8)
+    except ValueError:
+        return False
+
+
+def can_syncfs(fd: int) -> bool:
+    """Is one ``syncfs`` known to make everything on the filesystem of *fd* durable, and to tell when it did not?"""
+    return _syncfs_reports_errors() and filesystem_magic(fd) in {EXT4, XFS, BTRFS, TMPFS}
+
+
+def syncfs(fd: int) -> None:
+    """Make the whole filesystem of *fd* durable. Reports errors since *fd* was opened."""
+    import ctypes
+
+    _call("syncfs", ctypes.c_int(fd))
+
+
+def write_back(fd: int, offset: int, length: int) -> None:
+    """
+    Write the dirty pages of one range and wait for them.
+
+    Not a barrier (no disk cache flush, no metadata): it cuts a long ``fdatasync`` into pieces whose progress
+    can be told. Errors are reported, and must be taken as seriously as those of ``fdatasync``.
+    """
+    import ctypes
+
+    try:
+        _call(
+            "sync_file_range",
+            ctypes.c_int(fd),
+            ctypes.c_int64(offset),
+            ctypes.c_int64(length),
+            ctypes.c_uint(_SYNC_FILE_RANGE),
+        )
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.ESPIPE, errno.EOPNOTSUPP):
+            raise
+
+
+def rename_noreplace(old: bytes, new: bytes, dir_fd: int) -> None:
+    """
+    Rename *old* to *new* unless *new* exists (``FileExistsError``).
+
+    Where the filesystem cannot do it in one step (NFS says EINVAL), the name is looked at first: that leaves a
+    moment in which somebody else could create it.
+    """
+    import ctypes
+
+    fd = ctypes.c_int(dir_fd)
+    try:
+        _call("renameat2", fd, ctypes.c_char_p(old), fd, ctypes.c_char_p(new), ctypes.c_uint(RENAME_NOREPLACE))
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        try:
+            os.stat(new, dir_fd=dir_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            os.rename(old, new, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        else:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+
+
+def die_with_parent(parent: int) -> bool:
+    """
+    Have the kernel kill this process when its parent ends. Returns False if the parent has ended already.
+
+    A mover that outlived a killed agent could otherwise still change a partial that the next agent works on.
+    """
+    import ctypes
+
+    try:
+        _call("prctl", ctypes.c_int(_PR_SET_PDEATHSIG), ctypes.c_ulong(signal.SIGKILL))
+    except OSError:
+        pass  # not Linux: the closed pipe ends the mover, at the latest before it publishes
+    return os.getppid() == parent

@@ -1,0 +1,161 @@
+"""
+The values that travel between tasks and to the movers. Nothing here does anything.
+
+All are named tuples: cheap to make by the hundred thousand, to compare and to send through a pipe.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+from trioft.errors import Trouble
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# One digest, one read-back comparison, one piece that is written again when it is wrong.
+BLOCK_SIZE = 8 * MIB
+# What one mover call copies at most. The longest that Ctrl-C leaves unfinished.
+SPAN_SIZE = 64 * MIB
+# Files up to this size travel in bundles.
+BUNDLE_FILE_SIZE = 1 * MIB
+BUNDLE_FILES = 256
+BUNDLE_BYTES = 32 * MIB
+
+
+class Fingerprint(NamedTuple):
+    """One version of one source file. Inodes are reused at once, so device and inode alone are no identity."""
+
+    dev: int
+    ino: int
+    size: int  # bytes
+    mtime_ns: int
+    ctime_ns: int
+
+    @property
+    def changed_ns(self) -> int:
+        """The last change of content or attributes; a program that sets an old mtime cannot hide it."""
+        return max(self.mtime_ns, self.ctime_ns)
+
+
+class Root(NamedTuple):
+    """The source's or the destination's folder. Operations refuse to work in it once its device is another."""
+
+    path: bytes
+    dev: int
+
+
+class Ends(NamedTuple):
+    source: Root
+    destination: Root
+
+
+class Found(NamedTuple):
+    """A regular file of the source."""
+
+    path: bytes  # relative to the source
+    mode: int  # permission bits
+    fingerprint: Fingerprint
+
+
+class Manner(NamedTuple):
+    """How files are copied: what every operation needs of the configuration."""
+
+    verify: str  # size, transfer or readback
+    if_exists: str  # rename, overwrite, skip or fail
+    prove_existing: bool  # what is already there is compared byte for byte, because its source may be removed
+    resolution_ns: int  # of the destination's modification times
+    xattrs: bool
+
+
+class Item(NamedTuple):
+    """One file of a job."""
+
+    id: int  # its entry on the board
+    path: bytes
+    mode: int
+    fingerprint: Fingerprint
+    settled: bool  # quiet long enough here; otherwise only a proof that nobody writes lets it be copied
+
+
+class Job(NamedTuple):
+    """What a copier takes at a time: one file, or a bundle of small ones."""
+
+    items: tuple[Item, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(item.fingerprint.size for item in self.items)
+
+
+class Verdict(enum.StrEnum):
+    """What came of one file when a mover looked at it, wrote it or published it."""
+
+    WRITTEN = "written"  # under its partial name, durable and verified
+    PUBLISHED = "published"  # under its final name
+    ALREADY = "already"  # the destination had it
+    EXISTS = "exists"  # another file has its name, and if_exists is skip or fail
+    BUSY = "busy"  # somebody writes it
+    UNPROVEN = "unproven"  # nobody can tell whether somebody writes it
+    CHANGED = "changed"  # it is not the version that was asked for
+    GONE = "gone"
+    TROUBLE = "trouble"
+
+
+class Result(NamedTuple):
+    """What a mover answers for one file."""
+
+    verdict: Verdict
+    target: bytes = b""  # the final name, relative to the destination
+    digest: bytes | None = None  # of the whole file: the xxh3-128 of its block digests; None at level `size`
+    trouble: Trouble | None = None
+    writer: str = ""  # what `writers` said about it
+
+
+class Checkpoint(NamedTuple):
+    """Every byte of *partial* below *offset* is durable and verified."""
+
+    partial: bytes  # relative to the destination
+    fingerprint: Fingerprint  # of the source that the bytes were read from
+    offset: int
+    digests: bytes  # 16 bytes a block, in order; empty at level `size`
+
+
+class Publication(NamedTuple):
+    """A verified partial that may get its final name."""
+
+    path: bytes
+    partial: bytes
+    mode: int
+    fingerprint: Fingerprint
+
+
+class FileState(enum.StrEnum):
+    SETTLING = "settling"
+    GROWING = "growing"
+    READY = "ready"
+    COPYING = "copying"
+    VERIFYING = "verifying"
+    WAITING = "waiting"
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    GONE = "gone"
+
+
+_S = FileState
+# Ends are final: a file that comes back is a new entry.
+TRANSITIONS: dict[FileState, frozenset[FileState]] = {
+    _S.SETTLING: frozenset({_S.READY, _S.GROWING, _S.GONE}),
+    _S.GROWING: frozenset({_S.SETTLING, _S.READY, _S.COPYING, _S.VERIFYING, _S.WAITING, _S.FAILED, _S.GONE}),
+    _S.READY: frozenset({_S.SETTLING, _S.COPYING, _S.WAITING, _S.GONE}),
+    _S.COPYING: frozenset({_S.SETTLING, _S.VERIFYING, _S.WAITING, _S.DONE, _S.FAILED, _S.SKIPPED, _S.GONE}),
+    _S.VERIFYING: frozenset({_S.SETTLING, _S.COPYING, _S.WAITING, _S.DONE, _S.FAILED, _S.SKIPPED, _S.GONE}),
+    _S.WAITING: frozenset({_S.SETTLING, _S.READY, _S.COPYING, _S.FAILED, _S.GONE}),
+    _S.DONE: frozenset(),
+    _S.FAILED: frozenset(),
+    _S.SKIPPED: frozenset(),
+    _S.GONE: frozenset(),
+}
+FINAL = frozenset(state for state, following in TRANSITIONS.items() if not following)

@@ -1,0 +1,118 @@
+"""
+Names: which paths are wanted, what a partial is called, and which final name a file gets.
+
+Paths are bytes, relative to the source or the destination, with ``/`` between their parts.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Sequence
+
+import xxhash
+
+NAME_MAX = 255  # bytes of one name, on every filesystem that Linux mounts for writing
+_PARTIAL = re.compile(rb"\.[0-9a-f]{8}\.partial\Z", re.DOTALL)
+_PARTIAL_SUFFIX = len(b".12345678.partial")
+
+
+def partial_of(path: bytes, dev: int, ino: int) -> bytes:
+    """
+    Return the partial's path for a source file: ``NAME.<8 hex of the source's identity>.partial``.
+
+    The identity is where the file lies (device, inode, path): stable while it grows, so that a restart finds its
+    partial again; whether the *content* still fits is for the ledger's fingerprint and the block digests to say.
+    A name that would be too long is shortened, at a character's edge; the hex keeps it apart from its neighbours.
+    """
+    folder, slash, name = path.rpartition(b"/")
+    identity = xxhash.xxh3_64_hexdigest(b"%d:%d:%s" % (dev, ino, path))[:8].encode()
+    stem = name
+    if len(name) > NAME_MAX - _PARTIAL_SUFFIX:
+        stem = name[: NAME_MAX - _PARTIAL_SUFFIX]
+        while stem and 0x80 <= name[len(stem)] < 0xC0:  # do not cut through a UTF-8 character
+            stem = stem[:-1]
+    return b"%s%s%s.%s.partial" % (folder, slash, stem, identity)
+
+
+def is_partial(name: bytes) -> bool:
+    """Does *name* look like one of trioft's own partials?"""
+    return _PARTIAL.search(name) is not None
+
+
+def numbered(path: bytes) -> Iterator[bytes]:
+    """Yield *path*, then ``STEM_1.EXT``, ``STEM_2.EXT`` …, each within NAME_MAX."""
+    yield path
+    folder, slash, name = path.rpartition(b"/")
+    dot = name.rfind(b".")
+    stem, extension = (name[:dot], name[dot:]) if dot > 0 else (name, b"")
+    number = 0
+    while True:
+        number += 1
+        tail = b"_%d%s" % (number, extension)
+        yield folder + slash + stem[: max(1, NAME_MAX - len(tail))] + tail
+
+
+@functools.lru_cache(maxsize=64)
+def compile_globs(patterns: Sequence[str]) -> re.Pattern[str] | None:
+    """
+    Return one expression that matches what any of *patterns* matches, or None where there are none.
+
+    A pattern without ``/`` matches a name at any depth; one with ``/`` matches the whole relative path. ``*`` and
+    ``?`` stop at ``/``, ``**`` does not (``**/x`` matches ``x`` too); ``[a-z]`` and ``[!a-z]`` are sets. A pattern
+    that matches a folder covers everything below it.
+    """
+    if not patterns:
+        return None
+    return re.compile("|".join(rf"(?:{_translate(pattern)})(?:/.*)?" for pattern in patterns), re.DOTALL)
+
+
+def _translate(glob: str) -> str:
+    glob = glob.rstrip("/")
+    out = "" if "/" in glob else "(?:.*/)?"
+    at = 0
+    while at < len(glob):
+        if glob.startswith("**/", at) and (at == 0 or glob[at - 1] == "/"):
+            out += "(?:.*/)?"
+            at += 3
+        elif glob.startswith("**", at):
+            out += ".*"
+            at += 2
+        elif glob[at] == "*":
+            out += "[^/]*"
+            at += 1
+        elif glob[at] == "?":
+            out += "[^/]"
+            at += 1
+        elif glob[at] == "[" and (end := glob.find("]", at + 2)) > 0:
+            inside = glob[at + 1 : end]
+            negated = inside[0] in "!^"
+            body = re.sub(r"([\\\[\]^&~|])", r"\\\1", inside[1:] if negated else inside)
+            out += f"(?!/)[{'^' if negated else ''}{body}]"
+            at = end + 1
+        else:
+            out += re.escape(glob[at])
+            at += 1
+    return out
+
+
+class Wanted:
+    """Which paths the user wants: an exclude beats an include, and no include means everything."""
+
+    def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
+        self._include = compile_globs(tuple(include))
+        self._exclude = compile_globs(tuple(exclude))
+
+    def folder(self, path: bytes) -> bool:
+        """May anything below this folder be wanted?"""
+        return not _matches(self._exclude, path)
+
+    def file(self, path: bytes) -> bool:
+        """Is this file (or link, or device) wanted? trioft's own partials never are."""
+        if is_partial(path) or _matches(self._exclude, path):
+            return False
+        return self._include is None or _matches(self._include, path)
+
+
+def _matches(expression: re.Pattern[str] | None, path: bytes) -> bool:
+    return expression is not None and expression.fullmatch(path.decode("utf-8", "surrogateescape")) is not None

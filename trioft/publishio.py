@@ -1,0 +1,214 @@
+"""
+The operations that finish: a verified partial gets its final name, and a delivered source may be removed. Run in a mover.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+
+from trioft import linux, writers
+from trioft.errors import FileTrouble, Side, Trouble, trouble_of
+from trioft.fileio import READ, fingerprint_of, is_same, opened, sync_folder
+from trioft.model import Ends, Fingerprint, Manner, Publication, Result, Root, Verdict
+from trioft.naming import numbered
+
+# What a server answers that will not replace a name: somebody has it open, or it never does.
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EBUSY, errno.EEXIST, errno.ETXTBSY}
+
+
+def publish(ends: Ends, publications: list[Publication], manner: Manner) -> list[Result]:
+    """
+    Give verified, durable partials their final names. One Result for each, in order.
+
+    For each: the source must still be the version that was copied; the times are set after the last close; the
+    rename never replaces what *if_exists* protects, not even a file that appeared a moment ago. Then each folder
+    is made durable once: only after that is a file PUBLISHED.
+    """
+    results: list[Result] = []
+    with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
+        for publication in publications:
+            try:
+                results.append(_publish_one(src, dst, publication, manner))
+            except FileTrouble as error:
+                results.append(Result(Verdict.TROUBLE, trouble=error.trouble))
+        failed: dict[bytes, Trouble] = {}
+        published = [result.target for result in results if result.verdict == Verdict.PUBLISHED]
+        for folder in {os.path.dirname(target) for target in published}:
+            try:
+                sync_folder(dst, folder)
+            except FileTrouble as error:
+                failed[folder] = error.trouble
+    return [
+        Result(Verdict.TROUBLE, trouble=failed[os.path.dirname(result.target)])
+        if result.verdict == Verdict.PUBLISHED and os.path.dirname(result.target) in failed
+        else result
+        for result in results
+    ]
+
+
+def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Result:
+    try:
+        source = os.stat(what.path, dir_fd=src, follow_symlinks=False)
+    except FileNotFoundError:
+        return Result(Verdict.GONE)
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.SOURCE, "stat", what.path)) from error
+    if fingerprint_of(source) != what.fingerprint:
+        return Result(Verdict.CHANGED)
+    op = "utimens"
+    try:
+        times = (source.st_atime_ns, source.st_mtime_ns)
+        try:
+            os.utime(what.partial, ns=times, dir_fd=dst, follow_symlinks=False)
+        except FileNotFoundError:
+            # An earlier try may have renamed it, and its answer was lost.
+            target = _find_published(dst, what, manner)
+            if target is None:
+                raise
+            return Result(Verdict.PUBLISHED, target)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        op = "rename"
+        target = None
+        if manner.if_exists == "overwrite":
+            target = what.path
+            _rename_over(dst, what.partial, target)
+        else:
+            for candidate in numbered(what.path):
+                try:
+                    linux.rename_noreplace(what.partial, candidate, dst)
+                    target = candidate
+                    break
+                except FileExistsError:
+                    if manner.if_exists != "rename":
+                        return Result(Verdict.EXISTS, candidate)
+        assert target is not None
+        op = "stat"
+        size = os.stat(target, dir_fd=dst, follow_symlinks=False).st_size
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, op, what.path)) from error
+    if size != what.fingerprint.size:
+        text = f"the destination says {size} bytes after the rename, the source has {what.fingerprint.size}"
+        raise FileTrouble(Trouble(Side.DESTINATION, op, target, None, None, text))
+    return Result(Verdict.PUBLISHED, target)
+
+
+def _find_published(dst: int, what: Publication, manner: Manner) -> bytes | None:
+    for candidate in numbered(what.path):
+        try:
+            there = os.stat(candidate, dir_fd=dst, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        if is_same(there, what.fingerprint, manner.resolution_ns):
+            return candidate
+        if manner.if_exists != "rename":
+            return None
+    return None
+
+
+def _rename_over(dst: int, partial: bytes, target: bytes) -> None:
+    """
+    Rename, replacing *target* if there is one.
+
+    Where the server refuses to replace it, the old file is moved aside first, so that it cannot be lost.
+    """
+    ours = os.stat(partial, dir_fd=dst, follow_symlinks=False)
+    try:
+        os.rename(partial, target, src_dir_fd=dst, dst_dir_fd=dst)
+        return
+    except OSError as error:
+        if _has_arrived(dst, ours, partial, target):
+            return  # the rename had happened: only its answer was an error
+        if error.errno not in _REFUSED:
+            raise
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISDIR(os.stat(target, dir_fd=dst, follow_symlinks=False).st_mode):
+                raise OSError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
+    aside = partial[: -len(b"00000000.partial")] + b"%08x.partial" % (ours.st_ino & 0xFFFFFFFF)
+    os.rename(target, aside, src_dir_fd=dst, dst_dir_fd=dst)
+    try:
+        os.rename(partial, target, src_dir_fd=dst, dst_dir_fd=dst)
+    except OSError:
+        if not _has_arrived(dst, ours, partial, target):
+            os.rename(aside, target, src_dir_fd=dst, dst_dir_fd=dst)
+            raise
+    os.unlink(aside, dir_fd=dst)
+
+
+def _has_arrived(dst: int, ours: os.stat_result, partial: bytes, target: bytes) -> bool:
+    """Decide by looking: is the partial gone, and what lies under the final name the file that it was?"""
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(partial, dir_fd=dst, follow_symlinks=False)
+        return False
+    try:
+        there = os.stat(target, dir_fd=dst, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (there.st_dev, there.st_ino, there.st_size) == (ours.st_dev, ours.st_ino, ours.st_size)
+
+
+def discard(destination: Root, partials: list[bytes]) -> None:
+    """Remove partials that will not be continued. One that is not there is fine."""
+    with opened(destination, Side.DESTINATION) as dst:
+        for partial in partials:
+            try:
+                os.unlink(partial, dir_fd=dst)
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+            except OSError as error:
+                raise FileTrouble(trouble_of(error, Side.DESTINATION, "unlink", partial)) from error
+
+
+def remove_sources(source: Root, delivered: list[tuple[bytes, Fingerprint]], archive: bytes | None) -> list[Result]:
+    """
+    Remove delivered sources, or move them below the folder *archive*: the last step of the one gate.
+
+    A file goes only if it is still the version that was delivered (device, inode, size, mtime, ctime) and nobody
+    has it open for writing: BUSY and CHANGED say that it stays, GONE that it was gone already; PUBLISHED
+    means that it has gone now, and *writer* says on what proof that nobody was writing it.
+    """
+    results = []
+    with opened(source, Side.SOURCE) as src:
+        for path, fingerprint in delivered:
+            try:
+                results.append(_remove_one(src, path, fingerprint, archive))
+            except FileNotFoundError:
+                results.append(Result(Verdict.GONE))
+            except OSError as error:
+                op = "rename" if archive else "unlink"
+                results.append(Result(Verdict.TROUBLE, trouble=trouble_of(error, Side.SOURCE, op, path)))
+    return results
+
+
+def _remove_one(src: int, path: bytes, fingerprint: Fingerprint, archive: bytes | None) -> Result:
+    fd = os.open(path, READ, dir_fd=src)
+    try:
+        writer = writers.ask_lease(fd, fingerprint.dev)
+        if writer == writers.UNKNOWN and writers.find_writers([fingerprint[:2]]):
+            writer = writers.BUSY
+        if writer == writers.BUSY:
+            return Result(Verdict.BUSY)
+        # Last, by name and by descriptor: what is removed is what was asked about.
+        named = os.stat(path, dir_fd=src, follow_symlinks=False)
+        if fingerprint_of(os.fstat(fd)) != fingerprint or fingerprint_of(named) != fingerprint:
+            return Result(Verdict.CHANGED)
+        if archive is None:
+            os.unlink(path, dir_fd=src)
+        else:
+            _move_to_archive(src, path, archive)
+    finally:
+        os.close(fd)
+    return Result(Verdict.PUBLISHED, writer=writer)
+
+
+def _move_to_archive(src: int, path: bytes, archive: bytes) -> None:
+    os.makedirs(os.path.join(archive, os.path.dirname(path)), exist_ok=True)
+    for candidate in numbered(path):
+        with contextlib.suppress(FileExistsError):
+            # An absolute new name: the descriptor of the source only leads to the old one.
+            linux.rename_noreplace(path, os.path.join(archive, candidate), src)
+            return

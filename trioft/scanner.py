@@ -1,0 +1,266 @@
+"""
+The scanner: finds the files of the source, and decides when each is ready to be copied.
+
+Events are hints, scans are the truth: an event only makes it look earlier. What it looks at, it looks at through a mover.
+
+A file is **ready** when nobody has it open for writing and it has been quiet here, on our own clock, for
+``settle_closed`` where the former is proved, for ``settle`` where it is not. An old file is ready at once: the mover that
+opens it to copy it asks for the proof, and the file comes back if there is none.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+
+import attrs
+import trio
+
+from trioft import writers
+from trioft.backlog import Backlog, Pending
+from trioft.board import Board
+from trioft.config import Config
+from trioft.errors import FileTrouble, Trouble
+from trioft.events import Changes
+from trioft.ledger import Known, Ledger, Port
+from trioft.model import FileState, Fingerprint, Found, Job, Manner
+from trioft.movers import Call
+from trioft.storage import Storage
+from trioft.surveyio import Listing, Look
+
+_SHARE = 0.05  # of a core that scanning may take at most
+_STACK = 500  # folders handed to one call; the rest waits here
+_LOOKS = 256  # files looked at in one call
+_RETOLD = 10_000  # skipped files and unreadable folders that are remembered, so that each is told once
+
+_HELD = "somebody has it open for writing"
+
+
+@attrs.define(kw_only=True)
+class Scanner:
+    """The state of one scanner task. ``once`` is sync: one scan, compared with the destination, then the rest of the work."""
+
+    config: Config
+    once: bool
+    only: bytes | None  # the one file to transfer
+    exclude: tuple[str, ...]
+    board: Board
+    backlog: Backlog
+    storage: Storage
+    ledger: Port
+    call: Call
+    manner: Manner
+    changes: Changes
+    _told: OrderedDict[bytes, None] = attrs.field(factory=OrderedDict, init=False)
+    _incomplete: bool = attrs.field(default=False, init=False)  # the last scan found more than there was room for
+
+    async def run(self, jobs: trio.MemorySendChannel[Job]) -> None:
+        """
+        Scan, wait, look, and hand out *jobs*.
+
+        Ends, once, when everything that was found has come to its end. Else runs until cancelled.
+        """
+        with jobs, self.ledger:
+            next_scan = -math.inf
+            while True:
+                if trio.current_time() >= next_scan:
+                    cost = await self._scan([b""], jobs)
+                    self.board.scanned = True
+                    pause = max(self.config.source.scan_interval, cost / _SHARE)
+                    next_scan = math.inf if self.once else trio.current_time() + pause
+                await self._look_at_changes(jobs)
+                await self._serve(jobs)
+                if self.once and not self.backlog:
+                    return
+                if self._incomplete and len(self.backlog) == 0:
+                    next_scan = -math.inf
+                    continue
+                with trio.move_on_at(min(next_scan, self.backlog.next_due())):
+                    await self.backlog.changed.wait()
+                self.backlog.changed = trio.Event()
+
+    # --- scanning
+
+    async def _scan(self, folders: list[bytes], jobs: trio.MemorySendChannel[Job]) -> float:
+        """Scan *folders* and those below them; return the processor time it took, in seconds."""
+        if self.only is not None:
+            await self._look_at([self.only])
+            return 0.0
+        cost = 0.0
+        self._incomplete = False
+        compared = self.storage.ends.destination if self.once and not self.manner.prove_existing else None
+        while folders:
+            batch, folders = folders[-_STACK:], folders[:-_STACK]
+            listing: Listing
+            try:
+                listing = await self.call(
+                    "scan",
+                    self.storage.ends.source,
+                    batch,
+                    self.config.source.include,
+                    self.exclude,
+                    compared,
+                    self.manner,
+                )
+            except FileTrouble as error:
+                folders += batch
+                if not await self._cope(error.trouble):
+                    return cost
+                if compared is not None:
+                    compared = self.storage.ends.destination
+                continue
+            begun = time.process_time()
+            folders += listing.rest
+            self.board.totals.already += listing.already
+            await self._take_in(listing)
+            cost += listing.seconds + time.process_time() - begun
+            await self._serve(jobs)
+            while self.once and self.backlog.is_full:
+                with trio.move_on_at(self.backlog.next_due()):
+                    await self.backlog.changed.wait()
+                self.backlog.changed = trio.Event()
+                await self._serve(jobs)
+        return cost
+
+    async def _cope(self, trouble: Trouble) -> bool:
+        """A scan failed as a whole. Wait until the destination is back and return True; or let the next scan try again."""
+        if trouble.side == "destination":
+            self.storage.suspect(trouble)
+            await self.storage.usable()
+            return True
+        self._tell_once(b"", str(trouble))
+        if self.once:
+            raise FileTrouble(trouble)
+        return False
+
+    async def _take_in(self, listing: Listing) -> None:
+        for path, reason in listing.skipped:
+            if self._tell_once(path, reason):
+                self.board.skip(path, reason)
+        for trouble in listing.troubles:
+            if self._tell_once(trouble.path, str(trouble)):
+                self.board.fail_folder(trouble)
+        if listing.missing and not self.config.source.include:
+            await self._make_folders(listing.missing)
+        files = [found for _, found_here in listing.folders for found in found_here]
+        known: dict[bytes, Known] = {}
+        if files and not self.once:
+            known = await self.ledger.call(Ledger.known_in, [folder for folder, _ in listing.folders])
+        for found in files:
+            self._consider(found, known.get(found.path))
+
+    async def _make_folders(self, folders: list[bytes]) -> None:
+        """Make folders that the destination does not have, empty ones too. What fails is met again by the files in them."""
+        await self.storage.usable()
+        try:
+            ends = self.storage.ends
+            for trouble in await self.call("make_folders", ends.source, ends.destination, folders):
+                if self._tell_once(trouble.path, str(trouble)):
+                    self.board.fail_folder(trouble)
+        except FileTrouble as error:
+            self.storage.suspect(error.trouble)
+
+    def _tell_once(self, path: bytes, text: str) -> bool:
+        if path in self._told:
+            return False
+        self._told[path] = None
+        if len(self._told) > _RETOLD:
+            self._told.popitem(last=False)
+        return True
+
+    # --- deciding
+
+    def _consider(self, found: Found, known: Known | None) -> None:
+        """A regular file was seen: is there anything to do about it?"""
+        pending = self.backlog.get(found.path)
+        if pending is not None:
+            if pending.found.fingerprint != found.fingerprint and not pending.in_work:
+                self._note_change(pending, found)
+            return
+        if known is not None and not (known.removal == "pending"):
+            if (known.size, known.mtime_ns) == (found.fingerprint.size, found.fingerprint.mtime_ns):
+                return
+        if self.backlog.is_full:
+            self._incomplete = True
+            return
+        now = trio.current_time()
+        pending = self.backlog.add(found, now + self.config.source.settle_closed)
+        if self._is_old(found.fingerprint):
+            self.backlog.make_ready(pending)
+
+    def _is_old(self, fingerprint: Fingerprint) -> bool:
+        """Its last change, by the wall clock, is longer ago than ``settle``. Whether that may be believed, a proof says."""
+        return time.time() - fingerprint.changed_ns / 1e9 > self.config.source.settle
+
+    def _note_change(self, pending: Pending, found: Found) -> None:
+        self.backlog.replace(pending, found, trio.current_time() + self.config.source.settle_closed)
+        if self.once and self.config.growing.mode == "wait":
+            self._leave(pending)
+
+    async def _serve(self, jobs: trio.MemorySendChannel[Job]) -> None:
+        """Look at the files whose time has come, and hand out what is ready."""
+        while due := self.backlog.pop_due(_LOOKS):
+            await self._look_at([pending.found.path for pending in due])
+        self.backlog.offer(jobs)
+
+    async def _look_at_changes(self, jobs: trio.MemorySendChannel[Job]) -> None:
+        """Look at what events told of; folders are scanned, since what lies in a folder that was moved in, has no events."""
+        paths, everything = self.changes.take()
+        if everything:
+            paths = [b""]
+        for start in range(0, len(paths), _LOOKS):
+            if folders := await self._look_at(paths[start : start + _LOOKS]):
+                await self._scan(folders, jobs)
+
+    async def _look_at(self, paths: list[bytes]) -> list[bytes]:
+        """Look at *paths*, and return those of them that are folders."""
+        looks: list[Look]
+        source = self.config.source
+        try:
+            looks = await self.call("look", self.storage.ends.source, paths, source.include, self.exclude)
+        except FileTrouble as error:
+            self._tell_once(b"", str(error))
+            for path in paths:
+                if (pending := self.backlog.get(path)) is not None and not pending.in_work:
+                    self.backlog.look_again(pending, trio.current_time() + source.scan_interval)
+            return []
+        known: dict[bytes, Known] = {}
+        new = [look.path for look in looks if look.found and self.backlog.get(look.path) is None]
+        if new and not self.once:
+            known = await self.ledger.call(Ledger.known, new)
+        for look in looks:
+            pending = self.backlog.get(look.path)
+            if pending is None:
+                if look.found is not None:
+                    self._consider(look.found, known.get(look.path))
+            elif pending.entry.state in (FileState.COPYING, FileState.VERIFYING):
+                continue  # its copier will notice by itself
+            elif look.found is None:
+                self.backlog.finished(pending, FileState.GONE)
+            elif look.found.fingerprint != pending.found.fingerprint:
+                self._note_change(pending, look.found)
+            elif pending.entry.state != FileState.READY:
+                self._decide(pending, look.writer)
+        return [look.path for look in looks if look.kind == "folder"]
+
+    def _decide(self, pending: Pending, writer: str) -> None:
+        """A file is unchanged since the last look: is it ready?"""
+        source, now = self.config.source, trio.current_time()
+        quiet = now - pending.since
+        pending.settled = quiet >= source.settle
+        if writer == writers.BUSY:
+            if self.once and self.config.growing.mode == "wait":
+                self._leave(pending)
+                return
+            self.board.move(pending.entry, FileState.SETTLING, _HELD)
+            self.backlog.look_again(pending, now + max(source.settle_closed, 0.1))
+        elif pending.settled or (writer == writers.CLOSED and quiet >= source.settle_closed):
+            self.backlog.make_ready(pending)
+        else:
+            wait = source.settle_closed if writer == writers.CLOSED else source.settle
+            self.backlog.look_again(pending, pending.since + wait)
+
+    def _leave(self, pending: Pending) -> None:
+        self.board.totals.busy += 1
+        self.backlog.leave(pending, "still being written: left for the next run")

@@ -1,0 +1,402 @@
+"""
+The operations that look: at both ends, at the source's tree, at single files. Run in a mover.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from trioft import writers
+from trioft.errors import FileTrouble, Side, Trouble, trouble_of
+from trioft.fileio import READ, fingerprint_of, is_same, make_folder, opened
+from trioft.model import Found, Manner, Root
+from trioft.naming import Wanted, is_partial
+
+# Modification times: what destinations are known to keep, from ext4 and NFS (ns) over SMB (100 ns) to SFTP (1 s) and FAT (2 s).
+_RESOLUTIONS_NS = (1, 100, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000)
+KEEPS_NO_TIMES = 1 << 62  # any two times are the same
+
+# Filesystems on which other machines write: no event tells of it.
+_REMOTE = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "fuse.sshfs", "fuse.rclone", "glusterfs", "virtiofs")
+
+
+class End(NamedTuple):
+    """What one end is, found out once at the start."""
+
+    path: bytes  # absolute, without symbolic links
+    kind: str  # folder, file, missing, other
+    dev: int
+    ino: int
+    mount: tuple[str, str]  # filesystem type and what is mounted
+    remote: bool
+    error: str | None
+
+
+def inspect(paths: Sequence[bytes]) -> list[End]:
+    """Tell what each of *paths* is. Never raises: what cannot be looked at is told in ``error``."""
+    return [_inspect_one(path) for path in paths]
+
+
+def _inspect_one(path: bytes) -> End:
+    real = os.path.realpath(path)
+    try:
+        status = os.stat(real)
+    except OSError as error:
+        kind = "missing" if error.errno in (errno.ENOENT, errno.ENOTDIR) else "other"
+        return End(real, kind, 0, 0, ("", ""), False, error.strerror)
+    folder, file = stat.S_ISDIR(status.st_mode), stat.S_ISREG(status.st_mode)
+    mount = _mount_of(real)
+    return End(
+        real,
+        "folder" if folder else "file" if file else "other",
+        status.st_dev,
+        status.st_ino,
+        mount,
+        mount[0].startswith(_REMOTE),
+        None if os.access(real, os.R_OK | (os.X_OK if folder else 0)) else os.strerror(errno.EACCES),
+    )
+
+
+def contains(above: bytes, below: bytes) -> bool:
+    """Is *below* the folder *above*, or inside of it? Asks the filesystem, so that bind mounts and links cannot hide it."""
+    try:
+        wanted = os.stat(above)
+        while True:
+            status = os.stat(below)
+            if (status.st_dev, status.st_ino) == (wanted.st_dev, wanted.st_ino):
+                return True
+            if below == b"/":
+                return False
+            below = os.path.dirname(below)
+    except OSError:
+        return False
+
+
+def _mount_of(path: bytes) -> tuple[str, str]:
+    """Return type and source of the mount that *path* lies on, from the kernel's table."""
+    best, answer = -1, ("", "")
+    with contextlib.suppress(OSError), open("/proc/self/mountinfo", "rb") as table:
+        for line in table:
+            left, _, right = line.partition(b" - ")
+            point = left.split()[4].decode("utf-8", "surrogateescape").encode("latin-1", "replace")
+            point = point.decode("unicode_escape").encode("latin-1", "replace")
+            prefix = point.rstrip(b"/") + b"/"
+            if (path + b"/").startswith(prefix) and len(prefix) >= best:
+                kind, source = right.split()[:2]
+                best, answer = len(prefix), (os.fsdecode(kind), os.fsdecode(source))
+    return answer
+
+
+class Probed(NamedTuple):
+    """The state of a destination that can be written to."""
+
+    dev: int
+    free: int  # bytes that this user may still write, as the filesystem says: advice, not truth
+    total: int
+    mount: tuple[str, str]
+    mounted: bool  # something is mounted at or above the folder, other than the root filesystem
+    resolution_ns: int
+    keeps_permissions: bool
+
+
+def probe(path: bytes, marker: bytes | None) -> Probed:
+    """
+    Find out whether the destination *path* is usable, by using it: write, fsync, set times, remove.
+
+    Never creates *path*. Raises ``FileTrouble`` with what does not work.
+    """
+    op = "open"
+    name = b".trioft-probe-%d-%d.00000000.partial" % (os.getpid(), time.monotonic_ns())
+    try:
+        root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            status, space = os.fstat(root), os.fstatvfs(root)
+            if marker is not None:
+                op = "find the marker"
+                os.stat(marker, dir_fd=root)
+            op = "create"
+            fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=root)
+            try:
+                op = "write"
+                try:
+                    os.write(fd, b"trioft")
+                    op = "fsync"
+                    os.fsync(fd)
+                    with contextlib.suppress(OSError):
+                        os.fchmod(fd, 0o640)
+                finally:
+                    os.close(fd)
+                resolution = _measure_resolution(root, name)
+                mode = stat.S_IMODE(os.stat(name, dir_fd=root).st_mode)
+            finally:
+                os.unlink(name, dir_fd=root)
+        finally:
+            os.close(root)
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, op, b"")) from error
+    mount = _mount_of(path)
+    return Probed(
+        status.st_dev,
+        space.f_bavail * space.f_frsize,
+        space.f_blocks * space.f_frsize,
+        mount,
+        status.st_dev != os.stat("/").st_dev,
+        resolution,
+        mode == 0o640,
+    )
+
+
+def _measure_resolution(root: int, name: bytes) -> int:
+    wanted = 1_234_567_891_123_456_789  # odd down to the last digit
+    try:
+        os.utime(name, ns=(wanted, wanted), dir_fd=root)
+    except OSError:
+        return KEEPS_NO_TIMES
+    off = abs(os.stat(name, dir_fd=root).st_mtime_ns - wanted)
+    return next((resolution for resolution in _RESOLUTIONS_NS if off < resolution), KEEPS_NO_TIMES)
+
+
+class Listing(NamedTuple):
+    """A part of the source's tree."""
+
+    folders: list[tuple[bytes, list[Found]]]  # each folder that was read, with its files that are of interest
+    rest: list[bytes]  # folders still to be read
+    already: int  # files that the destination has: only counted
+    missing: list[bytes]  # folders that the destination does not have
+    skipped: list[tuple[bytes, str]]
+    troubles: list[Trouble]
+    seconds: float  # processor time that it took
+
+
+# A call returns after the folder in which it has seen this many names: a few tens of milliseconds.
+_NAMES_A_CALL = 5_000
+
+_KINDS = {
+    stat.S_IFLNK: "symbolic link",
+    stat.S_IFIFO: "named pipe",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "character device",
+    stat.S_IFBLK: "block device",
+}
+
+
+def scan(
+    source: Root,
+    folders: list[bytes],
+    include: Sequence[str],
+    exclude: Sequence[str],
+    destination: Root | None,
+    manner: Manner | None,
+) -> Listing:
+    """
+    Read *folders* of the source and those below them, as far as one call goes.
+
+    With a *destination*, files that are there with the same size and time are counted, not returned.
+    A folder that has vanished is no trouble: it will be missed, if anybody misses it, by the next scan.
+    """
+    wanted = Wanted(include, exclude)
+    listing = Listing([], folders[:], 0, [], [], [], 0.0)
+    already, names, begun = 0, 0, time.process_time()
+    with contextlib.ExitStack() as stack:
+        src = stack.enter_context(opened(source, Side.SOURCE))
+        dst = stack.enter_context(opened(destination, Side.DESTINATION)) if destination else None
+        while listing.rest and names < _NAMES_A_CALL:
+            folder = listing.rest.pop()
+            try:
+                fd = os.open(folder or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=src)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                listing.troubles.append(trouble_of(error, Side.SOURCE, "open", folder))
+                continue
+            try:
+                there = _list_destination(dst, folder, listing) if dst is not None else {}
+                count, same = _scan_folder(fd, folder, wanted, there, manner, listing)
+            except OSError as error:
+                listing.troubles.append(trouble_of(error, Side.SOURCE, "read", folder))
+                continue
+            finally:
+                os.close(fd)
+            names += 1 + count
+            already += same
+    return listing._replace(already=already, seconds=time.process_time() - begun)
+
+
+def _scan_folder(
+    fd: int,
+    folder: bytes,
+    wanted: Wanted,
+    there: dict[str, os.DirEntry[str]],
+    manner: Manner | None,
+    listing: Listing,
+) -> tuple[int, int]:
+    prefix = folder + b"/" if folder else b""
+    files: list[Found] = []
+    below: list[bytes] = []
+    already = count = 0
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            count += 1
+            path = prefix + os.fsencode(entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                if wanted.folder(path):
+                    below.append(path)
+                continue
+            if not wanted.file(path):
+                continue
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if not stat.S_ISREG(status.st_mode):
+                kind = _KINDS.get(stat.S_IFMT(status.st_mode), "special file")
+                listing.skipped.append((path, f"{kind}: trioft copies regular files only"))
+                continue
+            fingerprint = fingerprint_of(status)
+            if manner is not None and (twin := there.get(entry.name)) is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    if is_same(twin.stat(follow_symlinks=False), fingerprint, manner.resolution_ns):
+                        already += 1
+                        continue
+            files.append(Found(path, stat.S_IMODE(status.st_mode), fingerprint))
+    below.sort(reverse=True)  # the last is read next
+    listing.rest.extend(below)
+    listing.folders.append((folder, files))
+    return count, already
+
+
+def _list_destination(dst: int, folder: bytes, listing: Listing) -> dict[str, os.DirEntry[str]]:
+    try:
+        fd = os.open(folder or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dst)
+    except FileNotFoundError:
+        listing.missing.append(folder)
+        return {}
+    except NotADirectoryError:
+        return {}  # each of its files will fail, and say why
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, "open", folder)) from error
+    try:
+        # The entries' stat() needs the descriptor open: they are read at once for the names, asked for few.
+        with os.scandir(fd) as entries:
+            found = {entry.name: entry for entry in entries}
+            for entry in found.values():
+                with contextlib.suppress(FileNotFoundError):
+                    entry.stat(follow_symlinks=False)  # kept by the entry
+            return found
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, "read", folder)) from error
+    finally:
+        os.close(fd)
+
+
+def make_folders(source: Root, destination: Root, folders: list[bytes]) -> list[Trouble]:
+    """Make folders at the destination with the permission bits they have at the source; tell what did not work."""
+    troubles = []
+    with opened(source, Side.SOURCE) as src, opened(destination, Side.DESTINATION) as dst:
+        for folder in folders:
+            try:
+                make_folder(src, dst, folder)
+            except OSError as error:
+                troubles.append(trouble_of(error, Side.DESTINATION, "mkdir", folder))
+    return troubles
+
+
+class Look(NamedTuple):
+    """What one path of the source is right now."""
+
+    path: bytes
+    kind: str  # file, folder, gone, other (or not wanted)
+    found: Found | None = None
+    writer: str = writers.UNKNOWN
+
+
+def look(source: Root, paths: list[bytes], include: Sequence[str], exclude: Sequence[str]) -> list[Look]:
+    """Look at *paths*, and whether somebody writes them: by lease, and for those it cannot tell, by the open-file table."""
+    wanted = Wanted(include, exclude)
+    looks: list[Look] = []
+    real_folders: dict[bytes, bool] = {b"": True}
+    with opened(source, Side.SOURCE) as src:
+        for path in paths:
+            try:
+                looks.append(_look_at(src, path, wanted, real_folders))
+            except FileNotFoundError:
+                looks.append(Look(path, "gone"))
+            except OSError as error:
+                if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                    raise FileTrouble(trouble_of(error, Side.SOURCE, "stat", path)) from error
+                looks.append(Look(path, "gone"))
+    unknown = {look.found.fingerprint[:2] for look in looks if look.found and look.writer == writers.UNKNOWN}
+    busy = writers.find_writers(unknown)
+    return [
+        look._replace(writer=writers.BUSY) if look.found and look.found.fingerprint[:2] in busy else look
+        for look in looks
+    ]
+
+
+def _look_at(src: int, path: bytes, wanted: Wanted, real_folders: dict[bytes, bool]) -> Look:
+    if not _is_real(src, os.path.dirname(path), real_folders):
+        return Look(path, "other")
+    status = os.stat(path, dir_fd=src, follow_symlinks=False)
+    if stat.S_ISDIR(status.st_mode):
+        return Look(path, "folder" if wanted.folder(path) else "other")
+    if not stat.S_ISREG(status.st_mode) or not wanted.file(path):
+        return Look(path, "other")
+    found = Found(path, stat.S_IMODE(status.st_mode), fingerprint_of(status))
+    try:
+        fd = os.open(path, READ, dir_fd=src)
+    except PermissionError:
+        return Look(path, "file", found)  # copying it will fail, and say why
+    try:
+        return Look(path, "file", found, writers.ask_lease(fd, status.st_dev))
+    finally:
+        os.close(fd)
+
+
+def _is_real(src: int, folder: bytes, known: dict[bytes, bool]) -> bool:
+    """Is every part of *folder* a real folder, no symbolic link? Events can come through links, files must not."""
+    if folder not in known:
+        known[folder] = _is_real(src, os.path.dirname(folder), known) and stat.S_ISDIR(
+            os.stat(folder, dir_fd=src, follow_symlinks=False).st_mode
+        )
+    return known[folder]
+
+
+class Orphans(NamedTuple):
+    partials: list[tuple[bytes, float]]  # path, age in seconds
+    rest: list[bytes]
+
+
+def find_partials(destination: Root, folders: list[bytes]) -> Orphans:
+    """Search *folders* of the destination and those below them for partials, as far as one call goes."""
+    orphans = Orphans([], folders[:])
+    names, now = 0, time.time()
+    with opened(destination, Side.DESTINATION) as dst:
+        while orphans.rest and names < _NAMES_A_CALL:
+            folder = orphans.rest.pop()
+            prefix = folder + b"/" if folder else b""
+            try:
+                fd = os.open(folder or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+            except OSError:
+                continue  # not ours to read: then no partial of ours is in it
+            try:
+                with os.scandir(fd) as entries:
+                    for entry in entries:
+                        names += 1
+                        if entry.is_dir(follow_symlinks=False):
+                            orphans.rest.append(prefix + os.fsencode(entry.name))
+                        elif is_partial(os.fsencode(entry.name)):
+                            with contextlib.suppress(OSError):
+                                status = entry.stat(follow_symlinks=False)
+                                if stat.S_ISREG(status.st_mode):
+                                    orphans.partials.append((prefix + os.fsencode(entry.name), now - status.st_mtime))
+            except OSError:
+                continue
+            finally:
+                os.close(fd)
+    return orphans

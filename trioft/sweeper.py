@@ -1,0 +1,40 @@
+"""
+The sweeper: removes orphaned partials at the start, left by transfers that nobody is going to continue.
+"""
+
+from __future__ import annotations
+
+from trioft.backlog import Backlog
+from trioft.board import Board
+from trioft.errors import FileTrouble, show_path
+from trioft.ledger import Ledger, Port
+from trioft.movers import Call
+from trioft.storage import Storage
+from trioft.surveyio import Orphans
+
+_OLD = 24 * 60 * 60  # seconds: what is younger may belong to somebody who is only away for the night
+
+
+async def sweep(call: Call, storage: Storage, backlog: Backlog, ledger: Port, board: Board) -> None:
+    """
+    Search the destination for partials older than a day that no ledger row and no file at hand belongs to; remove them.
+
+    Ends when the destination has been searched, or at its first trouble: the next start tries again.
+    """
+    with ledger:
+        folders = [b""]
+        try:
+            while folders:
+                found: Orphans = await call("find_partials", storage.ends.destination, folders[-500:])
+                folders = folders[:-500] + found.rest
+                old = [path for path, age in found.partials if age > _OLD]
+                if not old:
+                    continue
+                orphans = await ledger.call(Ledger.without_checkpoint, old)
+                orphans = [path for path in orphans if not backlog.owns_partial(path)]
+                await call("discard", storage.ends.destination, orphans)
+                for path in orphans:
+                    text = f"removed a partial of a transfer that nobody continues: {show_path(path)}"
+                    board.notice("partial", text)
+        except FileTrouble as error:
+            board.notice("partial", f"stopped searching for orphaned partials: {error}")

@@ -1,0 +1,45 @@
+"""
+The child process behind ``events``: runs watchfiles on the source and reports paths, until its parent ends.
+
+Messages are as a mover's: a list of paths relative to the source, None for "anything may have changed", which also
+says that the watches are set, or a text that says why there will be no events.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from trioft import linux
+from trioft.mover import send
+
+# More changes than this at a time, and a scan of everything is cheaper than a look at each.
+MOST = 5_000
+
+
+def main(parent: int, source: bytes) -> None:
+    """Report changes below *source* to standard output."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if not linux.die_with_parent(parent):
+        return
+    import watchfiles
+
+    prefix = len(source.rstrip(b"/")) + 1
+    first = True
+    try:
+        # No filter: nothing is left out. The timings are for latency; watchfiles' own cost up to seconds. The first
+        # time-out comes when all watches are set.
+        for found in watchfiles.watch(
+            os.fsdecode(source), watch_filter=None, debounce=50, step=10, rust_timeout=200, yield_on_timeout=True
+        ):
+            paths = [os.fsencode(path)[prefix:] for _, path in found]
+            if first or len(paths) > MOST:
+                send(1, None)
+                first = False
+            elif paths:
+                send(1, paths)
+    except BrokenPipeError:
+        return
+    except Exception as error:  # whatever watchfiles has: without events trioft still finds everything
+        send(1, f"no file events: {error}")
