@@ -1,0 +1,33 @@
+"""
+The rules of these tests.
+
+They work on real files below ``tmp_path``, with real processes and real signals; the command line runs as a child process.
+No test sleeps for luck: it waits for something to happen, with a limit. Every test says in one sentence what trioft
+promises. Names of tests are sentences, names of helpers are in ``support``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from support import Site
+
+settings.register_profile(
+    "default",
+    deadline=None,  # the machine is shared: time says nothing about correctness
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("default")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """A source, a destination and a state directory, and the command line on them."""
+    place = Site(tmp_path)
+    yield place
+    place.stop_all()
