@@ -1,3 +1,85 @@
-"""trioft."""
+"""
+trioft gets every file of a local folder to a network destination: complete, verified, and as early as possible.
+
+The flow
+========
+
+Two planes. The **agent** is one Trio process: it decides, orders, records and reports, and never touches SOURCE or DEST.
+The **movers** are a few disposable child processes that do nothing but file operations, one at a time::
+
+    cli ─▶ config ─▶ agent: opens the channels and the nurseries, owns signals and the order of ending
+
+      services (outlive the pipeline)             pipeline (ended by the first signal)
+        ledger    ◀─ outcomes, checkpoints ─────────  scanner ─ jobs ▶ copier × N
+        storage   health, space, identity; gate ───▶     ▲               │ choose a strategy, finish, report
+        movers    child processes ◀─ calls ─────────     └── backlog ◀───┘ what has to wait
+        events    hints that something changed ────▶  sweeper: removes orphaned partials at the start
+        display   progress ◀─ board
+
+Glossary
+========
+
+ready        nobody has the file open for writing, and it has been quiet for long enough
+job          what a copier takes at a time: one large file, or a bundle of small ones
+block        8 MiB: one digest, one comparison
+span         up to eight blocks: what a mover copies in one call
+settle       make what was written durable, read it back, compare
+checkpoint   an offset below which everything is settled, recorded in the ledger
+partial      ``NAME.<8 hex of the source's identity>.partial``: what a file is called until it is finished
+publish      give a settled partial its final name
+
+The eight promises
+==================
+
+1. **A final name is a finished file.** Under its final name the destination only ever holds complete, verified content.
+2. **A checkpoint never leads.** Every byte below a recorded offset is durable at the destination and verified.
+3. **A source is removed only by one gate**, evaluated last (``finish``, ``publishio.remove_sources``): content durable,
+   verified and renamed, folder fsynced, ledger row committed, source still the same file, nobody has it open for writing.
+4. **One owner per file.** At any moment one task may change a file's state; an impossible transition raises (``board``).
+5. **trioft never creates the destination root or a mount point**, and notices when the destination becomes another
+   filesystem: it waits, loudly, instead of filling the local disk.
+6. **Nothing a viewer does can slow or stop a copy.**
+7. **Memory and descriptors are bounded by configuration**, not by the number of files.
+8. **Every wait has a reason that a person can read.** Every error names operation, path, offset, errno and a hint.
+
+The modules
+===========
+
+Imports go one way: a module imports only from those above it.
+
+================ ====================================================================================================
+errors           the error tree with exit codes and hints; ``classify``: the one table from an errno to what is done
+model            the values that travel, the file states and their legal transitions
+naming           which paths are wanted, what a partial is called, which final name a file gets
+notation         sizes, durations and rates as people write them
+linux            the few system calls that Python does not wrap                                       (in movers)
+writers          is anybody still writing this file? lease, then open-file table, then unknown        (in movers)
+fileio           what the file operations share: open, read, write, compare                           (in movers)
+copyio           write a bundle; prepare, copy and settle a large file                                (in movers)
+publishio        partial → final name; removal of a delivered source                                  (in movers)
+surveyio         what the ends are; scan, look, probe, search for partials                            (in movers)
+mover            the child process: read a request, run one operation, answer
+watcher          the child process behind ``events``
+kinds            what the values of an option may be, and how they are read and written
+config           frozen attrs classes that are the option manual; strict cattrs from YAML
+movers           the pool of movers: call with a deadline, kill, leave behind, replace
+shutdown         who is stopped by the first signal, and what may still be finished
+throttle         the limit on throughput
+board            live state of all files, totals; the source of display and JSON lines
+backlog          files that are not delivered yet, and when to look at each again; bounded; makes the jobs
+events           file events: hints for the scanner
+ledger           SQLite: outcomes, checkpoints, history; readable schema in ``ledger.sql``
+storage          the destination's health, space and identity; the gate
+scanner          walks and watches the source, decides what is ready
+strategies       ``bundle``, ``whole``
+finish           partial → delivered → source removed, in commented steps
+copier           one job at a time, from admission to report; what happens on an error
+sweeper          removes orphaned partials at the start
+agent            composition root: channels, nurseries, signals, the order of ending
+display          Rich progress in the terminal
+console          JSON lines, talk, summary, exit code of a run
+cli              Typer commands: arguments → configuration → run
+================ ====================================================================================================
+"""
 
 __version__ = "0.1.0"

@@ -181,10 +181,10 @@ def _ledger_of(pair: Pair, config: Config, state_dir: str) -> Iterator[Ledger]:
     path = ledger_path(state_dir, pair.ledger_source, pair.destination.path)
     lock = Lock(path.removesuffix(".sqlite") + ".lock")
     try:
-        ledger = Ledger(path)
-        with ledger.transaction():
-            ledger.begin_run(pair.ledger_source, pair.destination.path, config.state.keep_history)
-        yield ledger
+        with contextlib.closing(Ledger(path)) as ledger:
+            with ledger.transaction():
+                ledger.begin_run(pair.ledger_source, pair.destination.path, config.state.keep_history)
+            yield ledger
     finally:
         lock.release()
 

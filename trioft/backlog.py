@@ -138,7 +138,9 @@ class Backlog:
 
     def offer(self, jobs: trio.MemorySendChannel[Job]) -> None:
         """Hand out jobs, best first, as far as there is room for them."""
-        while True:
+        room = jobs.statistics()
+        # Nobody else sends: this much fits without a wait.
+        for _ in range(int(room.max_buffer_size) - room.current_buffer_used + room.tasks_waiting_receive):
             small, large = self._best(self._small), self._best(self._large)
             if not (small or large):
                 return
@@ -151,14 +153,7 @@ class Backlog:
                     Item(p.entry.id, p.found.path, p.found.mode, p.found.fingerprint, p.settled) for _, _, p in chosen
                 )
             )
-            try:
-                jobs.send_nowait(job)
-            except trio.WouldBlock:
-                for entry in chosen:
-                    heapq.heappush(self._large if entry[2].entry.size > BUNDLE_FILE_SIZE else self._small, entry)
-                return
-            for _, _, pending in chosen:
-                pending.entry.strategy = "bundle" if pending.entry.size <= BUNDLE_FILE_SIZE else "whole"
+            jobs.send_nowait(job)
 
     def _best(self, heap: list[tuple[float, int, Pending]]) -> Pending | None:
         while heap and heap[0][2].entry.state != FileState.READY:

@@ -1,7 +1,7 @@
 """
 The configuration: the classes below are the manual of every option.
 
-An option is declared once: its type, its default in the notation of the file, what its values may be, and
+An option is declared once: its type, its default in the notation of the file, what its values may be (``kinds``), and
 one sentence that says what it is for. Reading, checking, messages, ``example`` and ``dump`` follow from it.
 
 What ``load_config`` returns has been checked. A class that is built by hand, as tests do, is not.
@@ -13,237 +13,36 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
-from .errors import ConfigError
+from trioft.errors import ConfigError
+from trioft.kinds import (
+    COUNT,
+    MARKER,
+    MIN_FREE,
+    ON_SUCCESS,
+    PATH,
+    PATTERNS,
+    PERIOD,
+    RATE,
+    SWITCH,
+    TIME,
+    Kind,
+    MinFree,
+    OnSuccess,
+    duration,
+    one_of,
+    size,
+    whole,
+)
+from trioft.notation import as_written, visible
 
 if TYPE_CHECKING:
     import cattrs
-
-# --- Notation: how sizes, durations and rates are written ---------------------------------------------------
-
-_SIZES = {"TiB": 2**40, "GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
-_SIZES |= {"TB": 10**12, "GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1}
-_SECONDS = {
-    "d": Decimal(86400),
-    "h": Decimal(3600),
-    "m": Decimal(60),
-    "s": Decimal(1),
-    "ms": Decimal("0.001"),
-}
-_NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
-_SIZE = re.compile(f"{_NUMBER}({'|'.join(_SIZES)})")
-_DURATION = re.compile("(?=.)" + "".join(f"(?:{_NUMBER}{unit}(?![a-z]))?" for unit in _SECONDS))
-_PERCENT = re.compile(f"{_NUMBER}%")
-
-
-def parse_size(text: object) -> int:
-    """Return the bytes of ``64MiB`` (binary) or ``10GB`` (decimal); a fraction of a byte is dropped."""
-    match = _match(_SIZE, text, "a size with its unit, such as 64MiB")
-    size = int(Decimal(match[1]) * _SIZES[match[2]])
-    if size >= 2**63:
-        raise _wrong(text, "a size below 8388608TiB")  # no file and no database column holds more
-    return size
-
-
-def format_size(size: int) -> str:
-    """Return the shortest text from which ``parse_size`` reads exactly *size*."""
-    return min((f"{size // unit}{name}" for name, unit in _SIZES.items() if size % unit == 0), key=len)
-
-
-def parse_duration(text: object) -> float:
-    """Return the seconds of ``500ms``, ``10s``, ``1.5h``, ``2h45m`` or ``14d``."""
-    match = _match(_DURATION, text, "a duration with its unit, such as 10s")
-    seconds = sum(Decimal(n) * unit for n, unit in zip(match.groups(), _SECONDS.values(), strict=True) if n)
-    if seconds > 36500 * _SECONDS["d"]:
-        raise _wrong(text, "a duration of at most 36500d")  # calendars overflow some way beyond
-    return float(seconds)
-
-
-def format_duration(seconds: float) -> str:
-    """Return a text from which ``parse_duration`` reads exactly *seconds*."""
-    rest = Decimal(repr(seconds))  # the decimal number that a person would write for this float
-    if 0 < rest < 1:
-        return f"{_digits(rest * 1000)}ms"
-    text = ""
-    for unit in "dhm" if rest >= 120 else "":  # 60s and 90s read better than 1m and 1m30s
-        count, rest = divmod(rest, _SECONDS[unit])
-        text += f"{int(count)}{unit}" if count else ""
-    return text if text and not rest else f"{text}{_digits(rest)}s"
-
-
-def parse_rate(text: object) -> int | None:
-    """Return the bytes per second of ``20MiB`` or ``20MiB/s``, and None for ``off``."""
-    if text is False or text == "off":  # YAML 1.1 takes a plain off for false
-        return None
-    size = text.removesuffix("/s") if isinstance(text, str) else ""
-    rate = parse_size(size) if _SIZE.fullmatch(size) else 0
-    if rate == 0:
-        raise _wrong(text, "a rate with its unit, such as 20MiB/s, or off")
-    return rate
-
-
-def format_rate(rate: int | None) -> str:
-    """Return the text from which ``parse_rate`` reads exactly *rate*."""
-    return "off" if rate is None else f"{format_size(rate)}/s"
-
-
-def _match(pattern: re.Pattern[str], value: object, expected: str) -> re.Match[str]:
-    match = pattern.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise _wrong(value, expected)
-    return match
-
-
-def _wrong(value: object, expected: str) -> ValueError:
-    return ValueError(f"found {_found(value)}, expected {expected}")
-
-
-def _found(value: object) -> str:
-    """Return *value* as the file would have it, on one line."""
-    if isinstance(value, list | dict):
-        return "a list" if isinstance(value, list) else "a mapping"
-    return _visible(json.dumps(value, ensure_ascii=False, default=str))
-
-
-def _visible(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-def _digits(number: Decimal) -> str:
-    return f"{number.normalize():f}"
-
-
-# --- Kinds: what the values of an option may be -------------------------------------------------------------
-
-
-@attrs.frozen(kw_only=True)
-class MinFree:
-    """Space that is left free: a part of the whole, or a number of bytes. One of them is None."""
-
-    percent: float | None = None
-    bytes: int | None = None
-
-    def floor(self, total_bytes: int) -> int:
-        """Return the bytes that must stay free on a filesystem of *total_bytes*."""
-        return int(total_bytes * self.percent / 100) if self.percent is not None else self.bytes or 0
-
-    def __str__(self) -> str:
-        if self.percent is not None:
-            return f"{_digits(Decimal(repr(self.percent)))}%"
-        return format_size(self.bytes or 0)
-
-
-@attrs.frozen(kw_only=True)
-class OnSuccess:
-    """What happens to a source file that was delivered; *folder* is where ``archive`` moves it."""
-
-    action: Literal["keep", "delete", "archive"]
-    folder: str | None = None
-
-    def __str__(self) -> str:
-        return self.action if self.folder is None else f"{self.action}:{self.folder}"
-
-
-class Kind(NamedTuple):
-    """What the values of an option may be, and how they are read and written."""
-
-    unit: str
-    read: Callable[[object], object]  # a value of the file; ValueError says what was found and expected
-    show: Callable[[Any], object] = lambda value: value  # the inverse of *read*
-    from_word: Callable[[str], object] = lambda word: word  # a word of the command line as the file has it
-
-
-def _plain(unit: str, expected: str, test: Callable[[Any], bool]) -> Kind:
-    """Return the kind of the values that pass *test* and stay what they are."""
-
-    def read(value: object) -> object:
-        if not test(value):
-            raise _wrong(value, expected)
-        return value
-
-    return Kind(unit, read)
-
-
-def _whole(unit: str, allowed: range) -> Kind:
-    kind = _plain(unit, f"a {unit}", lambda value: type(value) is int and value in allowed)
-    return kind._replace(from_word=lambda word: int(word) if re.fullmatch("-?[0-9]{1,18}", word) else word)
-
-
-def _one_of(*words: str | None) -> Kind:
-    *most, last = (word or "null" for word in words)
-    unit = f"{', '.join(most)} or {last}"
-    return _plain(unit, unit, lambda value: value in words)
-
-
-def _at_least(low: str, unit: str, parse: Callable[[object], float], show: Callable[[Any], str]) -> Kind:
-    def read(value: object) -> float:
-        parsed = parse(value)
-        if parsed < parse(low):
-            raise _wrong(value, f"a {unit} of at least {low}")
-        return parsed
-
-    return Kind(unit, read, show)
-
-
-def _duration(low: str) -> Kind:
-    return _at_least(low, "duration", parse_duration, format_duration)
-
-
-def _is_path(value: object) -> bool:
-    """Say whether *value* can name a file; surrogates stand for bytes that are no UTF-8."""
-    try:
-        return isinstance(value, str) and value != "" and b"\0" not in os.fsencode(value)
-    except UnicodeEncodeError:
-        return False
-
-
-def _is_within(value: object) -> bool:
-    return isinstance(value, str) and _is_path(value) and value[0] != "/" and ".." not in value.split("/")
-
-
-def _read_patterns(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple):
-        raise _wrong(value, 'a list of patterns, such as ["*.mov"]')
-    if bad := [_found(item) for item in value if not _is_path(item) or item[0] == "/"]:
-        raise ValueError(f'found {", ".join(bad)}, expected patterns relative to the source, such as "**/*.mov"')
-    return tuple(value)
-
-
-def _read_min_free(value: object) -> MinFree:
-    percent = _PERCENT.fullmatch(value) if isinstance(value, str) else None
-    if percent is not None and float(percent[1]) <= 100:
-        return MinFree(percent=float(percent[1]))
-    try:
-        return MinFree(bytes=parse_size(value))
-    except ValueError:
-        raise _wrong(value, "a percentage from 0% to 100%, or a size with its unit, such as 10GiB") from None
-
-
-def _read_on_success(value: object) -> OnSuccess:
-    action: Any
-    action, _, folder = value.partition(":") if isinstance(value, str) else ("", "", "")
-    if value in ("keep", "delete") or (action == "archive" and _is_path(folder)):
-        return OnSuccess(action=action, folder=folder or None)
-    raise _wrong(value, "keep, delete or archive:DIR, such as archive:/media/done")
-
-
-_PATH = _plain("path", "a path, such as /media/ingest", lambda value: value is None or _is_path(value))
-_MARKER = _plain(
-    "path", "a relative path without .., such as .volume-7", lambda value: value is None or _is_within(value)
-)
-_PATTERNS = Kind("list of patterns", _read_patterns, list)
-_SWITCH = _plain("true or false", "true or false", lambda value: isinstance(value, bool))
-_TIME, _PERIOD = _duration("0s"), _duration("100ms")
-_RATE = Kind("rate or off", parse_rate, format_rate)
-_COUNT = _whole("whole number from 1 to 64", range(1, 65))
-
 
 # --- The manual ---------------------------------------------------------------------------------------------
 
@@ -267,26 +66,26 @@ def option(default: object, kind: Kind, reason: str, *, at_most: str | None = No
 class Source:
     """Where the files come from."""
 
-    path: str | None = option(None, _PATH, "The folder, or the one file, that is transferred.")
+    path: str | None = option(None, PATH, "The folder, or the one file, that is transferred.")
     include: tuple[str, ...] = option(
-        [], _PATTERNS, "Only files that match one of these are transferred; all, where there is none."
+        [], PATTERNS, "Only files that match one of these are transferred; all, where there is none."
     )
     exclude: tuple[str, ...] = option(
-        [], _PATTERNS, "Files that match one of these are left alone, even where include matches too."
+        [], PATTERNS, "Files that match one of these are left alone, even where include matches too."
     )
     settle: float = option(
         "10s",
-        _TIME,
+        TIME,
         "A file must be left alone this long before it is copied, where there is no better proof.",
     )
     settle_closed: float = option(
         "500ms",
-        _TIME,
+        TIME,
         "The same for closed files, as some programs open them again; <= settle.",
         at_most="settle",
     )
     scan_interval: float = option(
-        "10s", _PERIOD, "The whole source is looked through this often, as file events can get lost."
+        "10s", PERIOD, "The whole source is looked through this often, as file events can get lost."
     )
 
 
@@ -294,24 +93,24 @@ class Source:
 class Destination:
     """Where the files go."""
 
-    path: str | None = option(None, _PATH, "The folder that receives the files; it must exist.")
+    path: str | None = option(None, PATH, "The folder that receives the files; it must exist.")
     if_exists: Literal["rename", "overwrite", "skip", "fail"] | None = option(
         None,
-        _one_of("rename", "overwrite", "skip", "fail", None),
+        one_of("rename", "overwrite", "skip", "fail", None),
         "For names that are taken; null: overwrite in sync, and rename in watch, to lose no recording.",
     )
     min_free: MinFree = option(
         "1%",
-        Kind("percentage or size", _read_min_free, str),
+        MIN_FREE,
         "Files wait rather than leave less space than this, as others write there too.",
     )
-    check_interval: float = option("10s", _PERIOD, "The destination's health and free space are looked at this often.")
+    check_interval: float = option("10s", PERIOD, "The destination's health and free space are looked at this often.")
     require_mount: bool = option(
-        False, _SWITCH, "Wait until something is mounted there; files would fill the local disk otherwise."
+        False, SWITCH, "Wait until something is mounted there; files would fill the local disk otherwise."
     )
     marker: str | None = option(
         None,
-        _MARKER,
+        MARKER,
         "A file that must exist in the destination folder, to tell the right volume from others.",
     )
 
@@ -322,7 +121,7 @@ class Growing:
 
     mode: Literal["follow", "wait"] = option(
         "follow",
-        _one_of("follow", "wait"),
+        one_of("follow", "wait"),
         "Whether sync stays until they are closed (follow), or leaves them for its next run (wait).",
     )
 
@@ -331,33 +130,33 @@ class Growing:
 class Copy:
     """How files are copied."""
 
-    transfers: int = option(4, _COUNT, "Files or bundles copied at the same time, to keep a network busy.")
-    movers: int = option(4, _COUNT, "Processes that do the file operations: a dead mount stops only them.")
+    transfers: int = option(4, COUNT, "Files or bundles copied at the same time, to keep a network busy.")
+    movers: int = option(4, COUNT, "Processes that do the file operations: a dead mount stops only them.")
     verify: Literal["size", "transfer", "readback"] = option(
         "readback",
-        _one_of("size", "transfer", "readback"),
+        one_of("size", "transfer", "readback"),
         "Compare sizes; what was read with what was written; or what is read back, which finds most.",
     )
     on_success: OnSuccess = option(
         "keep",
-        Kind("keep, delete or archive:DIR", _read_on_success, str),
+        ON_SUCCESS,
         "For delivered source files; DIR is on the source's filesystem, as they are moved there.",
     )
     bwlimit: int | None = option(
-        "off", _RATE, "The most that all transfers together use, such as 20MiB/s, to leave some to others."
+        "off", RATE, "The most that all transfers together use, such as 20MiB/s, to leave some to others."
     )
     stall_timeout: float = option(
         "30s",
-        _duration("1s"),
+        duration("1s"),
         "An operation without progress for this long has failed; dead mounts never answer.",
     )
     checkpoint_size: int = option(
         "256MiB",
-        _at_least("8MiB", "size", parse_size, format_size),
+        size("8MiB"),
         "Progress is made durable after this much, so that no more is ever copied again.",
     )
     checkpoint_time: float = option(
-        "5s", _duration("1ms"), "Progress is made durable after this long too, for slow destinations."
+        "5s", duration("1ms"), "Progress is made durable after this long too, for slow destinations."
     )
 
 
@@ -367,18 +166,18 @@ class Retry:
 
     retries: int = option(
         5,
-        _whole("whole number from 0", range(2**63)),
+        whole("whole number from 0", range(2**63)),
         "A file is tried again this often; then it failed, until it changes.",
     )
-    longest: float = option("60s", _TIME, "The longest pause before another attempt; pauses double up to it.")
-    first: float = option("1s", _TIME, "The first pause, as most errors pass soon; <= longest.", at_most="longest")
+    longest: float = option("60s", TIME, "The longest pause before another attempt; pauses double up to it.")
+    first: float = option("1s", TIME, "The first pause, as most errors pass soon; <= longest.", at_most="longest")
 
 
 @attrs.frozen(kw_only=True)
 class Metadata:
     """What is copied beside the content."""
 
-    xattrs: bool = option(True, _SWITCH, "Copy extended attributes (user.*) where both ends have them.")
+    xattrs: bool = option(True, SWITCH, "Copy extended attributes (user.*) where both ends have them.")
 
 
 @attrs.frozen(kw_only=True)
@@ -386,7 +185,7 @@ class Log:
     """What is logged."""
 
     level: Literal["debug", "info", "warning", "error"] = option(
-        "info", _one_of("debug", "info", "warning", "error"), "Messages of less weight are not written."
+        "info", one_of("debug", "info", "warning", "error"), "Messages of less weight are not written."
     )
 
 
@@ -394,9 +193,9 @@ class Log:
 class State:
     """What trioft remembers."""
 
-    dir: str | None = option(None, _PATH, "The folder of the ledgers; null: the user's state folder for trioft.")
-    keep_history: float = option("14d", _TIME, "The history goes back this long, so that it does not grow for ever.")
-    shutdown_grace: float = option("10s", _TIME, "After the signal to stop, this long remains to reach a checkpoint.")
+    dir: str | None = option(None, PATH, "The folder of the ledgers; null: the user's state folder for trioft.")
+    keep_history: float = option("14d", TIME, "The history goes back this long, so that it does not grow for ever.")
+    shutdown_grace: float = option("10s", TIME, "After the signal to stop, this long remains to reach a checkpoint.")
 
 
 @attrs.frozen(kw_only=True)
@@ -445,7 +244,7 @@ def load_config(file: str | None, options: Mapping[str, tuple[str, object]]) -> 
 
     def add(group: str, key: str, text: str) -> None:
         path = f"{group}.{key}" if group else key
-        where = labels.get(path) or (f"{_visible(file)}: {_visible(path)}" if file is not None else path)
+        where = labels.get(path) or (f"{visible(file)}: {visible(path)}" if file is not None else path)
         problems.append(f"{where}: {text}")
 
     converter = _converter(labels)
@@ -544,7 +343,7 @@ def _read_file(file: str, problems: list[str]) -> dict[str, Any]:
     except OSError as error:
         tree, faults = None, [f"cannot be read: {error.strerror}"]
     if tree is not None and not isinstance(tree, dict):
-        faults.append(f"found {_found(tree)}, expected groups of options: {', '.join(_GROUPS)}")
+        faults.append(f"found {as_written(tree)}, expected groups of options: {', '.join(_GROUPS)}")
         tree = None
     groups: dict[str, Any] = {}
     for key, group in (tree or {}).items():
@@ -552,8 +351,8 @@ def _read_file(file: str, problems: list[str]) -> dict[str, Any]:
         if key in _GROUPS and not isinstance(group, dict):
             groups[key] = {}
             if group is not None:  # otherwise all its options are commented out
-                faults.append(f"{key}: found {_found(group)}, expected options: {', '.join(_keys(_GROUPS[key]))}")
-    problems += [f"{_visible(file)}: {fault}" for fault in faults]
+                faults.append(f"{key}: found {as_written(group)}, expected options: {', '.join(_keys(_GROUPS[key]))}")
+    problems += [f"{visible(file)}: {fault}" for fault in faults]
     return groups
 
 
@@ -569,7 +368,7 @@ def _read_yaml(text: bytes) -> tuple[Any, list[str]]:
             for key, _ in node.value:  # PyYAML keeps the last of several, silently
                 line = key.start_mark.line + 1
                 if (name := str(key.value)) in lines:
-                    faults.append(f"line {line}: {_visible(name)}: given before, in line {lines[name]}")
+                    faults.append(f"line {line}: {visible(name)}: given before, in line {lines[name]}")
                 lines[name] = line
             return super().construct_mapping(node, deep)
 
@@ -579,7 +378,7 @@ def _read_yaml(text: bytes) -> tuple[Any, list[str]]:
         problem, mark = getattr(error, "problem", None) or str(error), getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark is not None else ""
         quotes = "; a text that begins with * or & needs quotes" if re.search("alias|anchor", str(error)) else ""
-        return None, [*faults, f"{where}not YAML: {_visible(' '.join(problem.split()))}{quotes}"]
+        return None, [*faults, f"{where}not YAML: {visible(' '.join(problem.split()))}{quotes}"]
 
 
 # --- Writing ------------------------------------------------------------------------------------------------

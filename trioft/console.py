@@ -22,7 +22,7 @@ from trioft.config import Config
 from trioft.display import run_display, size_text
 from trioft.errors import FileTrouble, TrioftError, UnusableError, hint_for, show_path
 from trioft.ledger import now
-from trioft.model import FileState, Found
+from trioft.model import FINAL, FileState, Found
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,6 +46,7 @@ class Voice:
         self._level = _LEVELS[level]
         self._json = as_json
         self._screen = screen
+        self._waiting: dict[int, str] = {}
 
     def attach(self, board: Board) -> None:
         board.listeners.append(self.file_changed)
@@ -54,7 +55,7 @@ class Voice:
     def say(self, level: str, text: str) -> None:
         if _LEVELS[level] < self._level:
             return
-        prefix = "trioft: " if level == "info" else f"trioft: {level}: "
+        prefix = f"trioft: {level}: " if level in ("warning", "error") else ""
         if self._screen is not None:
             self._screen.print(prefix + text, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -77,7 +78,11 @@ class Voice:
                 if entry.trouble is not None and (hint := hint_for(entry.trouble)):
                     self.say("error", f"hint: {hint}")
             case FileState.WAITING:
-                self.say("warning", f"{path}: waiting: {entry.reason}")
+                # Told once for each kind of reason: the figures in it may change at every look.
+                kind = str(entry.reason).partition(":")[0]
+                if self._waiting.get(entry.id) != kind:
+                    self._waiting[entry.id] = kind
+                    self.say("warning", f"{path}: waiting: {entry.reason}")
             case FileState.SKIPPED:
                 self.say("info", f"{path}: skipped: {entry.reason}")
             case FileState.DONE:
@@ -86,6 +91,8 @@ class Voice:
                 self.say("debug", f"{path}: {entry.state}" + (f": {entry.reason}" if entry.reason else ""))
         if self._json and self._is_worth_a_line(entry):
             self.emit("file", **describe(entry))
+        if entry.state in FINAL:
+            self._waiting.pop(entry.id, None)
 
     @staticmethod
     def _is_worth_a_line(entry: Entry) -> bool:
@@ -176,7 +183,7 @@ def _run(
     board = boards[0]
     seconds = _monotonic() - began
     voice.emit("summary", **attrs.asdict(board.totals), seconds=round(seconds, 3))
-    _say_summary(voice, board.totals, seconds, talkative=verbose or screen is not None)
+    _say_summary(voice, board.totals, seconds, settings.copy.verify, talkative=verbose or screen is not None)
     if stopped_by is not None:
         if once is False:
             return 0
@@ -217,9 +224,9 @@ def _tell_missing(found: Found, as_json: bool, voice: Voice) -> None:
         print(f"{size:>15,}  {show_path(found.path)}")  # noqa: T201
 
 
-def _say_summary(voice: Voice, totals: Totals, seconds: float, talkative: bool) -> None:
-    parts = [f"{totals.delivered:,} delivered ({size_text(totals.bytes)}"]
-    parts[0] += f", {size_text(totals.bytes_resumed)} resumed)" if totals.bytes_resumed else ")"
+def _say_summary(voice: Voice, totals: Totals, seconds: float, verify: str, *, talkative: bool) -> None:
+    resumed = f", {size_text(totals.bytes_resumed)} resumed" if totals.bytes_resumed else ""
+    parts = [f"{totals.delivered:,} delivered and verified ({verify}): {size_text(totals.bytes)} copied{resumed}"]
     for count, word in (
         (totals.already, "already there"),
         (totals.skipped, "skipped"),

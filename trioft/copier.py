@@ -26,9 +26,9 @@ async def run_copier(jobs: trio.MemoryReceiveChannel[Job], backlog: Backlog, too
     """
     with jobs, tools.ledger:
         async for job in jobs:
-            pending = [p for item in job.items if (p := _start(item, backlog)) is not None]
-            job = Job(tuple(item for item in job.items if any(p.entry.id == item.id for p in pending)))
-            if job.items and await _admit(job, pending, backlog, tools):
+            started = [(item, p) for item in job.items if (p := _start(item, backlog)) is not None]
+            job, pending = Job(tuple(item for item, _ in started)), [p for _, p in started]
+            if pending and await _admit(job, pending, backlog, tools):
                 await _carry(job, pending, backlog, tools)
             backlog.wake()
 
@@ -47,10 +47,11 @@ async def _admit(job: Job, pending: list[Pending], backlog: Backlog, tools: Tool
         for p in pending:
             tools.board.move(p.entry, FileState.WAITING, tools.board.destination)
         await tools.storage.usable()
-    for p in pending:
-        tools.board.move(p.entry, FileState.COPYING)
     why_not = tools.storage.why_not_admit(sum(p.entry.size - p.entry.bytes_copied for p in pending))
     if why_not is None:
+        for p in pending:
+            p.entry.strategy = choose_strategy(job)
+            tools.board.move(p.entry, FileState.COPYING)
         return True
     for p in pending:
         backlog.again(p, FileState.WAITING, why_not, tools.config.destination.check_interval)

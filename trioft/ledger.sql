@@ -21,6 +21,9 @@ CREATE TABLE file (
     PRIMARY KEY (folder, name)
 ) STRICT, WITHOUT ROWID;
 
+-- A start forgets these, so that they are tried again: it must not read the whole table for that.
+CREATE INDEX file_to_try_again ON file (outcome) WHERE outcome IN ('failed', 'skipped');
+
 -- Transfers in progress: where each may be continued. A checkpoint never leads: all below `offset` is durable and verified.
 CREATE TABLE checkpoint (
     path      BLOB PRIMARY KEY,     -- the source file

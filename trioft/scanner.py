@@ -89,7 +89,8 @@ class Scanner:
             return 0.0
         cost = 0.0
         self._incomplete = False
-        compared = self.storage.ends.destination if self.once and not self.manner.prove_existing else None
+        compared = self.storage.ends.destination if self.once else None
+        manner = None if self.manner.prove_existing else self.manner
         while folders:
             batch, folders = folders[-_STACK:], folders[:-_STACK]
             listing: Listing
@@ -101,7 +102,7 @@ class Scanner:
                     self.config.source.include,
                     self.exclude,
                     compared,
-                    self.manner,
+                    manner,
                 )
             except FileTrouble as error:
                 folders += batch
@@ -234,8 +235,10 @@ class Scanner:
             if pending is None:
                 if look.found is not None:
                     self._consider(look.found, known.get(look.path))
-            elif pending.entry.state in (FileState.COPYING, FileState.VERIFYING):
+            elif pending.in_work:
                 continue  # its copier will notice by itself
+            elif look.kind == "unreadable":
+                self.backlog.make_ready(pending)  # the copier meets the same error, and knows what to do about it
             elif look.found is None:
                 self.backlog.finished(pending, FileState.GONE)
             elif look.found.fingerprint != pending.found.fingerprint:

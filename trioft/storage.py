@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 import trio
 
 from trioft.board import Board, Entry
-from trioft.config import Config, format_size
+from trioft.config import Config
 from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify
 from trioft.model import Ends, Root
 from trioft.movers import Call
+from trioft.notation import format_size
 from trioft.surveyio import KEEPS_NO_TIMES, Probed
 
 

@@ -68,9 +68,10 @@ def contains(above: bytes, below: bytes) -> bool:
     try:
         wanted = os.stat(above)
         while True:
-            status = os.stat(below)
-            if (status.st_dev, status.st_ino) == (wanted.st_dev, wanted.st_ino):
-                return True
+            with contextlib.suppress(FileNotFoundError):  # a folder that is still to be made
+                status = os.stat(below)
+                if (status.st_dev, status.st_ino) == (wanted.st_dev, wanted.st_ino):
+                    return True
             if below == b"/":
                 return False
             below = os.path.dirname(below)
@@ -254,6 +255,9 @@ def _scan_folder(
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
+            except OSError as error:
+                listing.troubles.append(trouble_of(error, Side.SOURCE, "stat", path))
+                continue
             if not stat.S_ISREG(status.st_mode):
                 kind = _KINDS.get(stat.S_IFMT(status.st_mode), "special file")
                 listing.skipped.append((path, f"{kind}: trioft copies regular files only"))
@@ -311,7 +315,7 @@ class Look(NamedTuple):
     """What one path of the source is right now."""
 
     path: bytes
-    kind: str  # file, folder, gone, other (or not wanted)
+    kind: str  # file, folder, gone, unreadable, other (or not wanted)
     found: Found | None = None
     writer: str = writers.UNKNOWN
 
@@ -328,9 +332,7 @@ def look(source: Root, paths: list[bytes], include: Sequence[str], exclude: Sequ
             except FileNotFoundError:
                 looks.append(Look(path, "gone"))
             except OSError as error:
-                if error.errno not in (errno.ENOTDIR, errno.ELOOP):
-                    raise FileTrouble(trouble_of(error, Side.SOURCE, "stat", path)) from error
-                looks.append(Look(path, "gone"))
+                looks.append(Look(path, "gone" if error.errno in (errno.ENOTDIR, errno.ELOOP) else "unreadable"))
     unknown = {look.found.fingerprint[:2] for look in looks if look.found and look.writer == writers.UNKNOWN}
     busy = writers.find_writers(unknown)
     return [
@@ -350,8 +352,11 @@ def _look_at(src: int, path: bytes, wanted: Wanted, real_folders: dict[bytes, bo
     found = Found(path, stat.S_IMODE(status.st_mode), fingerprint_of(status))
     try:
         fd = os.open(path, READ, dir_fd=src)
-    except PermissionError:
-        return Look(path, "file", found)  # copying it will fail, and say why
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        # Somebody's lease keeps it from us; or it cannot be opened, then copying it will fail, and say why.
+        return Look(path, "file", found, writers.BUSY if error.errno == errno.EAGAIN else writers.UNKNOWN)
     try:
         return Look(path, "file", found, writers.ask_lease(fd, status.st_dev))
     finally:

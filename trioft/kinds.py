@@ -1,0 +1,168 @@
+"""
+Kinds: what the values of an option may be, and how they are read and written.
+
+``config`` declares every option with one of these. A kind reads what YAML made of the file, strictly: nothing is
+converted that a person did not write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import attrs
+
+from trioft.notation import (
+    as_written,
+    format_duration,
+    format_percent,
+    format_rate,
+    format_size,
+    parse_duration,
+    parse_percent,
+    parse_rate,
+    parse_size,
+    wrong,
+)
+
+
+class Kind(NamedTuple):
+    """What the values of an option may be, and how they are read and written."""
+
+    unit: str
+    read: Callable[[object], object]  # a value of the file; ValueError says what was found and expected
+    show: Callable[[Any], object] = lambda value: value  # the inverse of *read*
+    from_word: Callable[[str], object] = lambda word: word  # a word of the command line as the file has it
+
+
+# --- Values that have a class of their own ------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class MinFree:
+    """Space that is left free: a part of the whole, or a number of bytes. One of them is None."""
+
+    percent: float | None = None
+    bytes: int | None = None
+
+    def floor(self, total_bytes: int) -> int:
+        """Return the bytes that must stay free on a filesystem of *total_bytes*."""
+        return int(total_bytes * self.percent / 100) if self.percent is not None else self.bytes or 0
+
+    def __str__(self) -> str:
+        return format_percent(self.percent) if self.percent is not None else format_size(self.bytes or 0)
+
+
+@attrs.frozen(kw_only=True)
+class OnSuccess:
+    """What happens to a source file that was delivered; *folder* is where ``archive`` moves it."""
+
+    action: Literal["keep", "delete", "archive"]
+    folder: str | None = None
+
+    def __str__(self) -> str:
+        return self.action if self.folder is None else f"{self.action}:{self.folder}"
+
+
+# --- Makers of kinds ----------------------------------------------------------------------------------------
+
+
+def plain(unit: str, expected: str, test: Callable[[Any], bool]) -> Kind:
+    """Return the kind of the values that pass *test* and stay what they are."""
+
+    def read(value: object) -> object:
+        if not test(value):
+            raise wrong(value, expected)
+        return value
+
+    return Kind(unit, read)
+
+
+def whole(unit: str, allowed: range) -> Kind:
+    """Return the kind of the whole numbers in *allowed*."""
+    kind = plain(unit, f"a {unit}", lambda value: type(value) is int and value in allowed)
+    return kind._replace(from_word=lambda word: int(word) if re.fullmatch("-?[0-9]{1,18}", word) else word)
+
+
+def one_of(*words: str | None) -> Kind:
+    """Return the kind of exactly these *words*; None stands for null."""
+    *most, last = (word or "null" for word in words)
+    unit = f"{', '.join(most)} or {last}"
+    return plain(unit, unit, lambda value: value in words)
+
+
+def at_least(low: str, unit: str, parse: Callable[[object], float], show: Callable[[Any], str]) -> Kind:
+    """Return the kind of what *parse* reads, from *low* on."""
+
+    def read(value: object) -> float:
+        parsed = parse(value)
+        if parsed < parse(low):
+            raise wrong(value, f"a {unit} of at least {low}")
+        return parsed
+
+    return Kind(unit, read, show)
+
+
+def duration(low: str) -> Kind:
+    """Return the kind of the durations from *low* on."""
+    return at_least(low, "duration", parse_duration, format_duration)
+
+
+def size(low: str) -> Kind:
+    """Return the kind of the sizes from *low* on."""
+    return at_least(low, "size", parse_size, format_size)
+
+
+# --- Kinds --------------------------------------------------------------------------------------------------
+
+
+def _is_path(value: object) -> bool:
+    """Say whether *value* can name a file; surrogates stand for bytes that are no UTF-8."""
+    try:
+        return isinstance(value, str) and value != "" and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+
+
+def _is_within(value: object) -> bool:
+    return isinstance(value, str) and _is_path(value) and value[0] != "/" and ".." not in value.split("/")
+
+
+def _read_patterns(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise wrong(value, 'a list of patterns, such as ["*.mov"]')
+    if bad := [as_written(item) for item in value if not _is_path(item) or item[0] == "/"]:
+        raise ValueError(f'found {", ".join(bad)}, expected patterns relative to the source, such as "**/*.mov"')
+    return tuple(value)
+
+
+def _read_min_free(value: object) -> MinFree:
+    with contextlib.suppress(ValueError):
+        return MinFree(percent=parse_percent(value))
+    with contextlib.suppress(ValueError):
+        return MinFree(bytes=parse_size(value))
+    raise wrong(value, "a percentage from 0% to 100%, or a size with its unit, such as 10GiB")
+
+
+def _read_on_success(value: object) -> OnSuccess:
+    action: Any
+    action, _, folder = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if value in ("keep", "delete") or (action == "archive" and _is_path(folder)):
+        return OnSuccess(action=action, folder=folder or None)
+    raise wrong(value, "keep, delete or archive:DIR, such as archive:/media/done")
+
+
+PATH = plain("path", "a path, such as /media/ingest", lambda value: value is None or _is_path(value))
+MARKER = plain(
+    "path", "a relative path without .., such as .volume-7", lambda value: value is None or _is_within(value)
+)
+PATTERNS = Kind("list of patterns", _read_patterns, list)
+SWITCH = plain("true or false", "true or false", lambda value: isinstance(value, bool))
+TIME, PERIOD = duration("0s"), duration("100ms")
+RATE = Kind("rate or off", parse_rate, format_rate)
+COUNT = whole("whole number from 1 to 64", range(1, 65))
+MIN_FREE = Kind("percentage or size", _read_min_free, str)
+ON_SUCCESS = Kind("keep, delete or archive:DIR", _read_on_success, str)
