@@ -94,6 +94,7 @@ async def run_agent(
             manner = how_to_copy(config, once, pair.probed.resolution_ns)
             tools = Tools(
                 config=config,
+                once=once,
                 board=board,
                 call=copying.call,
                 ledger=port,

@@ -39,7 +39,8 @@ class Pending:
     since: float  # when this version was first seen here, on trio's clock
     due: float = math.inf  # when to look at it again
     settled: bool = False  # it was seen to be quiet for `settle`
-    told: bool = False  # that somebody writes it
+    changes: int = 0  # times that it changed while it was copied
+    turn: int = -1  # its place among the ready; an older one in the heaps is void
 
     @property
     def in_work(self) -> bool:
@@ -119,7 +120,8 @@ class Backlog:
         self._board.move(pending.entry, FileState.READY)
         key = pending.found.fingerprint.mtime_ns if self._oldest_first else 0
         heap = self._small if pending.entry.size <= BUNDLE_FILE_SIZE else self._large
-        heapq.heappush(heap, (key, next(self._numbers), pending))
+        pending.turn = next(self._numbers)
+        heapq.heappush(heap, (key, pending.turn, pending))
 
     def pop_due(self, most: int) -> list[Pending]:
         """Return files whose next look is due, and forget when it was."""
@@ -156,7 +158,7 @@ class Backlog:
             jobs.send_nowait(job)
 
     def _best(self, heap: list[tuple[float, int, Pending]]) -> Pending | None:
-        while heap and heap[0][2].entry.state != FileState.READY:
+        while heap and (heap[0][2].entry.state != FileState.READY or heap[0][2].turn != heap[0][1]):
             heapq.heappop(heap)
         return heap[0][2] if heap else None
 

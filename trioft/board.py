@@ -69,6 +69,7 @@ class Board:
         self.begun = trio.current_time()
         self.listeners: list[Listener] = []  # called at each change of a file's state, synchronously
         self.notices: list[Callable[[str, str], None]] = []  # (what, text): told once each
+        self._said: set[str] = set()
         self._ids = itertools.count(1)
 
     def add(self, path: bytes, fingerprint: Fingerprint) -> Entry:
@@ -101,13 +102,17 @@ class Board:
         if state == FileState.COPYING and entry.started_at is None:
             entry.started_at = trio.current_time()
         if state in FINAL:
-            self.drop(entry)
+            self._take_off(entry)
         self.revision += 1
         for listener in self.listeners:
             listener(entry)
 
     def drop(self, entry: Entry) -> None:
-        """Take *entry* off the board."""
+        """Take *entry* off the board, in whatever state it is."""
+        self._take_off(entry)
+        self.revision += 1
+
+    def _take_off(self, entry: Entry) -> None:
         del self.live[entry.id]
         self.pending_files -= 1
         self._forget_bytes(entry)
@@ -158,6 +163,12 @@ class Board:
             self.destination = text
             self.revision += 1
             self.notice("storage", text or "the destination is usable again")
+
+    def notice_once(self, what: str, text: str) -> None:
+        """Say something only the first time."""
+        if text not in self._said:
+            self._said.add(text)
+            self.notice(what, text)
 
     def notice(self, what: str, text: str) -> None:
         """Say something that is worth a person's attention and belongs to no file."""

@@ -278,6 +278,8 @@ def main() -> NoReturn:
     except TrioftError as error:
         tell(error)
         code = error.exit_code
+    except KeyboardInterrupt:  # before there was anything to interrupt in an orderly way
+        code = 130
     except BrokenPipeError:
         # Whoever read our output has gone; that is no reason for a traceback when Python flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -79,10 +79,11 @@ class Voice:
                     self.say("error", f"hint: {hint}")
             case FileState.WAITING:
                 # Told once for each kind of reason: the figures in it may change at every look.
-                kind = str(entry.reason).partition(":")[0]
+                kind = str(entry.reason).split()[0].rstrip(":")
                 if self._waiting.get(entry.id) != kind:
                     self._waiting[entry.id] = kind
-                    self.say("warning", f"{path}: waiting: {entry.reason}")
+                    # What concerns all files is told once for all.
+                    self.say("debug" if kind == "destination" else "warning", f"{path}: waiting: {entry.reason}")
             case FileState.SKIPPED:
                 self.say("info", f"{path}: skipped: {entry.reason}")
             case FileState.DONE:

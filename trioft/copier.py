@@ -77,6 +77,8 @@ async def _carry(job: Job, pending: list[Pending], backlog: Backlog, tools: Tool
     if failed:
         await tools.ledger.call(Ledger.record, failed)
     if litter:
+        for item in job.items if name == "whole" else ():
+            await tools.ledger.call(Ledger.drop_checkpoint, item.path)
         with contextlib.suppress(FileTrouble):  # the next start finds them
             await tools.call("discard", tools.storage.ends.destination, litter)
 
@@ -86,6 +88,9 @@ def _report(pending: Pending, item: Item, result: Result, backlog: Backlog, tool
     entry, totals, settings = pending.entry, tools.board.totals, tools.config.source
     entry.target, entry.digest, entry.trouble = result.target or None, result.digest, result.trouble
     match result.verdict:
+        case Verdict.PUBLISHED | Verdict.ALREADY if result.trouble is not None:
+            totals.failed += 1
+            backlog.finished(pending, FileState.FAILED, f"delivered, but not removed from the source: {result.trouble}")
         case Verdict.PUBLISHED:
             totals.delivered += 1
             backlog.finished(pending, FileState.DONE)
@@ -109,6 +114,11 @@ def _report(pending: Pending, item: Item, result: Result, backlog: Backlog, tool
             reason = "nobody can tell whether it is still being written"
             backlog.again(pending, FileState.SETTLING, reason, settings.settle)
         case Verdict.CHANGED:
+            pending.changes += 1
+            if tools.once and pending.changes > tools.config.retry.retries:
+                totals.busy += 1
+                backlog.leave(pending, "it changes faster than it can be copied: left for the next run")
+                return
             backlog.again(pending, FileState.SETTLING, "it changed while it was copied", 0)
         case Verdict.TROUBLE:
             assert result.trouble is not None
@@ -130,7 +140,7 @@ def _cope(pending: Pending, trouble: Trouble, backlog: Backlog, tools: Tools) ->
     match classify(trouble):
         case Remedy.DESTINATION:
             tools.storage.suspect(trouble)
-            backlog.again(pending, FileState.WAITING, str(trouble), 0)
+            backlog.again(pending, FileState.WAITING, f"destination: {trouble}", 0)
         case Remedy.SPACE:
             tools.storage.ran_out()
             backlog.again(pending, FileState.WAITING, f"space: {trouble}", tools.config.destination.check_interval)

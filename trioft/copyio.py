@@ -63,6 +63,7 @@ def write_bundle(ends: Ends, items: list[Item], manner: Manner, progress: Progre
     """
     results: list[Result] = []
     folders: set[bytes] = set()
+    strays: set[bytes] = set()  # partials on another filesystem than the destination's root: below a mount, or a link
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
         buffer = memoryview(bytearray(BUNDLE_FILE_SIZE + 1))
         for item in items:
@@ -70,12 +71,12 @@ def write_bundle(ends: Ends, items: list[Item], manner: Manner, progress: Progre
                 results.append(Result(Verdict.TROUBLE, trouble=last))
                 continue
             try:
-                results.append(_write_small(src, dst, item, manner, buffer, folders, progress))
+                results.append(_write_small(src, dst, item, manner, buffer, folders, strays, progress))
             except FileTrouble as error:
                 results.append(Result(Verdict.TROUBLE, trouble=error.trouble))
         progress(("written", len(items)))
         written = [n for n, result in enumerate(results) if result.verdict == Verdict.WRITTEN]
-        _settle_bundle(dst, items, results, written, folders, manner)
+        _settle_bundle(dst, items, results, written, folders, strays, manner)
     return results
 
 
@@ -86,6 +87,7 @@ def _write_small(
     manner: Manner,
     buffer: memoryview,
     folders: set[bytes],
+    strays: set[bytes],
     progress: Progress,
 ) -> Result:
     src_fd, refused = open_source(src, item)
@@ -104,6 +106,8 @@ def _write_small(
         partial = partial_of(item.path, *item.fingerprint[:2])
         dst_fd, changed = create_partial(src, dst, partial)
         folders.update(changed)
+        if os.fstat(dst_fd).st_dev != os.fstat(dst).st_dev:
+            strays.add(partial)
         try:
             write_all(dst_fd, partial, 0, buffer[:size])
             copy_attributes(src_fd, dst_fd, item, manner)
@@ -125,6 +129,7 @@ def _settle_bundle(
     results: list[Result],
     written: list[int],
     folders: set[bytes],
+    strays: set[bytes],
     manner: Manner,
 ) -> None:
     """Make the written files of a bundle durable and compare what the destination has with what was written."""
@@ -133,7 +138,7 @@ def _settle_bundle(
     try:
         if whole_filesystem:
             linux.syncfs(dst)
-        elif written:
+        if not whole_filesystem or strays:
             for folder in folders:
                 sync_folder(dst, folder)
     except OSError as error:
@@ -145,7 +150,8 @@ def _settle_bundle(
             if trouble:
                 raise FileTrouble(trouble)
             partial = partial_of(items[n].path, *items[n].fingerprint[:2])
-            _settle_small(dst, partial, items[n].fingerprint.size, results[n].digest, manner, whole_filesystem)
+            durable = whole_filesystem and partial not in strays
+            _settle_small(dst, partial, items[n].fingerprint.size, results[n].digest, manner, durable)
         except FileTrouble as error:
             results[n] = Result(Verdict.TROUBLE, trouble=error.trouble)
 

@@ -93,7 +93,9 @@ def render(board: Board, rate: float | None) -> RenderableType:
         )
     lines: list[RenderableType] = [head, table]
     if everything:
-        lines.insert(1, ProgressBar(total=everything, completed=done, width=60))
+        bar = Table.grid()  # a bar alone does not end its line
+        bar.add_row(ProgressBar(total=everything, completed=done, width=60))
+        lines.insert(1, bar)
     if len(active) > _FILES:
         lines.append(Text(f"and {len(active) - _FILES} more"))
     if board.destination:

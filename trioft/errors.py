@@ -74,7 +74,7 @@ class Trouble(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        where = f"{self.op} {show_path(self.path)!r} at the {self.side}"
+        where = f"{self.op} {show_path(self.path)!r} at the {self.side}" if self.path else f"{self.op} the {self.side}"
         if self.offset is not None:
             where += f", byte {self.offset}"
         name = errno_.errorcode.get(self.errno, str(self.errno)) if self.errno is not None else None
@@ -161,24 +161,30 @@ def classify(trouble: Trouble) -> Remedy:
 _HINTS = {
     errno_.EACCES: "give trioft's user access to this path",
     errno_.EPERM: "give trioft's user access to this path",
-    errno_.ENAMETOOLONG: "the destination cannot hold a name this long: rename the file",
-    errno_.EROFS: "the destination is mounted read-only",
+    errno_.ENAMETOOLONG: "the {side} cannot hold a name this long: rename the file",
+    errno_.EROFS: "the {side} is mounted read-only",
     errno_.EISDIR: "a folder is in the way of this file: move it aside",
     errno_.ENOTDIR: "a file is in the way of this folder: move it aside",
-    errno_.EINVAL: "the destination does not accept this name: rename the file",
-    errno_.EILSEQ: "the destination does not accept this name: rename the file",
-    errno_.EFBIG: "the destination's filesystem cannot hold a file this large",
+    errno_.EINVAL: "the {side} does not accept this name: rename the file",
+    errno_.EILSEQ: "the {side} does not accept this name: rename the file",
+    errno_.EFBIG: "the filesystem of the {side} cannot hold a file this large",
+    errno_.EOPNOTSUPP: "the filesystem of the {side} cannot do this",
     errno_.EEXIST: "choose another --if-exists policy, or move the file at the destination aside",
     errno_.ELOOP: "there is a symbolic link in the way; trioft does not follow links",
     errno_.EXDEV: "the archive folder must be on the source's filesystem",
-    errno_.ENOSPC: "free some space at the destination; trioft goes on by itself",
-    errno_.EDQUOT: "the quota at the destination is used up; trioft goes on by itself when there is room",
+    errno_.ENOSPC: "free some space at the {side}; trioft goes on by itself",
+    errno_.EDQUOT: "the quota at the {side} is used up; trioft goes on by itself when there is room",
 }
+# Operations on a name: elsewhere, EINVAL has other causes.
+_NAMING = {"open", "create", "stat", "mkdir", "rename"}
 
 
 def hint_for(trouble: Trouble) -> str | None:
     """Return what a person can do about *trouble*, or None where there is nothing better than to wait."""
-    return _HINTS.get(trouble.errno) if trouble.errno is not None else None
+    if trouble.errno is None or (trouble.errno == errno_.EINVAL and trouble.op not in _NAMING):
+        return None
+    hint = _HINTS.get(trouble.errno)
+    return hint.format(side=trouble.side) if hint is not None else None
 
 
 def show_path(path: bytes) -> str:

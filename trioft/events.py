@@ -7,14 +7,9 @@ said once, and the scanner's rescans find everything a little later.
 
 from __future__ import annotations
 
-import pickle
-import subprocess
 from collections.abc import Callable
 
-import trio
-
-from trioft.mover import LENGTH
-from trioft.movers import child_command
+from trioft.child import Child, child_command
 from trioft.watcher import MOST
 
 
@@ -48,34 +43,15 @@ async def run_events(source: bytes, changes: Changes, tell: Callable[[str], None
 
     Ends when the child ends, which is when events fail; else runs until cancelled.
     """
-    with trio.CancelScope(shield=True):
-        process = await trio.lowlevel.open_process(
-            child_command("watcher", source),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    assert process.stdin is not None
-    assert process.stdout is not None
+    child = Child(child_command("watcher", source))
     try:
-        received = bytearray()
-        async for piece in process.stdout:
-            received += piece
-            while len(received) >= LENGTH.size:
-                (size,) = LENGTH.unpack_from(received)
-                if len(received) < LENGTH.size + size:
-                    break
-                message = pickle.loads(received[LENGTH.size : LENGTH.size + size])
-                del received[: LENGTH.size + size]
-                if isinstance(message, str):
-                    tell(message)
-                else:
-                    changes.add(message)
+        while True:
+            message = await child.receive()
+            if isinstance(message, str):
+                tell(message)
+            else:
+                changes.add(message)
+    except EOFError:
         tell("no more file events: the process that reports them ended")
     finally:
-        with trio.CancelScope(shield=True):
-            process.kill()
-            await process.wait()
-            await process.stdout.aclose()
-            await process.stdin.aclose()
+        await child.end(0)

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import json
 
-from trioft.ledger import Entry, Ledger
+from trioft.ledger import Entry, Ledger, Removal
 from trioft.model import Item, Job, Publication, Result, Verdict
 from trioft.naming import partial_of
 from trioft.strategies import PATIENCE, Tools
+
+UNPROVEN = (
+    "delivered sources are not deleted where nobody can prove that they are not being written"
+    " (a network source, or files of other users); --on-success archive:DIR is possible"
+)
 
 
 async def finish(job: Job, results: list[Result], tools: Tools) -> list[Result]:
@@ -19,7 +24,8 @@ async def finish(job: Job, results: list[Result], tools: Tools) -> list[Result]:
     Publish what a strategy has WRITTEN, record it, and let the gate decide about the sources.
 
     Shielded for the grace period: a file whose final name has been given is also recorded. Returns the results with
-    PUBLISHED, or what prevented it, in the place of WRITTEN.
+    PUBLISHED, or what prevented it, in the place of WRITTEN; a PUBLISHED one with a trouble is a delivered file whose
+    source could not be removed.
     """
     async with tools.shutdown.shield():
         # 1. The strategy has made the content durable and verified it.
@@ -89,26 +95,26 @@ async def _remove_sources(job: Job, results: list[Result], delivered: list[int],
         archive,
     )
     results = results[:]
+    rows = []
     for n, removal in zip(delivered, removals, strict=True):
         item, result = job.items[n], results[n]
-        gone = removal.verdict in (Verdict.PUBLISHED, Verdict.GONE)
-        if gone:
-            detail = json.dumps(
-                {
-                    "archived_below": folder,
-                    "durable_and_verified": tools.manner.verify,
-                    "renamed_to": result.target.decode("utf-8", "backslashreplace"),
-                    "source": item.fingerprint._asdict(),
-                    "no_writer": removal.writer or "gone already",
-                }
-            )
-            await tools.ledger.call(
-                Ledger.record_removal, item.path, result.target, item.fingerprint.size, "removed", detail
-            )
+        if removal.verdict in (Verdict.PUBLISHED, Verdict.GONE):
+            proofs = {
+                "archived_below": folder,
+                "durable_and_verified": tools.manner.verify,
+                "renamed_to": result.target.decode("utf-8", "backslashreplace"),
+                "source": item.fingerprint._asdict(),
+                "no_writer": removal.writer or "gone already",
+            }
+            rows.append(Removal(item.path, result.target, item.fingerprint.size, "removed", json.dumps(proofs)))
         elif removal.trouble is not None:
-            await tools.ledger.call(
-                Ledger.record_removal, item.path, result.target, item.fingerprint.size, "refused", str(removal.trouble)
-            )
-            results[n] = removal._replace(target=result.target)
-        # Else it is being written again: it stays, and will be delivered again.
+            why = str(removal.trouble)
+            rows.append(Removal(item.path, result.target, item.fingerprint.size, "refused", why))
+            results[n] = result._replace(trouble=removal.trouble)
+        elif removal.verdict == Verdict.UNPROVEN:
+            rows.append(Removal(item.path, result.target, item.fingerprint.size, "refused", UNPROVEN))
+            tools.board.notice_once("source", UNPROVEN)
+        # Else it is being written again, or has been: it stays, and will be delivered again.
+    if rows:
+        await tools.ledger.call(Ledger.record_removals, rows)
     return results

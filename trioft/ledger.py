@@ -54,6 +54,16 @@ class Entry(NamedTuple):
     removal: str = ""
 
 
+class Removal(NamedTuple):
+    """What came of removing a delivered source."""
+
+    path: bytes
+    target: bytes
+    size: int
+    outcome: str  # removed or refused
+    detail: str
+
+
 def now() -> str:
     """Return this moment as RFC 3339, UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -244,10 +254,15 @@ class Ledger:
         self._db.executemany("DELETE FROM checkpoint WHERE path = ?", ((e.path,) for e in entries))
         self._add_history((time, e.outcome, e.path, e.target, e.fingerprint.size, e.digest, e.detail) for e in entries)
 
-    def record_removal(self, path: bytes, target: bytes, size: int, removal: str, detail: str) -> None:
-        """Record that a source was removed, with the proofs, or why it was not."""
-        self._db.execute("UPDATE file SET removal = ? WHERE folder = ? AND name = ?", (removal, *os.path.split(path)))
-        self._add_history([(now(), removal, path, target, size, None, detail)])
+    def record_removals(self, removals: Iterable[Removal]) -> None:
+        """Record which sources were removed, with the proofs, or why they were not."""
+        removals = list(removals)
+        self._db.executemany(
+            "UPDATE file SET removal = ? WHERE folder = ? AND name = ?",
+            ((r.outcome, *os.path.split(r.path)) for r in removals),
+        )
+        time = now()
+        self._add_history((time, r.outcome, r.path, r.target, r.size, None, r.detail) for r in removals)
 
     def _add_history(self, rows: Iterable[tuple[object, ...]]) -> None:
         self._db.executemany(

@@ -45,7 +45,7 @@ CREATE INDEX checkpoint_by_partial ON checkpoint (partial);
 CREATE TABLE history (
     id        INTEGER PRIMARY KEY,
     time      TEXT NOT NULL,
-    event     TEXT NOT NULL,        -- delivered, already, failed, skipped, removed
+    event     TEXT NOT NULL,        -- delivered, already, failed, skipped, removed, refused (to remove)
     path      BLOB NOT NULL,
     target    BLOB NOT NULL,
     size      INTEGER NOT NULL,

@@ -10,36 +10,19 @@ from __future__ import annotations
 import errno
 import itertools
 import math
-import os
-import pickle
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
 import trio
 
+from trioft.child import Child, child_command
 from trioft.errors import FileTrouble, Side, Trouble
-from trioft.mover import LENGTH
 
 Listener = Callable[[Any], None]
 
 _IDLE = 60  # seconds after which an idle mover is retired
-_TO_DIE = 1  # seconds that a killed mover gets before it counts as left behind
 _ENDING = 5  # seconds that movers get to end by themselves once their pipes are closed and nothing waits for them
-
-
-def child_command(module: str, *arguments: object) -> list[str]:
-    """
-    Return the command that runs ``main`` of one of trioft's modules in a child process.
-
-    This interpreter without ``site``, which takes longer than all the rest; the agent's path is handed on instead,
-    so that the child finds what the agent found, installed or not.
-    """
-    call = ", ".join(repr(argument) for argument in (os.getpid(), *arguments))
-    start = f"import sys; sys.path.extend({sys.path!r}); from trioft.{module} import main; main({call})"
-    return [sys.executable, "-I", "-S", "-c", start]
 
 
 class MoverDied(Exception):
@@ -50,74 +33,31 @@ class MoverBug(Exception):
     """An operation raised what no operation should raise: a bug in trioft. The text is its traceback."""
 
 
-class _Mover:
-    """One child process. Used by one task at a time."""
+class _Mover(Child):
+    """One mover. Used by one task at a time."""
 
-    def __init__(self, process: trio.Process) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self.process = process
-        self.requests = process.stdin
-        self.answers = process.stdout
+    def __init__(self, command: Sequence[str]) -> None:
+        super().__init__(command)
         self.idle_since = -math.inf
-        self._received = bytearray()
 
-    @classmethod
-    async def start(cls, command: Sequence[str]) -> _Mover:
-        # Shielded: a cancelled start would leave a process that nobody knows.
-        with trio.CancelScope(shield=True):
-            # A session of its own keeps Ctrl-C in the terminal from it; close_fds keeps ledger and locks from it.
-            process = await trio.lowlevel.open_process(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-            )
-        return cls(process)
-
-    async def run(self, request: bytes, tell: Listener | None, deadline: trio.CancelScope, patience: float) -> Any:
+    async def run(self, request: object, tell: Listener | None, deadline: trio.CancelScope, patience: float) -> Any:
+        """Run one operation; each progress that it tells moves *deadline* to *patience* seconds from then."""
         try:
-            await self.requests.send_all(request)
+            await self.send(request)
             while True:
-                kind, value = await self._receive()
+                kind, value = await self.receive()
                 if kind != "progress":
                     break
                 deadline.deadline = trio.current_time() + patience
                 if tell is not None:
                     tell(value)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except (trio.BrokenResourceError, EOFError) as error:
             raise MoverDied from error
         if kind == "trouble":
             raise FileTrouble(value)
         if kind == "bug":
             raise MoverBug(value)
         return value
-
-    async def _receive(self) -> tuple[str, Any]:
-        head = await self._read(LENGTH.size)
-        body = await self._read(LENGTH.unpack(head)[0])
-        answer: tuple[str, Any] = pickle.loads(body)
-        return answer
-
-    async def _read(self, count: int) -> bytes:
-        while len(self._received) < count:
-            piece = await self.answers.receive_some()
-            if not piece:
-                raise MoverDied
-            self._received += piece
-        data = bytes(self._received[:count])
-        del self._received[:count]
-        return data
-
-    async def end(self, grace: float) -> bool:
-        """Close the pipes, wait *grace* seconds, then kill. Returns False if the process does not even die."""
-        with trio.CancelScope(shield=True):
-            await trio.aclose_forcefully(self.requests)
-            with trio.move_on_after(grace):
-                await self.process.wait()
-            if self.process.returncode is None:
-                self.process.kill()
-                with trio.move_on_after(_TO_DIE):
-                    await self.process.wait()
-            await trio.aclose_forcefully(self.answers)
-        return self.process.returncode is not None
 
 
 class Call(Protocol):
@@ -138,7 +78,7 @@ class Movers:
     def __init__(self, limit: int, stall_timeout: float, command: Sequence[str] | None = None) -> None:
         self.stall_timeout = stall_timeout
         self.replaced = 0  # died or were killed in the middle of an operation
-        self.left_behind: list[trio.Process] = []  # do not even die
+        self.left_behind: list[int] = []  # process ids of those that do not even die
         self._command = command or child_command("mover")
         self._free = trio.Semaphore(limit)
         self._idle: list[_Mover] = []
@@ -165,8 +105,7 @@ class Movers:
 
         Raises ``FileTrouble``. When cancelled, the mover is killed: what it was doing may have happened, or in part.
         """
-        request = pickle.dumps((operation, arguments), protocol=5)
-        request = LENGTH.pack(len(request)) + request
+        request = (operation, arguments)
         async with self._free:
             for attempt in itertools.count(1):
                 try:
@@ -178,9 +117,9 @@ class Movers:
                         raise FileTrouble(Trouble(Side.DESTINATION, operation, b"", None, None, text)) from None
         raise AssertionError("unreachable")
 
-    async def _try(self, request: bytes, tell: Listener | None, patience: float, operation: str) -> Any:
+    async def _try(self, request: object, tell: Listener | None, patience: float, operation: str) -> Any:
         await self._retire_idle()
-        mover = self._idle.pop() if self._idle else await _Mover.start(self._command)
+        mover = self._idle.pop() if self._idle else _Mover(self._command)
         broken = True
         try:
             with trio.move_on_after(patience) as deadline:
@@ -210,9 +149,9 @@ class Movers:
 
     async def _end(self, mover: _Mover, grace: float) -> None:
         if not await mover.end(grace):
-            self.left_behind.append(mover.process)
+            self.left_behind.append(mover.pid)
 
     @property
     def pids(self) -> list[int]:
         """Process ids of the idle movers, for diagnosis."""
-        return [mover.process.pid for mover in self._idle]
+        return [mover.pid for mover in self._idle]

@@ -169,7 +169,8 @@ def remove_sources(source: Root, delivered: list[tuple[bytes, Fingerprint]], arc
 
     A file goes only if it is still the version that was delivered (device, inode, size, mtime, ctime) and nobody
     has it open for writing: BUSY and CHANGED say that it stays, GONE that it was gone already; PUBLISHED
-    means that it has gone now, and *writer* says on what proof that nobody was writing it.
+    means that it has gone now, and *writer* says on what proof that nobody was writing it. Where that cannot be
+    proved, UNPROVEN, a file is not deleted; it may still be archived, since what somebody writes then is not lost.
     """
     results = []
     with opened(source, Side.SOURCE) as src:
@@ -192,6 +193,8 @@ def _remove_one(src: int, path: bytes, fingerprint: Fingerprint, archive: bytes 
             writer = writers.BUSY
         if writer == writers.BUSY:
             return Result(Verdict.BUSY)
+        if writer == writers.UNKNOWN and archive is None:
+            return Result(Verdict.UNPROVEN)
         # Last, by name and by descriptor: what is removed is what was asked about.
         named = os.stat(path, dir_fd=src, follow_symlinks=False)
         if fingerprint_of(os.fstat(fd)) != fingerprint or fingerprint_of(named) != fingerprint:

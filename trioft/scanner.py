@@ -54,6 +54,7 @@ class Scanner:
     changes: Changes
     _told: OrderedDict[bytes, None] = attrs.field(factory=OrderedDict, init=False)
     _incomplete: bool = attrs.field(default=False, init=False)  # the last scan found more than there was room for
+    _unreadable: bool = attrs.field(default=False, init=False)  # the source as a whole; told once
 
     async def run(self, jobs: trio.MemorySendChannel[Job]) -> None:
         """
@@ -111,17 +112,13 @@ class Scanner:
                 if compared is not None:
                     compared = self.storage.ends.destination
                 continue
+            self._note_source(None)
             begun = time.process_time()
             folders += listing.rest
             self.board.totals.already += listing.already
-            await self._take_in(listing)
+            await self._take_in(listing, jobs)
             cost += listing.seconds + time.process_time() - begun
             await self._serve(jobs)
-            while self.once and self.backlog.is_full:
-                with trio.move_on_at(self.backlog.next_due()):
-                    await self.backlog.changed.wait()
-                self.backlog.changed = trio.Event()
-                await self._serve(jobs)
         return cost
 
     async def _cope(self, trouble: Trouble) -> bool:
@@ -130,12 +127,19 @@ class Scanner:
             self.storage.suspect(trouble)
             await self.storage.usable()
             return True
-        self._tell_once(b"", str(trouble))
+        self._note_source(trouble)
         if self.once:
             raise FileTrouble(trouble)
         return False
 
-    async def _take_in(self, listing: Listing) -> None:
+    def _note_source(self, trouble: Trouble | None) -> None:
+        """The source as a whole cannot be looked at, or (None) it can: say so when that changes."""
+        if (trouble is not None) != self._unreadable:
+            self._unreadable = trouble is not None
+            text = f"waiting for the source: {trouble}" if trouble is not None else "the source can be read again"
+            self.board.notice("source", text)
+
+    async def _take_in(self, listing: Listing, jobs: trio.MemorySendChannel[Job]) -> None:
         for path, reason in listing.skipped:
             if self._tell_once(path, reason):
                 self.board.skip(path, reason)
@@ -149,6 +153,11 @@ class Scanner:
         if files and not self.once:
             known = await self.ledger.call(Ledger.known_in, [folder for folder, _ in listing.folders])
         for found in files:
+            while self.once and self.backlog.is_full:  # there is no other scan that would find the rest
+                await self._serve(jobs)
+                with trio.move_on_at(self.backlog.next_due()):
+                    await self.backlog.changed.wait()
+                self.backlog.changed = trio.Event()
             self._consider(found, known.get(found.path))
 
     async def _make_folders(self, folders: list[bytes]) -> None:
@@ -221,7 +230,7 @@ class Scanner:
         try:
             looks = await self.call("look", self.storage.ends.source, paths, source.include, self.exclude)
         except FileTrouble as error:
-            self._tell_once(b"", str(error))
+            self._note_source(error.trouble)
             for path in paths:
                 if (pending := self.backlog.get(path)) is not None and not pending.in_work:
                     self.backlog.look_again(pending, trio.current_time() + source.scan_interval)

@@ -53,6 +53,7 @@ class Tools:
     """What copiers and strategies work with."""
 
     config: Config
+    once: bool
     board: Board
     call: Call
     ledger: Port
@@ -123,7 +124,11 @@ class _Transfer:
         self.digests = {n: prepared.digests[16 * n : 16 * n + 16] for n in range(_blocks(prepared.offset))}
         self.written = prepared.offset  # without a gap below this
         self.span = BLOCK_SIZE
-        self.progressed = trio.Event()
+        # Never more than this is written and not settled: what a crash can cost. Settling begins at half of it, so
+        # that writing goes on meanwhile.
+        self.unsettled_most = max(2, tools.config.copy.checkpoint_size // BLOCK_SIZE) * BLOCK_SIZE
+        self.progressed = trio.Event()  # something was written
+        self.advanced = trio.Event()  # something was settled
         self.trouble: FileTrouble | None = None
 
     def digests_between(self, start: int, end: int) -> bytes:
@@ -156,11 +161,15 @@ class _Transfer:
             nursery.cancel_scope.cancel()
 
     async def _plan(self, spans: trio.MemorySendChannel[tuple[int, int]]) -> None:
-        """Cut what is missing into spans. Ends when the last has been taken."""
+        """Cut what is missing into spans, not too far ahead of what is settled. Ends when the last has been taken."""
         start = self.settled
         with spans:
             while start < self.size:
-                end = min(start + self.span, self.size)
+                end = min(start + self.span, self.size, self.settled + self.unsettled_most)
+                if end <= start:
+                    self.advanced = trio.Event()
+                    await self.advanced.wait()
+                    continue
                 await spans.send((start, end))
                 start = end
 
@@ -198,13 +207,12 @@ class _Transfer:
 
     async def _settle(self) -> None:
         """Settle what is written, whenever there is enough of it. Ends when everything is."""
-        settings = self.tools.config.copy
         last = trio.current_time()
         while self.settled < self.size:
             self.progressed = trio.Event()
             waiting = self.written - self.settled
-            due = last + settings.checkpoint_time if waiting else math.inf
-            if self.written < self.size and waiting < settings.checkpoint_size and trio.current_time() < due:
+            due = last + self.tools.config.copy.checkpoint_time if waiting else math.inf
+            if self.written < self.size and waiting < self.unsettled_most // 2 and trio.current_time() < due:
                 with trio.move_on_at(due):
                     await self.progressed.wait()
                 continue
@@ -233,6 +241,7 @@ class _Transfer:
             await tools.ledger.call(Ledger.save_checkpoint, self.item.path, checkpoint)
         if good > start:
             self.settled = good
+            self.advanced.set()
             tools.board.verified(self.entry, good)
             self.entry.attempt = 0  # it gets somewhere
         if bad:

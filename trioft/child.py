@@ -1,0 +1,106 @@
+"""
+A child process of ours: movers, and the one that reports file events.
+
+Not ``trio.run_process``: Trio starts processes from a worker thread, and the kernel takes the end of *that thread*, a few
+idle seconds later, for the death of the parent, for which a child asks to be killed (``linux.die_with_parent``).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import trio
+
+from trioft.mover import LENGTH
+
+
+def child_command(module: str, *arguments: object) -> list[str]:
+    """
+    Return the command that runs ``main`` of one of trioft's modules in a child process.
+
+    This interpreter without ``site``, which takes longer than all the rest; the agent's path is handed on instead,
+    so that the child finds what the agent found, installed or not.
+    """
+    call = ", ".join(repr(argument) for argument in (os.getpid(), *arguments))
+    start = f"import sys; sys.path.extend({sys.path!r}); from trioft.{module} import main; main({call})"
+    return [sys.executable, "-I", "-S", "-c", start]
+
+
+class Child:
+    """A running child with a pipe to and one from it."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        # From this thread, and blocking, for some milliseconds. A session of its own keeps the terminal's Ctrl-C from it,
+        # and it inherits nothing but its pipes: not the ledger, not the lock.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self.requests = trio.lowlevel.FdStream(os.dup(self._process.stdin.fileno()))
+        self.answers = trio.lowlevel.FdStream(os.dup(self._process.stdout.fileno()))
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._received = bytearray()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def send(self, message: object) -> None:
+        """Send one message. Raises ``trio.BrokenResourceError`` if the child has ended."""
+        body = pickle.dumps(message, protocol=5)
+        await self.requests.send_all(LENGTH.pack(len(body)) + body)
+
+    async def receive(self) -> Any:
+        """Return the next message. Raises ``EOFError`` if the child has ended."""
+        (size,) = LENGTH.unpack(await self._read(LENGTH.size))
+        return pickle.loads(await self._read(size))
+
+    async def _read(self, count: int) -> bytes:
+        while len(self._received) < count:
+            piece = await self.answers.receive_some()
+            if not piece:
+                raise EOFError
+            self._received += piece
+        data = bytes(self._received[:count])
+        del self._received[:count]
+        return data
+
+    async def end(self, grace: float, to_die: float = 1) -> bool:
+        """
+        Close the pipes, wait *grace* seconds for the process to end, kill it, wait *to_die* seconds.
+
+        Returns False if it does not even die: then the kernel holds it, on a dead mount. Not cancelled from outside.
+        """
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(self.requests)
+            with trio.move_on_after(grace):
+                await self._wait()
+            if self._process.poll() is None:
+                self._process.kill()
+                with trio.move_on_after(to_die):
+                    await self._wait()
+            await trio.aclose_forcefully(self.answers)
+        if self._process.poll() is not None:
+            return True
+        self._process.returncode = -9  # it will be, and nobody is to wait for it
+        return False
+
+    async def _wait(self) -> None:
+        try:
+            fd = os.pidfd_open(self.pid)
+        except (AttributeError, OSError):  # not Linux
+            while self._process.poll() is None:
+                await trio.sleep(0.01)
+            return
+        try:
+            while self._process.poll() is None:
+                await trio.lowlevel.wait_readable(fd)
+        finally:
+            os.close(fd)
