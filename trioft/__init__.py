@@ -4,8 +4,8 @@ trioft gets every file of a local folder to a network destination: complete, ver
 The flow
 ========
 
-Two planes. The **agent** is one Trio process: it decides, orders, records and reports, and never touches SOURCE or DEST.
-The **movers** are a few disposable child processes that do nothing but file operations, one at a time::
+Two planes. The **agent** is one Trio process: it decides, orders, records and reports, and never touches SOURCE or
+DEST. The **movers** are a few disposable child processes that do nothing but file operations, one at a time::
 
     cli ─▶ config ─▶ agent: opens the channels and the nurseries, owns signals and the order of ending
 
@@ -34,8 +34,10 @@ The eight promises
 1. **A final name is a finished file.** Under its final name the destination only ever holds complete, verified content.
 2. **A checkpoint never leads.** Every byte below a recorded offset is durable at the destination and verified.
 3. **A source is removed only by one gate**, evaluated last (``finish``, ``publishio.remove_sources``): content durable,
-   verified and renamed, folder fsynced, ledger row committed, source still the same file, nobody has it open for writing.
-4. **One owner per file.** At any moment one task may change a file's state; an impossible transition raises (``board``).
+   verified and renamed, folder fsynced, ledger row committed, source still the same file, nobody has it open for
+   writing.
+4. **One owner per file.** At any moment one task may change a file's state; an impossible transition raises
+   (``board``).
 5. **trioft never creates the destination root or a mount point**, and notices when the destination becomes another
    filesystem: it waits, loudly, instead of filling the local disk.
 6. **Nothing a viewer does can slow or stop a copy.**

@@ -103,18 +103,18 @@ async def run_agent(
                 throttle=Throttle(config.copy.bwlimit),
                 shutdown=shutdown,
             )
-            # The ledger outlives everything that may still have something to say to it: it ends when the last port closes.
+            # The ledger outlives all that may still have something to say to it: it ends when the last port closes.
             async with trio.open_nursery() as services:
                 services.start_soon(run_ledger, ledger, requests)
                 with port:
                     async with trio.open_nursery() as helpers:
-                        helpers.start_soon(storage.run, looking.call, backlog.wake)
+                        helpers.start_soon(storage.run, looking.call, backlog.offer_again)
                         if not once:
                             helpers.start_soon(_watch_source, pair, changes, board)
                         if display is not None:
                             helpers.start_soon(display)
                         with shutdown.until_stopped():
-                            # Ends when the scanner has closed the jobs and the copiers have done the last, or by a signal.
+                            # Ends when the scanner has closed the jobs and the last is done, or by a signal.
                             async with trio.open_nursery() as pipeline:
                                 send_jobs, jobs = trio.open_memory_channel[Job](config.copy.transfers)
                                 scanner = Scanner(
@@ -209,8 +209,7 @@ async def find_ends(config: Config, call: Call, state_dir: str, *, probe: bool =
     Raises ``UnusableError`` or ``ConfigError`` if they are not what trioft can work with.
     """
     archive = config.copy.on_success.folder
-    given = [config.source.path, config.destination.path, state_dir, archive]
-    paths = [os.fsencode(os.path.abspath(path)) for path in given if path is not None]
+    paths = [_absolute(path) for path in (config.source.path, config.destination.path, state_dir, archive) if path]
     try:
         source, destination, state, *rest = await call("inspect", paths)
         only = None
@@ -246,6 +245,10 @@ async def find_ends(config: Config, call: Call, state_dir: str, *, probe: bool =
         except re.error as error:
             raise ConfigError([f"{pattern!r} is no pattern: {error}"]) from error
     return Pair(source=source, destination=destination, only=only, exclude=tuple(exclude), probed=probed)
+
+
+def _absolute(path: str) -> bytes:
+    return os.fsencode(os.path.abspath(path))
 
 
 def _check_end(end: End, side: str) -> None:

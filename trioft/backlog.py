@@ -40,6 +40,7 @@ class Pending:
     due: float = math.inf  # when to look at it again
     settled: bool = False  # it was seen to be quiet for `settle`
     changes: int = 0  # times that it changed while it was copied
+    outages: int = -1  # of the destination, when this file last met an error of the destination's
     turn: int = -1  # its place among the ready; an older one in the heaps is void
 
     @property
@@ -171,6 +172,14 @@ class Backlog:
                 break
             chosen.append(heapq.heappop(self._small))
         return chosen
+
+    def offer_again(self) -> None:
+        """The destination has been looked at: what waits for space may find it now."""
+        for pending in self._pending.values():
+            for_space = pending.entry.state == FileState.WAITING and str(pending.entry.reason).startswith("space")
+            if for_space and not pending.in_work:
+                self.look_again(pending, trio.current_time())
+        self.wake()
 
     # --- the copiers' calls
 

@@ -1,8 +1,8 @@
 """
 A child process of ours: movers, and the one that reports file events.
 
-Not ``trio.run_process``: Trio starts processes from a worker thread, and the kernel takes the end of *that thread*, a few
-idle seconds later, for the death of the parent, for which a child asks to be killed (``linux.die_with_parent``).
+Not ``trio.run_process``: Trio starts processes from a worker thread, and the kernel takes the end of *that thread*, a
+few idle seconds later, for the death of the parent, for which a child asks to be killed (``linux.die_with_parent``).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Child:
     """A running child with a pipe to and one from it."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        # From this thread, and blocking, for some milliseconds. A session of its own keeps the terminal's Ctrl-C from it,
-        # and it inherits nothing but its pipes: not the ledger, not the lock.
+        # From this thread, and blocking, for some milliseconds. A session of its own keeps the terminal's Ctrl-C from
+        # it, and it inherits nothing but its pipes: not the ledger, not the lock.
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
         )
@@ -96,7 +96,7 @@ class Child:
         try:
             fd = os.pidfd_open(self.pid)
         except (AttributeError, OSError):  # not Linux
-            while self._process.poll() is None:
+            while self._process.poll() is None:  # noqa: ASYNC110 - there is nothing to be woken by
                 await trio.sleep(0.01)
             return
         try:

@@ -136,21 +136,35 @@ def _outcome(pending: Pending, item: Item, outcome: str, reason: str) -> Entry:
 
 def _cope(pending: Pending, trouble: Trouble, backlog: Backlog, tools: Tools) -> bool:
     """Put a file with a trouble back, as far as there is hope. Returns True if there is none."""
-    retry = tools.config.retry
+    entry = pending.entry
     match classify(trouble):
         case Remedy.DESTINATION:
             tools.storage.suspect(trouble)
-            backlog.again(pending, FileState.WAITING, f"destination: {trouble}", 0)
+            # If every probe has succeeded since the last time, it is not the destination, it is this file there.
+            if pending.outages == tools.storage.outages:
+                entry.attempt += 1
+                if tools.once and entry.attempt > tools.config.retry.retries:
+                    return True
+            pending.outages = tools.storage.outages
+            backlog.again(pending, FileState.WAITING, f"destination: {trouble}", _pause(entry.attempt, tools))
         case Remedy.SPACE:
             tools.storage.ran_out()
             backlog.again(pending, FileState.WAITING, f"space: {trouble}", tools.config.destination.check_interval)
         case Remedy.RETRY:
-            pending.entry.attempt += 1
-            if pending.entry.attempt > retry.retries:
+            entry.attempt += 1
+            if entry.attempt > tools.config.retry.retries:
                 return True
-            pause = min(retry.longest, retry.first * 2 ** (pending.entry.attempt - 1)) * random.uniform(0.8, 1.0)
-            pending.entry.retry_at = trio.current_time() + pause
+            pause = _pause(entry.attempt, tools)
             backlog.again(pending, FileState.WAITING, f"retry in {pause:.0f} s: {trouble}", pause)
+            entry.retry_at = trio.current_time() + pause
         case Remedy.GIVE_UP:
             return True
     return False
+
+
+def _pause(attempt: int, tools: Tools) -> float:
+    """Seconds before the next attempt: twice as long each time, and never quite the same for all."""
+    if attempt == 0:
+        return 0.0
+    retry = tools.config.retry
+    return min(retry.longest, retry.first * 2.0 ** min(attempt - 1, 32)) * random.uniform(0.8, 1.0)

@@ -5,7 +5,6 @@ Progress in a terminal: one line for everything, one for each file being copied.
 from __future__ import annotations
 
 from collections import deque
-
 from typing import TYPE_CHECKING
 
 import trio

@@ -1,8 +1,8 @@
 """
 File operations: plain synchronous functions, run one at a time in a mover.
 
-This module holds what the operations share; they are in ``copyio``, ``publishio`` and ``surveyio``. Together they are the
-only code that touches the source and the destination. Every operation is
+This module holds what the operations share; they are in ``copyio``, ``publishio`` and ``surveyio``. Together they are
+the only code that touches the source and the destination. Every operation is
 
 * stateless: it opens what it needs below the two roots, and leaves nothing open, so that a descriptor that has met
   an error is never used again;
@@ -62,7 +62,8 @@ def fingerprint_of(status: os.stat_result) -> Fingerprint:
 @contextlib.contextmanager
 def opened(root: Root, side: Side) -> Iterator[int]:
     """
-    Open *root* and make sure that it is still the filesystem it was: everything else is reached through this descriptor.
+    Open *root* and make sure that it is still the filesystem it was: everything else is reached through this
+    descriptor.
 
     A share that is not mounted leaves an ordinary folder of the local disk in its place; its device gives it away.
     """
@@ -267,7 +268,7 @@ def create_partial(src: int, dst: int, partial: bytes) -> tuple[int, list[bytes]
 
 
 def copy_attributes(src_fd: int, dst_fd: int, item: Item, manner: Manner) -> None:
-    """Permission bits and user attributes, as far as the destination takes them. Its probe says once what it does not."""
+    """Permission bits and user attributes, as far as the destination takes them: its probe says what it does not."""
     with contextlib.suppress(OSError):
         os.fchmod(dst_fd, item.mode & 0o777)
     if manner.xattrs:

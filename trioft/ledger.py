@@ -1,5 +1,6 @@
 """
-The ledger: what was delivered, what failed, and from where each transfer can be continued. SQLite, one file for each pair.
+The ledger: what was delivered, what failed, and from where each transfer can be continued. SQLite, one file for each
+pair.
 
 ``Ledger`` is the file: plain methods, one transaction at a time. ``run_ledger`` is the task that owns it while an agent
 runs: everything that piles up while one transaction is written goes into the next one. ``Port`` is how tasks reach it.

@@ -6,6 +6,7 @@ Imported by movers only. ``ctypes`` costs 5 ms, so it is loaded at the first cal
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -134,8 +135,6 @@ def die_with_parent(parent: int) -> bool:
     """
     import ctypes
 
-    try:
+    with contextlib.suppress(OSError):  # not Linux: then the closed pipe ends it
         _call("prctl", ctypes.c_int(_PR_SET_PDEATHSIG), ctypes.c_ulong(signal.SIGKILL))
-    except OSError:
-        pass  # not Linux: the closed pipe ends the mover, at the latest before it publishes
     return os.getppid() == parent

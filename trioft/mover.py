@@ -2,7 +2,7 @@
 The child process that does the file operations: reads a request, runs one operation, answers.
 
 A message is a length (8 bytes, big-endian) and a pickle. A request is ``(operation, arguments)``; answers are
-any number of ``("progress", value)`` and then one of ``("done", value)``, ``("trouble", Trouble)`` or ``("bug", text)``.
+any number of ``("progress", value)``, then one of ``("done", value)``, ``("trouble", Trouble)`` or ``("bug", text)``.
 It ends when its pipe closes. The agent's signals are not for it: Ctrl-C and a service manager's SIGTERM reach
 the agent, which lets it finish what a checkpoint needs.
 """

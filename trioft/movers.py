@@ -1,8 +1,8 @@
 """
 The pool of child processes that touch the source and the destination, so that the agent never does.
 
-An operation on a dead mount cannot be interrupted and its process cannot be killed. In a child that holds nothing but its
-pipe this costs a process table entry; in the agent it would cost the ledger, the locks and the way out.
+An operation on a dead mount cannot be interrupted and its process cannot be killed. In a child that holds nothing but
+its pipe this costs a process table entry; in the agent it would cost the ledger, the locks and the way out.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ class Movers:
 
         *tell* is called with what the operation reports on its way. An operation that makes no progress for
         ``stall_timeout`` × *patience* seconds is taken for stuck: its mover is killed, and a ``FileTrouble`` of the
-        destination's kind says so. A mover that dies is replaced and the operation, which is idempotent, done once more.
+        destination's kind says so. A mover that dies is replaced and the operation, which is idempotent, done once
+        more.
 
         Raises ``FileTrouble``. When cancelled, the mover is killed: what it was doing may have happened, or in part.
         """

@@ -1,11 +1,12 @@
 """
 The scanner: finds the files of the source, and decides when each is ready to be copied.
 
-Events are hints, scans are the truth: an event only makes it look earlier. What it looks at, it looks at through a mover.
+Events are hints, scans are the truth: an event only makes it look earlier. What it looks at, it looks at through a
+mover.
 
 A file is **ready** when nobody has it open for writing and it has been quiet here, on our own clock, for
-``settle_closed`` where the former is proved, for ``settle`` where it is not. An old file is ready at once: the mover that
-opens it to copy it asks for the proof, and the file comes back if there is none.
+``settle_closed`` where the former is proved, for ``settle`` where it is not. An old file is ready at once: the mover
+that opens it to copy it asks for the proof, and the file comes back if there is none.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _HELD = "somebody has it open for writing"
 
 @attrs.define(kw_only=True)
 class Scanner:
-    """The state of one scanner task. ``once`` is sync: one scan, compared with the destination, then the rest of the work."""
+    """The state of one scanner task. ``once`` is sync: one scan, then the rest of the work."""
 
     config: Config
     once: bool
@@ -122,7 +123,7 @@ class Scanner:
         return cost
 
     async def _cope(self, trouble: Trouble) -> bool:
-        """A scan failed as a whole. Wait until the destination is back and return True; or let the next scan try again."""
+        """A scan failed as a whole. True: the destination is back, go on. False: let the next scan try again."""
         if trouble.side == "destination":
             self.storage.suspect(trouble)
             await self.storage.usable()
@@ -161,7 +162,7 @@ class Scanner:
             self._consider(found, known.get(found.path))
 
     async def _make_folders(self, folders: list[bytes]) -> None:
-        """Make folders that the destination does not have, empty ones too. What fails is met again by the files in them."""
+        """Make folders that the destination does not have, empty ones too. A file meets again what fails here."""
         await self.storage.usable()
         try:
             ends = self.storage.ends
@@ -188,9 +189,10 @@ class Scanner:
             if pending.found.fingerprint != found.fingerprint and not pending.in_work:
                 self._note_change(pending, found)
             return
-        if known is not None and not (known.removal == "pending"):
-            if (known.size, known.mtime_ns) == (found.fingerprint.size, found.fingerprint.mtime_ns):
-                return
+        # One whose removal is pending was delivered by a run that was killed then: its delivery is proved once more.
+        unchanged = known is not None and (known.size, known.mtime_ns) == found.fingerprint[2:4]
+        if known is not None and unchanged and known.removal != "pending":
+            return
         if self.backlog.is_full:
             self._incomplete = True
             return
@@ -200,7 +202,7 @@ class Scanner:
             self.backlog.make_ready(pending)
 
     def _is_old(self, fingerprint: Fingerprint) -> bool:
-        """Its last change, by the wall clock, is longer ago than ``settle``. Whether that may be believed, a proof says."""
+        """Is its last change, by the wall clock, longer ago than ``settle``? A proof says whether to believe it."""
         return time.time() - fingerprint.changed_ns / 1e9 > self.config.source.settle
 
     def _note_change(self, pending: Pending, found: Found) -> None:
@@ -215,7 +217,7 @@ class Scanner:
         self.backlog.offer(jobs)
 
     async def _look_at_changes(self, jobs: trio.MemorySendChannel[Job]) -> None:
-        """Look at what events told of; folders are scanned, since what lies in a folder that was moved in, has no events."""
+        """Look at what events told of. Folders are scanned: what lies in one that was moved in has no events."""
         paths, everything = self.changes.take()
         if everything:
             paths = [b""]

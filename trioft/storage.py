@@ -37,6 +37,7 @@ class Storage:
         self._open = trio.Event()
         self._open.set()
         self._suspected = trio.Event()
+        self.outages = 0  # probes that failed
         self._take(first)
         if first.resolution_ns == KEEPS_NO_TIMES:
             board.notice("storage", "the destination keeps no modification times: files are compared by size alone")
@@ -89,7 +90,7 @@ class Storage:
             self._active.difference_update(entries)
 
     def ran_out(self) -> None:
-        """A write said that there is no space, whatever the filesystem's figures say: believe it until the next look."""
+        """A write said that there is no space, whatever the figures say: believe it until the next look."""
         self._free = 0
 
     async def check(self, call: Call) -> None:
@@ -116,27 +117,30 @@ class Storage:
         self._open.set()
         self._board.set_destination(None)
 
-    async def run(self, call: Call, wake: Callable[[], None]) -> None:
+    async def run(self, call: Call, looked: Callable[[], None]) -> None:
         """
         Look after the destination: every ``check_interval``, and at once when it is suspected. Runs until cancelled.
 
-        *wake* is called after each look, so that what waits for space is offered again.
+        *looked* is called after each look, so that what waits for space is offered again.
         """
         pause = 0.0
         while True:
-            interval = self._config.destination.check_interval
-            with trio.move_on_after(pause if pause else interval):
-                await (trio.sleep_forever() if pause else self._suspected.wait())
+            if pause:
+                await trio.sleep(pause)
+            else:
+                with trio.move_on_after(self._config.destination.check_interval):
+                    await self._suspected.wait()
             self._suspected = trio.Event()
             try:
                 await self.check(call)
             except FileTrouble as error:
                 longest, first = self._config.retry.longest, self._config.retry.first
                 pause = min(longest, max(first, pause * 2)) * random.uniform(0.8, 1.0)
+                self.outages += 1
                 self._close(str(error))
             else:
                 pause = 0.0
-            wake()
+            looked()
 
 
 def why_not_usable(probed: Probed, config: Config) -> str | None:

@@ -2,8 +2,8 @@
 The strategies: how the bytes of a job get under their partial names, durable and verified. ``STRATEGIES`` names them.
 
 Each is a Trio function of one signature. It returns one ``Result`` for each item, WRITTEN where the file is ready to
-get its final name, and raises ``FileTrouble`` if the job as a whole failed. When cancelled it makes durable, verifies and
-records what has been written, for as long as the grace period lasts, and then lets the cancellation through.
+get its final name, and raises ``FileTrouble`` if the job as a whole failed. When cancelled it makes durable, verifies
+and records what has been written, for as long as the grace period lasts, and then lets the cancellation through.
 """
 
 from __future__ import annotations

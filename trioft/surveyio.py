@@ -18,7 +18,7 @@ from trioft.fileio import READ, fingerprint_of, is_same, make_folder, opened
 from trioft.model import Found, Manner, Root
 from trioft.naming import Wanted, is_partial
 
-# Modification times: what destinations are known to keep, from ext4 and NFS (ns) over SMB (100 ns) to SFTP (1 s) and FAT (2 s).
+# What destinations keep of a modification time: ext4 and NFS all of it, SMB 100 ns, SFTP 1 s, FAT 2 s.
 _RESOLUTIONS_NS = (1, 100, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000)
 KEEPS_NO_TIMES = 1 << 62  # any two times are the same
 
@@ -64,7 +64,7 @@ def _inspect_one(path: bytes) -> End:
 
 
 def contains(above: bytes, below: bytes) -> bool:
-    """Is *below* the folder *above*, or inside of it? Asks the filesystem, so that bind mounts and links cannot hide it."""
+    """Is *below* the folder *above*, or inside of it? Asks the filesystem: bind mounts and links cannot hide it."""
     try:
         wanted = os.stat(above)
         while True:
@@ -321,7 +321,7 @@ class Look(NamedTuple):
 
 
 def look(source: Root, paths: list[bytes], include: Sequence[str], exclude: Sequence[str]) -> list[Look]:
-    """Look at *paths*, and whether somebody writes them: by lease, and for those it cannot tell, by the open-file table."""
+    """Look at *paths*, and whether somebody writes them: by lease, else by the open-file table."""
     wanted = Wanted(include, exclude)
     looks: list[Look] = []
     real_folders: dict[bytes, bool] = {b"": True}
