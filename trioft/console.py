@@ -5,7 +5,6 @@ What a run says: JSON lines on stdout, talk on stderr, a summary, and the exit c
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
 import signal
@@ -62,9 +61,14 @@ class Voice:
             print(prefix + text, file=sys.stderr, flush=True)  # noqa: T201 - this module prints
 
     def emit(self, event: str, **fields: object) -> None:
-        if self._json:
-            with contextlib.suppress(BrokenPipeError):  # the reader has gone; the files still have to arrive
-                print(json.dumps({"event": event, "time": now(), **fields}), flush=True)  # noqa: T201
+        if not self._json:
+            return
+        try:
+            print(json.dumps({"event": event, "time": now(), **fields}), flush=True)  # noqa: T201
+        except BrokenPipeError:
+            # The reader has gone; the files still have to arrive, and Python must not fail when it flushes at the end.
+            self._json = False
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def notice(self, what: str, text: str) -> None:
         self.say("warning", text)

@@ -1,0 +1,65 @@
+"""What the documents say is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import trioft
+from support import Site
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_map_in_the_package_docstring_names_every_module_in_the_order_of_imports() -> None:
+    """A newcomer finds every module in the package's docstring, and nothing there that is not."""
+    assert trioft.__doc__ is not None
+    table = trioft.__doc__.split("The modules\n")[1]
+    named = re.findall(r"^(\w+) {2,}", table, re.MULTILINE)
+    there = {path.stem for path in (ROOT / "trioft").glob("*.py")} - {"__init__", "__main__"}
+    assert set(named) == there
+    assert len(named) == len(there)
+
+
+@pytest.mark.parametrize("command", ["sync", "watch", "config"])
+def test_every_command_has_help_and_stands_in_the_readme(site: Site, command: str) -> None:
+    """Each command says what it does, and the README shows it."""
+    done = site.run(command, "--help")
+    assert done.code == 0
+    assert "Usage:" in done.out
+    assert f"trioft {command}" in README
+
+
+@pytest.mark.parametrize("command", ["sync", "watch"])
+def test_help_tells_the_exit_status(site: Site, command: str) -> None:
+    """The exit codes stand where somebody who writes a script looks for them."""
+    text = " ".join(site.run(command, "--help").out.split())
+    for code in ("0 everything", "1 some files failed", "2 wrong usage", "3 source or destination", "4 nothing failed"):
+        assert code in text
+
+
+def test_the_readmes_commands_are_those_of_the_continuous_integration() -> None:
+    """What a reader is told to run is what runs on every change."""
+    commands = re.findall(r"^sh (tests/\w+\.sh)", README, re.MULTILINE)
+    assert commands == ["tests/demo.sh", "tests/run.sh"]
+    ci = (ROOT / ".ci" / "run").read_text("utf-8")
+    assert [line for line in ci.splitlines() if line.startswith("sh ")] == [f"sh {command}" for command in commands]
+
+
+def test_every_option_in_the_readme_exists(site: Site) -> None:
+    """The README speaks of no option that a command does not have."""
+    helps = site.run("sync", "--help").out + site.run("watch", "--help").out + site.run("--help").out
+    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)):
+        assert option in helps, option
+
+
+def test_every_field_of_the_summary_is_documented(site: Site) -> None:
+    """A script's author finds each field of the JSON lines in the README."""
+    (site.source / "a").write_bytes(b"a")
+    done = site.sync()
+    for line in done.lines:
+        for field in line:
+            assert f"`{field}`" in README, field
