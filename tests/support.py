@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -11,9 +12,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from trioft.model import Fingerprint, Found
 
 TRIOFT = [sys.executable, "-m", "trioft"]
 PATIENCE = 60.0  # seconds that any single thing may take on a loaded machine
@@ -208,3 +214,49 @@ def movers_of(pid: int) -> list[int]:
             if parent == pid and b"trioft.mover" in command:
                 movers.append(int(name))
     return movers
+
+
+def found(path: bytes = b"a", size: int = 1, *, mtime: float = 1e9, version: int = 0) -> Found:
+    """Return a file of a source as a scan finds it; *version* tells one content from another. No file is made."""
+    time_ns = int(mtime * 1e9)
+    return Found(path, 0o644, Fingerprint(1, zlib.crc32(path), size, time_ns, time_ns + version))
+
+
+_WITHOUT_PRIVILEGE = """
+import ctypes, os, sys
+for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH: what lets root read and write anything
+    if ctypes.CDLL(None).prctl(24, capability, 0, 0, 0):  # PR_CAPBSET_DROP
+        sys.exit("cannot give up capabilities")
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def run_without_privilege(*arguments: str | Path) -> Done:
+    """Run ``trioft`` as somebody to whom permission bits apply, also where the tests run as root."""
+    prefix = [sys.executable, "-c", _WITHOUT_PRIVILEGE] if os.geteuid() == 0 else []
+    command: list[str | bytes] = [*prefix, *TRIOFT, *map(os.fsencode, arguments)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False)
+    return Done(done.returncode, done.stdout.decode(), done.stderr.decode("utf-8", "backslashreplace"))
+
+
+@contextlib.contextmanager
+def mounted(what: str | Path, where: Path, *options: str) -> Iterator[None]:
+    """Mount *what* at the folder *where* while inside; skips the test where that is not allowed."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount")
+    command = ["mount", *options, os.fspath(what), os.fspath(where)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"cannot mount here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", where], check=True)
+
+
+def wait_until(happened: Callable[[], object], seconds: float = PATIENCE) -> None:
+    """Return as soon as *happened* says so; fail after *seconds*."""
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, f"it did not happen within {seconds} s"
+        time.sleep(0.01)

@@ -16,8 +16,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trioft import config
-from trioft.config import Config, Copy, Destination, MinFree, OnSuccess, Retry, Source, State, load_config
+from trioft.config import Config, Copy, Destination, Retry, Source, State, load_config
 from trioft.errors import ConfigError
+from trioft.kinds import MinFree, OnSuccess
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.yaml"
 GROUPS: dict[str, type[Any]] = {group.name: type(group.default) for group in attrs.fields(Config)}
@@ -512,108 +513,6 @@ def test_paths_that_are_no_utf8_stay_as_they_are() -> None:
     loaded = load_config(None, {"source.path": ("SOURCE", path), "source.include": ("--include", [path[1:]])})
     assert os.fsencode(loaded.source.path or "") == b"/media/\xe4\n\xff"
     assert os.fsencode(loaded.source.include[0]) == b"media/\xe4\n\xff"
-
-
-# --- Notation -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("0B", 0),
-        ("1B", 1),
-        ("1KB", 1000),
-        ("1KiB", 1024),
-        ("64MiB", 64 * 2**20),
-        ("10GB", 10**10),
-        ("1.5GiB", 3 * 2**29),
-        ("0.1KiB", 102),
-        ("2TB", 2 * 10**12),
-        ("2TiB", 2 * 2**40),
-    ],
-)
-def test_sizes(text: str, size: int) -> None:
-    """KiB … TiB are powers of 1024, KB … TB powers of 1000."""
-    assert config.parse_size(text) == size
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("0s", 0.0),
-        ("500ms", 0.5),
-        ("10s", 10.0),
-        ("1.5h", 5400.0),
-        ("2h45m", 9900.0),
-        ("14d", 1209600.0),
-        ("1d1h1m1s1ms", 90061.001),
-        ("36500d", 3153600000.0),
-    ],
-)
-def test_durations(text: str, seconds: float) -> None:
-    """Durations have their unit, and may have several, the largest first."""
-    assert config.parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(268435456, "256MiB"), (10**10, "10GB"), (1536, "1536B"), (0, "0B"), (2**40, "1TiB"), (10**6, "1MB")],
-)
-def test_sizes_are_written_in_the_unit_that_reads_best(size: int, text: str) -> None:
-    """The shortest exact text is the one that a person would have written."""
-    assert config.format_size(size) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.0, "0s"),
-        (0.5, "500ms"),
-        (0.0005, "0.5ms"),
-        (1.5, "1.5s"),
-        (60.0, "60s"),
-        (120.0, "2m"),
-        (9900.0, "2h45m"),
-        (1209600.0, "14d"),
-        (90061.5, "1d1h1m1.5s"),
-        (3600, "1h"),
-    ],
-)
-def test_durations_are_written_in_the_unit_that_reads_best(seconds: float, text: str) -> None:
-    """Round durations are short, and none is rounded."""
-    assert config.format_duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("parse", "text", "sentence"),
-    [
-        (config.parse_size, "64", f'found "64", expected {SIZE}'),
-        (config.parse_duration, "10", f'found "10", expected {DURATION}'),
-        (config.parse_duration, 10, f"found 10, expected {DURATION}"),
-        (config.parse_rate, "20MiB/s/s", f'found "20MiB/s/s", expected {RATE}'),
-        (config.parse_rate, "9999999999TiB", 'found "9999999999TiB", expected a size below 8388608TiB'),
-    ],
-)
-def test_what_cannot_be_parsed_is_told_in_a_sentence(
-    parse: Callable[[object], object], text: object, sentence: str
-) -> None:
-    """The parsers serve others too, and speak for themselves."""
-    with pytest.raises(ValueError, match=r"^found ") as caught:
-        parse(text)
-    assert str(caught.value) == sentence
-
-
-@given(st.integers(0, 2**63 - 1))
-def test_sizes_survive_writing_and_reading(size: int) -> None:
-    """No byte is lost by notation."""
-    assert config.parse_size(config.format_size(size)) == size
-    assert config.parse_rate(config.format_rate(size or None)) == (size or None)
-
-
-@given(st.floats(0, 36500 * 86400, allow_subnormal=False))
-def test_durations_survive_writing_and_reading(seconds: float) -> None:
-    """Every float in the range comes back exactly."""
-    assert config.parse_duration(config.format_duration(seconds)) == seconds
 
 
 # --- Writing ------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from trioft.backlog import Backlog
 from trioft.board import Board
 from trioft.config import Config
 from trioft.copier import run_copier
-from trioft.errors import ConfigError, FileTrouble, UnusableError, show_path
+from trioft.errors import ConfigError, FileTrouble, UnusableError, hint_for, show_path
 from trioft.events import Changes, run_events
 from trioft.ledger import Ledger, Lock, ledger_path, open_port, run_ledger
 from trioft.model import Ends, Found, Job, Manner, Root
@@ -238,7 +238,8 @@ async def find_ends(config: Config, call: Call, state_dir: str, *, probe: bool =
         else:
             probed = Probed(destination.dev, 0, 0, destination.mount, False, 2_000_000_000, True)
     except FileTrouble as error:
-        raise UnusableError(f"cannot use the {error.trouble.side}: {error.trouble}") from error
+        trouble = error.trouble
+        raise UnusableError(f"cannot use the {trouble.side}: {trouble}", hint=hint_for(trouble)) from error
     for pattern in (*config.source.include, *exclude):
         try:
             compile_globs((pattern,))
@@ -273,8 +274,7 @@ async def _refuse_overlap(call: Call, source: End, destination: End) -> None:
 
 def _literal_glob(path: bytes) -> str:
     """Return a pattern for exactly this folder at the root of the source."""
-    text = re.sub(r"([\[*?])", r"[\1]", os.fsdecode(path))
-    return text if "/" in text else f"**/{text}"
+    return "/" + re.sub(r"([\[*?])", r"[\1]", os.fsdecode(path))
 
 
 # --- dry run ---------------------------------------------------------------------------------------------------------
@@ -290,9 +290,12 @@ async def list_missing(config: Config, tell: Callable[[Found], None], board: Boa
             looks: list[Look] = await movers.call(
                 "look", pair.ends.source, [pair.only], config.source.include, pair.exclude
             )
-            for look in looks:
-                if look.found is not None:
-                    tell(look.found)
+            wanted = [look.found for look in looks if look.found is not None]
+            there = await scan([b""], config.source.include, pair.exclude, pair.ends.destination, manner)
+            missing = [found for folder, files in there.folders if not folder for found in files if found in wanted]
+            for found in missing:
+                tell(found)
+            board.totals.already += len(wanted) - len(missing)
             return
         folders = [b""]
         while folders:

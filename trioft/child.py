@@ -52,6 +52,10 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
     async def send(self, message: object) -> None:
         """Send one message. Raises ``trio.BrokenResourceError`` if the child has ended."""
         body = pickle.dumps(message, protocol=5)

@@ -6,6 +6,7 @@ stdout is data, stderr is talk. Nothing heavy is imported before a command needs
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -273,6 +274,7 @@ def _load(arguments: dict[str, Any], *, ends: bool = True) -> Config:
 
 def main() -> NoReturn:
     """Run the command line; every expected error becomes a sentence and an exit code here."""
+    _prepare_standard_streams()
     try:
         app()
     except TrioftError as error:
@@ -285,6 +287,16 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
+
+
+def _prepare_standard_streams() -> None:
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed: no other file may get its number, as children would write into that
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names have characters that not every terminal has
 
 
 def tell(error: TrioftError) -> None:

@@ -5,12 +5,13 @@ What a run says: JSON lines on stdout, talk on stderr, a summary, and the exit c
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import signal
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import attrs
 import trio
@@ -58,17 +59,11 @@ class Voice:
         if self._screen is not None:
             self._screen.print(prefix + text, markup=False, highlight=False, soft_wrap=True)
         else:
-            print(prefix + text, file=sys.stderr, flush=True)  # noqa: T201 - this module prints
+            _print(prefix + text, sys.stderr)
 
     def emit(self, event: str, **fields: object) -> None:
-        if not self._json:
-            return
-        try:
-            print(json.dumps({"event": event, "time": now(), **fields}), flush=True)  # noqa: T201
-        except BrokenPipeError:
-            # The reader has gone; the files still have to arrive, and Python must not fail when it flushes at the end.
-            self._json = False
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if self._json:
+            _print(json.dumps({"event": event, "time": now(), **fields}), sys.stdout)
 
     def notice(self, what: str, text: str) -> None:
         self.say("warning", text)
@@ -104,6 +99,15 @@ class Voice:
         if entry.state == FileState.COPYING:
             return entry.strategy != "bundle"  # the files of a bundle are copied and done in a moment
         return entry.state in _WORTH_A_LINE or (entry.state == FileState.SETTLING and entry.reason is not None)
+
+
+def _print(text: str, stream: TextIO) -> None:
+    """Print a line. If its reader has gone, or its disk is full, the files still have to arrive: it is lost, then."""
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        with contextlib.suppress(OSError):  # what is buffered must not fail again when Python flushes it at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def describe(entry: Entry) -> dict[str, object]:
@@ -206,7 +210,7 @@ def _monotonic() -> float:
 
 
 def _terminal() -> Console | None:
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         return None
     from rich.console import Console
 
@@ -226,7 +230,7 @@ def _tell_missing(found: Found, as_json: bool, voice: Voice) -> None:
     if as_json:
         voice.emit("file", **path_fields("path", found.path), state="ready", reason="would be copied", size=size)
     else:
-        print(f"{size:>15,}  {show_path(found.path)}")  # noqa: T201
+        _print(f"{size:>15,}  {show_path(found.path)}", sys.stdout)
 
 
 def _say_summary(voice: Voice, totals: Totals, seconds: float, verify: str, *, talkative: bool) -> None:

@@ -26,9 +26,10 @@ async def run_copier(jobs: trio.MemoryReceiveChannel[Job], backlog: Backlog, too
     """
     with jobs, tools.ledger:
         async for job in jobs:
+            held = await _held(job, tools)
             started = [(item, p) for item in job.items if (p := _start(item, backlog)) is not None]
             job, pending = Job(tuple(item for item, _ in started)), [p for _, p in started]
-            if pending and await _admit(job, pending, backlog, tools):
+            if pending and await _admit(job, pending, held, backlog, tools):
                 await _carry(job, pending, backlog, tools)
             backlog.wake()
 
@@ -41,13 +42,23 @@ def _start(item: Item, backlog: Backlog) -> Pending | None:
     return pending
 
 
-async def _admit(job: Job, pending: list[Pending], backlog: Backlog, tools: Tools) -> bool:
-    """Wait until the destination is usable; return whether it has room for *job*."""
+async def _held(job: Job, tools: Tools) -> int:
+    """Return how many bytes of a large file its partial has from an earlier run: they need no more room."""
+    if choose_strategy(job) != "whole":
+        return 0
+    (item,) = job.items
+    checkpoint = await tools.ledger.call(Ledger.checkpoint_of, item.path)
+    fits = checkpoint is not None and checkpoint.partial == partial_of(item.path, *item.fingerprint[:2])
+    return checkpoint.offset if checkpoint is not None and fits else 0
+
+
+async def _admit(job: Job, pending: list[Pending], held: int, backlog: Backlog, tools: Tools) -> bool:
+    """Wait until the destination is usable; return whether it has room for *job*, of which it *held* bytes already."""
     if not tools.storage.is_open:
         for p in pending:
             tools.board.move(p.entry, FileState.WAITING, tools.board.destination)
         await tools.storage.usable()
-    why_not = tools.storage.why_not_admit(sum(p.entry.size - p.entry.bytes_copied for p in pending))
+    why_not = tools.storage.why_not_admit(sum(max(0, p.entry.size - max(p.entry.bytes_copied, held)) for p in pending))
     if why_not is None:
         for p in pending:
             p.entry.strategy = choose_strategy(job)
@@ -63,9 +74,20 @@ async def _carry(job: Job, pending: list[Pending], backlog: Backlog, tools: Tool
     with tools.storage.reserved([p.entry for p in pending]):
         try:
             results = await STRATEGIES[name](job, tools)
-            results = await finish(job, results, tools)
         except FileTrouble as error:
             results = [Result(Verdict.TROUBLE, trouble=error.trouble)] * len(job.items)
+        # Shielded for the grace period: what has been finished is also told.
+        async with tools.shutdown.shield():
+            try:
+                results = await finish(job, results, tools)
+            except FileTrouble as error:
+                results = [Result(Verdict.TROUBLE, trouble=error.trouble)] * len(job.items)
+            await _report_all(name, job, results, pending, backlog, tools)
+
+
+async def _report_all(
+    name: str, job: Job, results: list[Result], pending: list[Pending], backlog: Backlog, tools: Tools
+) -> None:
     failed: list[Entry] = []
     litter: list[bytes] = []
     for p, item, result in zip(pending, job.items, results, strict=True):

@@ -14,11 +14,12 @@ from trioft.fileio import (
     READ,
     Progress,
     block_digest,
+    close_quietly,
     close_written,
     copy_attributes,
     create_partial,
     file_digest,
-    fingerprint_of,
+    has_changed,
     look_for_existing,
     mismatch,
     open_source,
@@ -97,22 +98,24 @@ def _write_small(
         if existing := look_for_existing(src_fd, dst, item, manner, progress):
             return existing
         size = item.fingerprint.size
+        count = 0
         try:
-            count = os.preadv(src_fd, [buffer[: size + 1]], 0)
+            while count <= size and (n := os.preadv(src_fd, [buffer[count : size + 1]], count)):
+                count += n
         except OSError as error:
-            raise FileTrouble(trouble_of(error, Side.SOURCE, "read", item.path, 0)) from error
-        if count != size or fingerprint_of(os.fstat(src_fd)) != item.fingerprint:
+            raise FileTrouble(trouble_of(error, Side.SOURCE, "read", item.path, count)) from error
+        if count != size or has_changed(src_fd, item):
             return Result(Verdict.CHANGED)
         partial = partial_of(item.path, *item.fingerprint[:2])
         dst_fd, changed = create_partial(src, dst, partial)
         folders.update(changed)
-        if os.fstat(dst_fd).st_dev != os.fstat(dst).st_dev:
-            strays.add(partial)
         try:
+            if _device_of(dst_fd, partial) != _device_of(dst, b""):
+                strays.add(partial)
             write_all(dst_fd, partial, 0, buffer[:size])
             copy_attributes(src_fd, dst_fd, item, manner)
         except BaseException:
-            os.close(dst_fd)
+            close_quietly(dst_fd)
             raise
         close_written(dst_fd, partial)
         digest = None
@@ -120,7 +123,14 @@ def _write_small(
             digest = file_digest(block_digest(buffer[:size]) if size else b"")
         return Result(Verdict.WRITTEN, digest=digest)
     finally:
-        os.close(src_fd)
+        close_quietly(src_fd)
+
+
+def _device_of(fd: int, path: bytes) -> int:
+    try:
+        return os.fstat(fd).st_dev
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, "stat", path)) from error
 
 
 def _settle_bundle(
@@ -186,7 +196,7 @@ def prepare(
     """
     Open or create the partial of a large file, and find out from which byte on it has to be written.
 
-    With a checkpoint of the same source version, everything below it is kept, after a look at its last block. With
+    With a checkpoint of the same source version, what is below it is kept as far as it is still there. With
     none, the partial's blocks are compared with the source's and kept as far as they match: never a splice.
     Returns a Result instead if the file is not to be copied now, or at all.
     """
@@ -198,31 +208,46 @@ def prepare(
             if existing := look_for_existing(src_fd, dst, item, manner, progress):
                 return existing
             partial = partial_of(item.path, *item.fingerprint[:2])
+            folders: set[bytes] = set()  # that have a new entry
             try:
                 fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
             except FileNotFoundError:
-                fd, folders = create_partial(src, dst, partial)
-                for folder in {*folders, os.path.dirname(partial)}:
-                    sync_folder(dst, folder)
-                prepared = Prepared(0, b"")
+                fd, changed = create_partial(src, dst, partial)
+                folders.update(changed, [os.path.dirname(partial)])
             except OSError as error:
                 raise FileTrouble(trouble_of(error, Side.DESTINATION, "open", partial)) from error
-            else:
-                prepared = _plan_resume(src_fd, fd, item, partial, checkpoint, progress)
             try:
-                os.ftruncate(fd, prepared.offset)
+                for folder in folders:
+                    sync_folder(dst, folder)
+                prepared = Prepared(0, b"")
+                if not folders:
+                    prepared = _plan_resume(src_fd, fd, item, partial, checkpoint, manner, progress)
+                _truncate(fd, partial, prepared.offset)
                 copy_attributes(src_fd, fd, item, manner)
-            except OSError as error:
-                raise FileTrouble(trouble_of(error, Side.DESTINATION, "truncate", partial, prepared.offset)) from error
-            finally:
-                os.close(fd)
+            except BaseException:
+                close_quietly(fd)
+                raise
+            close_written(fd, partial)
             return prepared
         finally:
-            os.close(src_fd)
+            close_quietly(src_fd)
+
+
+def _truncate(fd: int, partial: bytes, offset: int) -> None:
+    try:
+        os.ftruncate(fd, offset)
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, "truncate", partial, offset)) from error
 
 
 def _plan_resume(
-    src_fd: int, fd: int, item: Item, partial: bytes, checkpoint: Checkpoint | None, progress: Progress
+    src_fd: int,
+    fd: int,
+    item: Item,
+    partial: bytes,
+    checkpoint: Checkpoint | None,
+    manner: Manner,
+    progress: Progress,
 ) -> Prepared:
     try:
         size = min(os.fstat(fd).st_size, item.fingerprint.size)
@@ -231,9 +256,10 @@ def _plan_resume(
             and checkpoint.partial == partial
             and checkpoint.fingerprint == item.fingerprint
             and checkpoint.offset <= size
-            and _last_block_holds(fd, partial, checkpoint)
+            and (checkpoint.digests or manner.verify == "size")  # not made at a lower level than is asked for now
+            and (held := _held_until(fd, partial, checkpoint, manner, progress))
         ):
-            return Prepared(checkpoint.offset, checkpoint.digests)
+            return Prepared(held, checkpoint.digests[: 16 * -(-held // BLOCK_SIZE)])
         os.fsync(fd)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         digests = bytearray()
@@ -251,13 +277,23 @@ def _plan_resume(
     return Prepared(offset, bytes(digests))
 
 
-def _last_block_holds(fd: int, partial: bytes, checkpoint: Checkpoint) -> bool:
+def _held_until(fd: int, partial: bytes, checkpoint: Checkpoint, manner: Manner, progress: Progress) -> int:
+    """
+    Return below which offset the partial still holds what the checkpoint says: nobody knows what happened meanwhile.
+
+    At level `readback` every block is read again; below that the last one has to do.
+    """
     if not checkpoint.digests:
-        return True
-    start = (len(checkpoint.digests) // 16 - 1) * BLOCK_SIZE
-    os.posix_fadvise(fd, start, 0, os.POSIX_FADV_DONTNEED)
-    data = read_exactly(fd, Side.DESTINATION, partial, start, checkpoint.offset - start)
-    return block_digest(data) == checkpoint.digests[-16:]
+        return checkpoint.offset
+    count = len(checkpoint.digests) // 16
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    for number in range(0 if manner.verify == "readback" else count - 1, count):
+        start = number * BLOCK_SIZE
+        data = read_exactly(fd, Side.DESTINATION, partial, start, min(BLOCK_SIZE, checkpoint.offset - start))
+        if block_digest(data) != checkpoint.digests[16 * number : 16 * number + 16]:
+            return start if manner.verify == "readback" else 0
+        progress(("compared", len(data)))
+    return checkpoint.offset
 
 
 def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, manner: Manner, progress: Progress) -> None:
@@ -284,15 +320,15 @@ def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, mann
                         told, when = done, time.monotonic()
                 progress(("bytes", len(block) - told))
                 progress(("block", offset // BLOCK_SIZE, digest))
-            if fingerprint_of(os.fstat(src_fd)) != item.fingerprint:
+            if has_changed(src_fd, item):
                 raise FileTrouble(
                     Trouble(Side.SOURCE, "read", item.path, start, None, "the file changed while it was copied")
                 )
         except BaseException:
-            os.close(dst_fd)
+            close_quietly(dst_fd)
             raise
         finally:
-            os.close(src_fd)
+            close_quietly(src_fd)
         close_written(dst_fd, partial)
 
 
@@ -304,7 +340,7 @@ def _open_pair(src: int, dst: int, item: Item, partial: bytes) -> tuple[int, int
             side, path = Side.DESTINATION, partial
             return src_fd, os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
         except BaseException:
-            os.close(src_fd)
+            close_quietly(src_fd)
             raise
     except OSError as error:
         raise FileTrouble(trouble_of(error, side, op, path)) from error

@@ -111,12 +111,13 @@ def _shorten(text: str, width: int = 40) -> str:
 
 
 def size_text(count: int) -> str:
+    """Return *count* bytes as people read them, in three digits: ``1.23 GB``."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 1000 or unit == "TB":
+        if value < 999.5 or unit == "TB":
             break
         value /= 1000
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
+    return f"{value:,.0f} {unit}" if unit == "B" or value >= 999.5 else f"{value:.3g} {unit}"
 
 
 def _clock(seconds: float) -> str:

@@ -49,8 +49,8 @@ async def run_events(source: bytes, changes: Changes, tell: Callable[[str], None
             message = await child.receive()
             if isinstance(message, str):
                 tell(message)
-            else:
-                changes.add(message)
+                return
+            changes.add(message)
     except EOFError:
         tell("no more file events: the process that reports them ended")
     finally:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 import xxhash
 
 from trioft import writers
-from trioft.errors import FileTrouble, Side, Trouble, trouble_of
+from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
 from trioft.model import (
     BLOCK_SIZE,
     Fingerprint,
@@ -56,7 +56,11 @@ def file_digest(block_digests: bytes) -> bytes:
 
 
 def fingerprint_of(status: os.stat_result) -> Fingerprint:
-    return Fingerprint(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    """Return which version of which file this is. Times are folded into 64 bits, as the ledger holds no others."""
+    mtime, ctime = status.st_mtime_ns, status.st_ctime_ns
+    if not (-(2**63) <= mtime < 2**63 and -(2**63) <= ctime < 2**63):  # beyond the year 2262, as broken clocks write
+        mtime, ctime = ((time + 2**63) % 2**64 - 2**63 for time in (mtime, ctime))
+    return Fingerprint(status.st_dev, status.st_ino, status.st_size, mtime, ctime)
 
 
 @contextlib.contextmanager
@@ -75,11 +79,21 @@ def opened(root: Root, side: Side) -> Iterator[int]:
             raise Away(Trouble(side, "open", b"", None, errno.ENODEV, text)) from None
         raise FileTrouble(trouble_of(error, side, "open", b"")) from error
     try:
-        if os.fstat(fd).st_dev != root.dev:
+        try:
+            dev = os.fstat(fd).st_dev
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, side, "stat", b"")) from error
+        if dev != root.dev:
             text = f"another filesystem is mounted at the {side} folder, or none"
             raise Away(Trouble(side, "open", b"", None, errno.ENODEV, text))
         yield fd
     finally:
+        close_quietly(fd)
+
+
+def close_quietly(fd: int) -> None:
+    """Close a descriptor through which nothing was written, or nothing that will be used: its error means nothing."""
+    with contextlib.suppress(OSError):
         os.close(fd)
 
 
@@ -91,18 +105,18 @@ def make_folder(src: int, dst: int, folder: bytes) -> list[bytes]:
     """
     if not folder:
         return []
+    changed: list[bytes] = []
     try:
-        os.mkdir(folder, 0o700, dir_fd=dst)
+        try:
+            os.mkdir(folder, 0o700, dir_fd=dst)
+        except FileNotFoundError:
+            changed = make_folder(src, dst, os.path.dirname(folder))
+            os.mkdir(folder, 0o700, dir_fd=dst)
     except FileExistsError:
-        return []
-    except FileNotFoundError:
-        above = make_folder(src, dst, os.path.dirname(folder))
-        if not above:
-            raise  # the parent is there, and still the folder cannot be made
-        return above + make_folder(src, dst, folder)
+        return changed  # another mover may have been faster
     with contextlib.suppress(OSError):  # a destination without permission bits is said once, by the probe
         os.chmod(folder, stat.S_IMODE(os.stat(folder, dir_fd=src).st_mode) & 0o777 | 0o700, dir_fd=dst)
-    return [os.path.dirname(folder)]
+    return [*changed, os.path.dirname(folder)]
 
 
 def sync_folder(dst: int, folder: bytes) -> None:
@@ -131,19 +145,32 @@ def open_source(src: int, item: Item) -> tuple[int, Result | None]:
         return -1, Result(Verdict.GONE)
     except OSError as error:
         raise FileTrouble(trouble_of(error, Side.SOURCE, "open", item.path)) from error
-    verdict: Verdict | None = None
-    if fingerprint_of(os.fstat(fd)) != item.fingerprint:
-        verdict = Verdict.CHANGED
-    else:
-        answer = writers.ask_lease(fd, item.fingerprint.dev)
-        if answer == writers.BUSY:
-            verdict = Verdict.BUSY
-        elif answer == writers.UNKNOWN and not item.settled:
-            verdict = Verdict.UNPROVEN
+    try:
+        verdict = _why_not_now(fd, item)
+    except BaseException:
+        close_quietly(fd)
+        raise
     if verdict is None:
         return fd, None
-    os.close(fd)
+    close_quietly(fd)
     return -1, Result(verdict)
+
+
+def _why_not_now(fd: int, item: Item) -> Verdict | None:
+    if has_changed(fd, item):
+        return Verdict.CHANGED
+    answer = writers.ask_lease(fd, item.fingerprint.dev)
+    if answer == writers.BUSY:
+        return Verdict.BUSY
+    return Verdict.UNPROVEN if answer == writers.UNKNOWN and not item.settled else None
+
+
+def has_changed(fd: int, item: Item) -> bool:
+    """Is the source that is open as *fd* another version than the one asked for?"""
+    try:
+        return fingerprint_of(os.fstat(fd)) != item.fingerprint
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.SOURCE, "stat", item.path)) from error
 
 
 def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progress: Progress) -> Result | None:
@@ -177,7 +204,7 @@ def is_same(there: os.stat_result, fingerprint: Fingerprint, resolution_ns: int)
     return (
         stat.S_ISREG(there.st_mode)
         and there.st_size == fingerprint.size
-        and abs(there.st_mtime_ns - fingerprint.mtime_ns) < resolution_ns
+        and abs(fingerprint_of(there).mtime_ns - fingerprint.mtime_ns) < resolution_ns
     )
 
 
@@ -190,7 +217,7 @@ def _compare_contents(src_fd: int, dst: int, target: bytes, item: Item, progress
     offset = 0
     digests = bytearray()
     try:
-        there = os.open(target, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+        there = _open_to_sync(target, dst)
         try:
             os.fsync(there)
             os.posix_fadvise(there, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -207,6 +234,17 @@ def _compare_contents(src_fd: int, dst: int, target: bytes, item: Item, progress
         raise FileTrouble(trouble_of(error, Side.DESTINATION, "compare", target, offset)) from error
     sync_folder(dst, os.path.dirname(target))
     return file_digest(bytes(digests))
+
+
+def _open_to_sync(target: bytes, dst: int) -> int:
+    """Open a delivered file for reading, and for writing where it is allowed: some servers sync for writers only."""
+    flags = os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(target, os.O_RDWR | flags, dir_fd=dst)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.ETXTBSY):
+            raise
+        return os.open(target, os.O_RDONLY | flags, dir_fd=dst)
 
 
 def read_exactly(fd: int, side: Side, path: bytes, offset: int, length: int) -> bytearray:
@@ -253,8 +291,12 @@ def create_partial(src: int, dst: int, partial: bytes) -> tuple[int, list[bytes]
         try:
             return os.open(partial, flags, 0o600, dir_fd=dst), folders
         except FileExistsError:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 os.unlink(partial, dir_fd=dst)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                raise FileTrouble(trouble_of(error, Side.DESTINATION, "unlink", partial)) from error
         except FileNotFoundError as error:
             if folders:
                 raise FileTrouble(trouble_of(error, Side.DESTINATION, op, partial)) from error
@@ -268,14 +310,29 @@ def create_partial(src: int, dst: int, partial: bytes) -> tuple[int, list[bytes]
 
 
 def copy_attributes(src_fd: int, dst_fd: int, item: Item, manner: Manner) -> None:
-    """Permission bits and user attributes, as far as the destination takes them: its probe says what it does not."""
-    with contextlib.suppress(OSError):
-        os.fchmod(dst_fd, item.mode & 0o777)
+    """
+    Permission bits and user attributes, as far as the destination takes them: its probe says what it does not.
+
+    The owner may read and write a partial whatever the source's bits are; ``publish`` takes away what they do not have.
+    """
+    with as_far_as_possible("chmod", item.path):
+        os.fchmod(dst_fd, item.mode & 0o777 | 0o600)
     if manner.xattrs:
-        with contextlib.suppress(OSError):
+        with as_far_as_possible("setxattr", item.path):
             for name in os.listxattr(src_fd):
                 if name.startswith("user."):
                     os.setxattr(dst_fd, name, os.getxattr(src_fd, name))
+
+
+@contextlib.contextmanager
+def as_far_as_possible(op: str, path: bytes) -> Iterator[None]:
+    """Do without what cannot be done. That the destination is gone is another matter: then it can be done later."""
+    try:
+        yield
+    except OSError as error:
+        trouble = trouble_of(error, Side.DESTINATION, op, path)
+        if classify(trouble) == Remedy.DESTINATION:
+            raise FileTrouble(trouble) from error
 
 
 def close_written(fd: int, path: bytes) -> None:

@@ -7,6 +7,7 @@ The one readable sequence. Every step has happened, durably, before the next one
 from __future__ import annotations
 
 import json
+import os
 
 from trioft.ledger import Entry, Ledger, Removal
 from trioft.model import Item, Job, Publication, Result, Verdict
@@ -85,9 +86,13 @@ async def _record(job: Job, results: list[Result], tools: Tools) -> list[int]:
     return delivered
 
 
+def _absolute(folder: str) -> bytes:
+    return os.fsencode(os.path.abspath(folder))
+
+
 async def _remove_sources(job: Job, results: list[Result], delivered: list[int], tools: Tools) -> list[Result]:
     folder = tools.config.copy.on_success.folder
-    archive = folder.encode("utf-8", "surrogateescape") if folder is not None else None
+    archive = _absolute(folder) if folder is not None else None
     removals: list[Result] = await tools.call(
         "remove_sources",
         tools.storage.ends.source,
@@ -100,7 +105,7 @@ async def _remove_sources(job: Job, results: list[Result], delivered: list[int],
         item, result = job.items[n], results[n]
         if removal.verdict in (Verdict.PUBLISHED, Verdict.GONE):
             proofs = {
-                "archived_below": folder,
+                "archived_below": archive and archive.decode("utf-8", "backslashreplace"),
                 "durable_and_verified": tools.manner.verify,
                 "renamed_to": result.target.decode("utf-8", "backslashreplace"),
                 "source": item.fingerprint._asdict(),

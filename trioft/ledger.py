@@ -32,6 +32,7 @@ T = TypeVar("T")
 _APPLICATION_ID = 0x7472696F
 _VERSION = 1
 _BATCH = 256  # requests of one transaction at most
+_64_BITS = 2**64 - 1
 
 
 class Known(NamedTuple):
@@ -70,6 +71,11 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _signed(number: int) -> int:
+    """Return a 64-bit number, such as the inode of some servers, as SQLite holds it."""
+    return number - 2**64 if number >= 2**63 else number
+
+
 def ledger_path(state_dir: str, source: bytes, destination: bytes) -> str:
     """Return the ledger's file for a pair of absolute paths without symbolic links."""
     name = hashlib.blake2b(source + b"\0" + destination, digest_size=8).hexdigest()
@@ -95,13 +101,18 @@ class Lock:
             ) from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             holder = os.read(self._fd, 32).decode("ascii", "replace").strip() or "unknown"
             os.close(self._fd)
             raise LockedError(
                 f"another trioft works on this source and destination: process {holder}",
                 hint="wait for it, or stop it",
             ) from None
+        except OSError as error:  # some network filesystems have no locks, or no server that grants them
+            os.close(self._fd)
+            raise UnusableError(
+                f"cannot lock {path}: {error.strerror}", hint="choose a local folder with --state-dir"
+            ) from error
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
 
@@ -171,7 +182,8 @@ class Ledger:
             try:
                 yield
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk, for one, has rolled it back already
+                    self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
         except sqlite3.DatabaseError as error:
@@ -217,12 +229,16 @@ class Ledger:
             "SELECT partial, dev, ino, size, mtime_ns, ctime_ns, offset, digests FROM checkpoint WHERE path = ?",
             (path,),
         ).fetchone()
-        return row and Checkpoint(row[0], Fingerprint(*row[1:6]), row[6], row[7])
+        if row is None:
+            return None
+        partial, dev, ino, *rest, offset, digests = row
+        return Checkpoint(partial, Fingerprint(dev & _64_BITS, ino & _64_BITS, *rest), offset, digests)
 
     def save_checkpoint(self, path: bytes, checkpoint: Checkpoint) -> None:
+        dev, ino, *rest = checkpoint.fingerprint
         self._db.execute(
             "INSERT OR REPLACE INTO checkpoint VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (path, checkpoint.partial, *checkpoint.fingerprint, checkpoint.offset, checkpoint.digests, now()),
+            (path, checkpoint.partial, _signed(dev), _signed(ino), *rest, checkpoint.offset, checkpoint.digests, now()),
         )
 
     def drop_checkpoint(self, path: bytes) -> None:
@@ -347,7 +363,8 @@ async def run_ledger(ledger: Ledger, requests: trio.MemoryReceiveChannel[_Reques
                     while True:
                         batch.append(requests.receive_nowait())
                 for failed in batch:
-                    failed.error = LedgerError(f"the ledger has failed: {error}")
+                    hint = error.hint if isinstance(error, LedgerError) else None
+                    failed.error = LedgerError(f"the ledger has failed: {error}", hint=hint)
                     failed.done.set()
                 raise
             for served in batch:

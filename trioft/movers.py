@@ -143,8 +143,8 @@ class Movers:
 
     async def _retire_idle(self) -> None:
         longest = trio.current_time() - _IDLE
-        retired = [mover for mover in self._idle if mover.idle_since < longest]
-        self._idle = [mover for mover in self._idle if mover.idle_since >= longest]
+        retired = [mover for mover in self._idle if mover.idle_since < longest or mover.has_ended]
+        self._idle = [mover for mover in self._idle if mover not in retired]
         for mover in retired:
             await self._end(mover, _ENDING)
 

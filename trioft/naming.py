@@ -27,12 +27,15 @@ def partial_of(path: bytes, dev: int, ino: int) -> bytes:
     """
     folder, slash, name = path.rpartition(b"/")
     identity = xxhash.xxh3_64_hexdigest(b"%d:%d:%s" % (dev, ino, path))[:8].encode()
-    stem = name
-    if len(name) > NAME_MAX - _PARTIAL_SUFFIX:
-        stem = name[: NAME_MAX - _PARTIAL_SUFFIX]
-        while stem and 0x80 <= name[len(stem)] < 0xC0:  # do not cut through a UTF-8 character
-            stem = stem[:-1]
-    return b"%s%s%s.%s.partial" % (folder, slash, stem, identity)
+    return b"%s%s%s.%s.partial" % (folder, slash, _shortened(name, NAME_MAX - _PARTIAL_SUFFIX), identity)
+
+
+def _shortened(name: bytes, most: int) -> bytes:
+    """Cut *name* to *most* bytes, or a few less: not through a UTF-8 character."""
+    end = min(len(name), most)
+    while 0 < end < len(name) and 0x80 <= name[end] < 0xC0:
+        end -= 1
+    return name[: end or most]
 
 
 def is_partial(name: bytes) -> bool:
@@ -45,12 +48,13 @@ def numbered(path: bytes) -> Iterator[bytes]:
     yield path
     folder, slash, name = path.rpartition(b"/")
     dot = name.rfind(b".")
-    stem, extension = (name[:dot], name[dot:]) if dot > 0 else (name, b"")
+    # What is longer than this is no extension, and would leave no room for the number.
+    stem, extension = (name[:dot], name[dot:]) if dot > 0 and len(name) - dot <= 64 else (name, b"")
     number = 0
     while True:
         number += 1
         tail = b"_%d%s" % (number, extension)
-        yield folder + slash + stem[: max(1, NAME_MAX - len(tail))] + tail
+        yield folder + slash + _shortened(stem, NAME_MAX - len(tail)) + tail
 
 
 @functools.lru_cache(maxsize=64)
@@ -70,7 +74,7 @@ def compile_globs(patterns: Sequence[str]) -> re.Pattern[str] | None:
 def _translate(glob: str) -> str:
     glob = glob.rstrip("/")
     out = "" if "/" in glob else "(?:.*/)?"
-    at = 0
+    at = 1 if glob.startswith("/") else 0  # trioft's own way to say: at the root only
     while at < len(glob):
         if glob.startswith("**/", at) and (at == 0 or glob[at - 1] == "/"):
             out += "(?:.*/)?"

@@ -11,7 +11,7 @@ import stat
 
 from trioft import linux, writers
 from trioft.errors import FileTrouble, Side, Trouble, trouble_of
-from trioft.fileio import READ, fingerprint_of, is_same, opened, sync_folder
+from trioft.fileio import READ, as_far_as_possible, close_quietly, fingerprint_of, is_same, opened, sync_folder
 from trioft.model import Ends, Fingerprint, Manner, Publication, Result, Root, Verdict
 from trioft.naming import numbered
 
@@ -72,6 +72,9 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
                 raise
+        if what.mode & 0o600 != 0o600:  # a partial's owner may always read and write it
+            with as_far_as_possible("chmod", what.path):
+                os.chmod(what.partial, what.mode & 0o777, dir_fd=dst)
         op = "rename"
         target = None
         if manner.if_exists == "overwrite":
@@ -98,6 +101,9 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
 
 
 def _find_published(dst: int, what: Publication, manner: Manner) -> bytes | None:
+    """Find a partial that is gone under its final name; not where its source may be removed: this proves too little."""
+    if manner.prove_existing:
+        return None  # the next attempt compares every byte
     for candidate in numbered(what.path):
         try:
             there = os.stat(candidate, dir_fd=dst, follow_symlinks=False)
@@ -125,10 +131,14 @@ def _rename_over(dst: int, partial: bytes, target: bytes) -> None:
             return  # the rename had happened: only its answer was an error
         if error.errno not in _REFUSED:
             raise
-        with contextlib.suppress(FileNotFoundError):
-            if stat.S_ISDIR(os.stat(target, dir_fd=dst, follow_symlinks=False).st_mode):
-                raise OSError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
-    aside = partial[: -len(b"00000000.partial")] + b"%08x.partial" % (ours.st_ino & 0xFFFFFFFF)
+        try:
+            there = os.stat(target, dir_fd=dst, follow_symlinks=False)
+        except FileNotFoundError:
+            raise error from None  # there is nothing that could be moved aside
+        if stat.S_ISDIR(there.st_mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
+    # No partial's name: whatever happens before the new file is in place, the sweeper must not take the old one.
+    aside = partial[: -len(b"00000000.partial")] + b"%08x.replaced" % (ours.st_ino & 0xFFFFFFFF)
     os.rename(target, aside, src_dir_fd=dst, dst_dir_fd=dst)
     try:
         os.rename(partial, target, src_dir_fd=dst, dst_dir_fd=dst)
@@ -177,12 +187,23 @@ def remove_sources(source: Root, delivered: list[tuple[bytes, Fingerprint]], arc
         for path, fingerprint in delivered:
             try:
                 results.append(_remove_one(src, path, fingerprint, archive))
-            except FileNotFoundError:
-                results.append(Result(Verdict.GONE))
             except OSError as error:
-                op = "rename" if archive else "unlink"
-                results.append(Result(Verdict.TROUBLE, trouble=trouble_of(error, Side.SOURCE, op, path)))
+                results.append(_why_not_removed(src, path, archive, error))
     return results
+
+
+def _why_not_removed(src: int, path: bytes, archive: bytes | None, error: OSError) -> Result:
+    if error.errno == errno.ELOOP:  # a link is in its place
+        return Result(Verdict.CHANGED)
+    if isinstance(error, FileNotFoundError):  # the source, or the archive folder
+        try:
+            os.stat(path, dir_fd=src, follow_symlinks=False)
+        except FileNotFoundError:
+            return Result(Verdict.GONE)
+        except OSError:
+            pass
+    op = "rename" if archive else "unlink"
+    return Result(Verdict.TROUBLE, trouble=trouble_of(error, Side.SOURCE, op, path))
 
 
 def _remove_one(src: int, path: bytes, fingerprint: Fingerprint, archive: bytes | None) -> Result:
@@ -193,18 +214,18 @@ def _remove_one(src: int, path: bytes, fingerprint: Fingerprint, archive: bytes 
             writer = writers.BUSY
         if writer == writers.BUSY:
             return Result(Verdict.BUSY)
-        if writer == writers.UNKNOWN and archive is None:
-            return Result(Verdict.UNPROVEN)
         # Last, by name and by descriptor: what is removed is what was asked about.
         named = os.stat(path, dir_fd=src, follow_symlinks=False)
         if fingerprint_of(os.fstat(fd)) != fingerprint or fingerprint_of(named) != fingerprint:
             return Result(Verdict.CHANGED)
+        if writer == writers.UNKNOWN and archive is None:
+            return Result(Verdict.UNPROVEN)
         if archive is None:
             os.unlink(path, dir_fd=src)
         else:
             _move_to_archive(src, path, archive)
     finally:
-        os.close(fd)
+        close_quietly(fd)
     return Result(Verdict.PUBLISHED, writer=writer)
 
 

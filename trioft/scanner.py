@@ -56,6 +56,7 @@ class Scanner:
     _told: OrderedDict[bytes, None] = attrs.field(factory=OrderedDict, init=False)
     _incomplete: bool = attrs.field(default=False, init=False)  # the last scan found more than there was room for
     _unreadable: bool = attrs.field(default=False, init=False)  # the source as a whole; told once
+    _refused: int = attrs.field(default=0, init=False)  # looks at the destination that failed while its probes succeed
 
     async def run(self, jobs: trio.MemorySendChannel[Job]) -> None:
         """
@@ -64,14 +65,17 @@ class Scanner:
         Ends, once, when everything that was found has come to its end. Else runs until cancelled.
         """
         with jobs, self.ledger:
-            next_scan = -math.inf
+            next_scan = rested = -math.inf
             while True:
                 if trio.current_time() >= next_scan:
+                    self._incomplete = False
                     cost = await self._scan([b""], jobs)
                     self.board.scanned = True
-                    pause = max(self.config.source.scan_interval, cost / _SHARE)
-                    next_scan = math.inf if self.once else trio.current_time() + pause
-                await self._look_at_changes(jobs)
+                    rested = trio.current_time() + cost / _SHARE
+                    pause = self.config.source.scan_interval
+                    next_scan = math.inf if self.once else max(rested, trio.current_time() + pause)
+                if await self._look_at_changes(jobs):
+                    next_scan = min(next_scan, rested)
                 await self._serve(jobs)
                 if self.once and not self.backlog:
                     return
@@ -90,7 +94,6 @@ class Scanner:
             await self._look_at([self.only])
             return 0.0
         cost = 0.0
-        self._incomplete = False
         compared = self.storage.ends.destination if self.once else None
         manner = None if self.manner.prove_existing else self.manner
         while folders:
@@ -114,6 +117,7 @@ class Scanner:
                     compared = self.storage.ends.destination
                 continue
             self._note_source(None)
+            self._refused = 0
             begun = time.process_time()
             folders += listing.rest
             self.board.totals.already += listing.already
@@ -125,8 +129,14 @@ class Scanner:
     async def _cope(self, trouble: Trouble) -> bool:
         """A scan failed as a whole. True: the destination is back, go on. False: let the next scan try again."""
         if trouble.side == "destination":
+            outages, retry = self.storage.outages, self.config.retry
             self.storage.suspect(trouble)
             await self.storage.usable()
+            # If the probe succeeds, it is not the destination, it is this folder there.
+            self._refused = self._refused + 1 if self.storage.outages == outages else 0
+            if self.once and self._refused > retry.retries:
+                raise FileTrouble(trouble)
+            await trio.sleep(min(retry.longest, retry.first * self._refused))
             return True
         self._note_source(trouble)
         if self.once:
@@ -163,14 +173,19 @@ class Scanner:
 
     async def _make_folders(self, folders: list[bytes]) -> None:
         """Make folders that the destination does not have, empty ones too. A file meets again what fails here."""
-        await self.storage.usable()
-        try:
+        while True:
+            await self.storage.usable()
             ends = self.storage.ends
-            for trouble in await self.call("make_folders", ends.source, ends.destination, folders):
+            try:
+                troubles = await self.call("make_folders", ends.source, ends.destination, folders)
+            except FileTrouble as error:
+                if await self._cope(error.trouble):
+                    continue
+                return
+            for trouble in troubles:
                 if self._tell_once(trouble.path, str(trouble)):
                     self.board.fail_folder(trouble)
-        except FileTrouble as error:
-            self.storage.suspect(error.trouble)
+            return
 
     def _tell_once(self, path: bytes, text: str) -> bool:
         if path in self._told:
@@ -216,14 +231,17 @@ class Scanner:
             await self._look_at([pending.found.path for pending in due])
         self.backlog.offer(jobs)
 
-    async def _look_at_changes(self, jobs: trio.MemorySendChannel[Job]) -> None:
-        """Look at what events told of. Folders are scanned: what lies in one that was moved in has no events."""
+    async def _look_at_changes(self, jobs: trio.MemorySendChannel[Job]) -> bool:
+        """
+        Look at what events told of, and return whether anything else may have changed too.
+
+        Folders are scanned: what lies in one that was moved in has no events.
+        """
         paths, everything = self.changes.take()
-        if everything:
-            paths = [b""]
         for start in range(0, len(paths), _LOOKS):
             if folders := await self._look_at(paths[start : start + _LOOKS]):
                 await self._scan(folders, jobs)
+        return everything
 
     async def _look_at(self, paths: list[bytes]) -> list[bytes]:
         """Look at *paths*, and return those of them that are folders."""
@@ -237,6 +255,7 @@ class Scanner:
                 if (pending := self.backlog.get(path)) is not None and not pending.in_work:
                     self.backlog.look_again(pending, trio.current_time() + source.scan_interval)
             return []
+        self._note_source(None)
         known: dict[bytes, Known] = {}
         new = [look.path for look in looks if look.found and self.backlog.get(look.path) is None]
         if new and not self.once:

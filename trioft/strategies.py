@@ -101,6 +101,10 @@ async def whole(job: Job, tools: Tools) -> list[Result]:
     prepared: Prepared | Result = await tools.call("prepare", tools.storage.ends, item, checkpoint, tools.manner)
     if isinstance(prepared, Result):
         return [prepared]
+    if checkpoint is not None and prepared.offset < checkpoint.offset:
+        # The partial is not what it was. Forgotten before anything is written: once the new one had grown as long, a
+        # restart would believe a checkpoint that nothing of it was settled for.
+        await tools.ledger.call(Ledger.drop_checkpoint, item.path)
     transfer = _Transfer(item, partial, prepared, tools)
     tools.board.resumed(transfer.entry, prepared.offset)
     await transfer.run()

@@ -7,14 +7,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from trioft import writers
-from trioft.errors import FileTrouble, Side, Trouble, trouble_of
-from trioft.fileio import READ, fingerprint_of, is_same, make_folder, opened
+from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
+from trioft.fileio import READ, close_quietly, fingerprint_of, is_same, make_folder, opened
 from trioft.model import Found, Manner, Root
 from trioft.naming import Wanted, is_partial
 
@@ -65,6 +66,9 @@ def _inspect_one(path: bytes) -> End:
 
 def contains(above: bytes, below: bytes) -> bool:
     """Is *below* the folder *above*, or inside of it? Asks the filesystem: bind mounts and links cannot hide it."""
+    (*_, device, place), (*_, its_device, its_place) = _mount_at(above), _mount_at(below)
+    if device and device == its_device and (its_place + b"/").startswith(place.rstrip(b"/") + b"/"):
+        return True
     try:
         wanted = os.stat(above)
         while True:
@@ -81,16 +85,25 @@ def contains(above: bytes, below: bytes) -> bool:
 
 def _mount_of(path: bytes) -> tuple[str, str]:
     """Return type and source of the mount that *path* lies on, from the kernel's table."""
-    best, answer = -1, ("", "")
+    return _mount_at(path)[:2]
+
+
+def _mount_at(path: bytes) -> tuple[str, str, bytes, bytes]:
+    """Return type and source of a path's mount, the device, and where on it the path lies, whatever is bound where."""
+    best, answer = -1, ("", "", b"", b"")
     with contextlib.suppress(OSError), open("/proc/self/mountinfo", "rb") as table:
         for line in table:
             left, _, right = line.partition(b" - ")
-            point = left.split()[4].decode("utf-8", "surrogateescape").encode("latin-1", "replace")
-            point = point.decode("unicode_escape").encode("latin-1", "replace")
+            # Octal stands for blanks and backslashes; everything else is the name's own bytes.
+            device, root, point = (
+                re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field)
+                for field in left.split(b" ")[2:5]
+            )
             prefix = point.rstrip(b"/") + b"/"
             if (path + b"/").startswith(prefix) and len(prefix) >= best:
                 kind, source = right.split()[:2]
-                best, answer = len(prefix), (os.fsdecode(kind), os.fsdecode(source))
+                place = os.path.join(root, path[len(prefix) :])
+                best, answer = len(prefix), (os.fsdecode(kind), os.fsdecode(source), device, place)
     return answer
 
 
@@ -223,7 +236,7 @@ def scan(
                 listing.troubles.append(trouble_of(error, Side.SOURCE, "read", folder))
                 continue
             finally:
-                os.close(fd)
+                close_quietly(fd)
             names += 1 + count
             already += same
     return listing._replace(already=already, seconds=time.process_time() - begun)
@@ -281,22 +294,27 @@ def _list_destination(dst: int, folder: bytes, listing: Listing) -> dict[str, os
     except FileNotFoundError:
         listing.missing.append(folder)
         return {}
-    except NotADirectoryError:
-        return {}  # each of its files will fail, and say why
     except OSError as error:
-        raise FileTrouble(trouble_of(error, Side.DESTINATION, "open", folder)) from error
+        return _without_destination(trouble_of(error, Side.DESTINATION, "open", folder))
+    found = {}
     try:
-        # The entries' stat() needs the descriptor open: they are read at once for the names, asked for few.
         with os.scandir(fd) as entries:
-            found = {entry.name: entry for entry in entries}
-            for entry in found.values():
-                with contextlib.suppress(FileNotFoundError):
-                    entry.stat(follow_symlinks=False)  # kept by the entry
-            return found
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # it is not there any more
+                    entry.stat(follow_symlinks=False)  # kept by the entry; asked later, the descriptor would be closed
+                    found[entry.name] = entry
     except OSError as error:
-        raise FileTrouble(trouble_of(error, Side.DESTINATION, "read", folder)) from error
+        return _without_destination(trouble_of(error, Side.DESTINATION, "read", folder))
     finally:
-        os.close(fd)
+        close_quietly(fd)
+    return found
+
+
+def _without_destination(trouble: Trouble) -> dict[str, os.DirEntry[str]]:
+    """The destination cannot be looked at: that ends the scan if it is gone. Else each file will say what is wrong."""
+    if classify(trouble) == Remedy.DESTINATION:
+        raise FileTrouble(trouble)
+    return {}
 
 
 def make_folders(source: Root, destination: Root, folders: list[bytes]) -> list[Trouble]:
@@ -360,7 +378,7 @@ def _look_at(src: int, path: bytes, wanted: Wanted, real_folders: dict[bytes, bo
     try:
         return Look(path, "file", found, writers.ask_lease(fd, status.st_dev))
     finally:
-        os.close(fd)
+        close_quietly(fd)
 
 
 def _is_real(src: int, folder: bytes, known: dict[bytes, bool]) -> bool:
@@ -403,5 +421,5 @@ def find_partials(destination: Root, folders: list[bytes]) -> Orphans:
             except OSError:
                 continue
             finally:
-                os.close(fd)
+                close_quietly(fd)
     return orphans

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 from trioft import linux
 from trioft.mover import send
 
 # More changes than this at a time, and a scan of everything is cheaper than a look at each.
 MOST = 5_000
+# Watches that a name has ended are set again after this many times as long as it took to set them.
+_SHARE = 10
 
 
 def main(parent: int, source: bytes) -> None:
@@ -26,20 +29,29 @@ def main(parent: int, source: bytes) -> None:
     import watchfiles
 
     prefix = len(source.rstrip(b"/")) + 1
-    first = True
-    try:
-        # No filter: nothing is left out. The timings are for latency; watchfiles' own cost up to seconds. The first
-        # time-out comes when all watches are set.
-        for found in watchfiles.watch(
-            os.fsdecode(source), watch_filter=None, debounce=50, step=10, rust_timeout=200, yield_on_timeout=True
-        ):
-            paths = [os.fsencode(path)[prefix:] for _, path in found]
-            if first or len(paths) > MOST:
-                send(1, None)
-                first = False
-            elif paths:
-                send(1, paths)
-    except BrokenPipeError:
-        return
-    except Exception as error:  # whatever watchfiles has: without events trioft still finds everything
-        send(1, f"no file events: {error}")
+    while True:
+        began, first = time.monotonic(), True
+        try:
+            # No filter: nothing is left out. The timings are for latency; watchfiles' own cost up to seconds. The first
+            # time-out comes when all watches are set.
+            for found in watchfiles.watch(
+                os.fsdecode(source), watch_filter=None, debounce=50, step=10, rust_timeout=200, yield_on_timeout=True
+            ):
+                paths = [os.fsencode(path)[prefix:] for _, path in found]
+                if first:
+                    setting_up = time.monotonic() - began
+                if first or len(paths) > MOST:
+                    send(1, None)
+                    first = False
+                elif paths:
+                    send(1, paths)
+        except BrokenPipeError:
+            return
+        except Exception as error:  # whatever watchfiles has: without events trioft still finds everything
+            if first or "decode" not in str(error):
+                send(1, f"no file events: {error}")
+                return
+            # A name that is no UTF-8 ends the watch. Another one tells that anything may have changed; not too often,
+            # as the source is walked for it.
+            send(1, None)
+            time.sleep(_SHARE * setting_up)

@@ -1,0 +1,81 @@
+"""
+A mover that can also do what no mover should: die, hang, chatter, raise.
+
+Operations that wait do so for a file: a test makes it when it has seen enough.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+from trioft import mover
+from trioft.errors import FileTrouble, Trouble
+from trioft.fileio import Progress
+
+
+def command() -> list[str]:
+    """Return the command that runs this mover."""
+    path = [*sys.path, os.path.dirname(os.path.abspath(__file__))]
+    start = f"import sys; sys.path.extend({path!r}); import odd_mover, trioft.mover; odd_mover.main({os.getpid()})"
+    return [sys.executable, "-I", "-S", "-c", start]
+
+
+def main(parent: int) -> None:
+    mover.OPERATIONS.update({operation.__name__: operation for operation in _OPERATIONS})
+    mover.TELLING.add("count")
+    mover.main(parent)
+
+
+def who() -> int:
+    """Return this process's id."""
+    return os.getpid()
+
+
+def hold(folder: str) -> int:
+    """Say in *folder* that this process is busy, and return its id when there is a file ``go`` in it."""
+    with open(os.path.join(folder, f"busy.{os.getpid()}"), "w"):
+        while not os.path.exists(os.path.join(folder, "go")):
+            time.sleep(0.005)
+    return os.getpid()
+
+
+def die(folder: str, times: int) -> int:
+    """Die, as if killed, until that has happened so many *times*; then return how often."""
+    died = len(os.listdir(folder))
+    if died < times:
+        with open(os.path.join(folder, str(died)), "x"):
+            os.kill(os.getpid(), 9)
+    return died
+
+
+def count(upto: int, pause: float, silent_from: int, progress: Progress) -> int:
+    """Tell the numbers up to *upto*, with pauses, but none from *silent_from* on."""
+    for number in range(upto):
+        time.sleep(pause)
+        if number < silent_from:
+            progress(number)
+    return upto
+
+
+def echo(value: object) -> object:
+    return value
+
+
+def chatter() -> str:
+    """Write to standard output, as a careless library would."""
+    os.write(1, b"nobody asked for this\n")
+    return "answer"
+
+
+def stumble() -> None:
+    raise ZeroDivisionError("no operation should raise this")
+
+
+def refuse(trouble: Trouble) -> None:
+    raise FileTrouble(trouble)
+
+
+_OPERATIONS: tuple[Any, ...] = (who, hold, die, count, echo, chatter, stumble, refuse)

@@ -1,0 +1,443 @@
+"""The backlog: which files make a job, in which order, when a file is looked at again, and who has it meanwhile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from support import found
+from trioft import backlog as backlog_module
+from trioft.backlog import Backlog, Pending
+from trioft.board import Board
+from trioft.copier import _start
+from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, BUNDLE_FILES, MIB, FileState, Found, Job
+from trioft.naming import partial_of
+
+S = FileState
+LARGE = BUNDLE_FILE_SIZE + 1
+
+
+class Desk:
+    """A backlog, its board, and both ends of the channel of jobs."""
+
+    def __init__(self, *, oldest_first: bool = True, room: int = 64) -> None:
+        self.board = Board()
+        self.backlog = Backlog(self.board, oldest_first=oldest_first)
+        self.send, self.receive = trio.open_memory_channel[Job](room)
+
+    def ready(self, *files: Found) -> list[Pending]:
+        made = [self.backlog.add(file, trio.current_time()) for file in files]
+        for pending in made:
+            self.backlog.make_ready(pending)
+        return made
+
+    def change(self, pending: Pending, size: int = 1, version: int = 1) -> None:
+        """Another version of the file is seen; it becomes ready when it has settled."""
+        self.backlog.replace(pending, found(pending.found.path, size, version=version), trio.current_time())
+
+    def offered(self) -> list[Job]:
+        """Offer, and return what was handed out."""
+        self.backlog.offer(self.send)
+        jobs = []
+        while self.receive.statistics().current_buffer_used:
+            jobs.append(self.receive.receive_nowait())
+        return jobs
+
+
+def paths(jobs: Sequence[Job]) -> list[list[bytes]]:
+    return [[item.path for item in job.items] for job in jobs]
+
+
+# --- Jobs
+
+
+@pytest.mark.parametrize(
+    ("sizes", "bundles"),
+    [
+        ([0], [1]),
+        ([1] * BUNDLE_FILES, [BUNDLE_FILES]),
+        ([1] * (BUNDLE_FILES + 1), [BUNDLE_FILES, 1]),
+        ([1] * 700, [256, 256, 188]),
+        ([MIB] * 32, [32]),
+        ([MIB] * 33, [32, 1]),
+        ([MIB] * 31 + [MIB - 1, 1], [33]),
+        ([MIB] * 31 + [MIB - 1, 2], [32, 1]),
+        ([LARGE], [1]),
+        ([LARGE, LARGE], [1, 1]),
+        ([1, LARGE, 1], [2, 1]),
+        ([], []),
+    ],
+    ids=[
+        "empty-file",
+        "full",
+        "one-more",
+        "many",
+        "bytes",
+        "bytes+1",
+        "exact",
+        "exact+1",
+        "large",
+        "2",
+        "mixed",
+        "none",
+    ],
+)
+async def test_small_files_travel_in_bundles_and_large_ones_alone(sizes: list[int], bundles: list[int]) -> None:
+    """A bundle has at most 256 files and 32 MiB, and a job has either one large file or only small ones."""
+    desk = Desk()
+    desk.ready(*(found(b"%d" % n, size) for n, size in enumerate(sizes)))
+    jobs = desk.offered()
+    assert [len(job.items) for job in jobs] == bundles
+    assert sum(job.size for job in jobs) == sum(sizes)
+    assert all(job.size <= BUNDLE_BYTES for job in jobs if len(job.items) > 1)
+
+
+async def test_oldest_file_comes_first() -> None:
+    """While watching, what has waited longest in the source is delivered first, large or small."""
+    desk = Desk(oldest_first=True)
+    desk.ready(
+        found(b"large, third", LARGE, mtime=3),
+        found(b"small, fourth", mtime=4),
+        found(b"large, first", LARGE, mtime=1),
+        found(b"small, second", mtime=2),
+    )
+    assert paths(desk.offered()) == [[b"large, first"], [b"small, second", b"small, fourth"], [b"large, third"]]
+
+
+async def test_sync_takes_files_as_they_were_found() -> None:
+    """A sync keeps the order of the tree: what lies together is copied together."""
+    desk = Desk(oldest_first=False)
+    desk.ready(found(b"a", mtime=9), found(b"b", LARGE, mtime=1), found(b"c", mtime=5), found(b"d", LARGE, mtime=0))
+    assert paths(desk.offered()) == [[b"a", b"c"], [b"b"], [b"d"]]
+
+
+async def test_job_says_what_the_copier_has_to_know() -> None:
+    """Identity, version, permission bits, and whether the file was quiet for long enough."""
+    desk = Desk()
+    (pending,) = desk.ready(found(b"a", 7))
+    pending.settled = True
+    ((item,),) = (job.items for job in desk.offered())
+    assert item == (pending.entry.id, b"a", pending.found.mode, pending.found.fingerprint, True)
+
+
+async def test_no_more_is_handed_out_than_there_is_room_for() -> None:
+    """What does not fit stays ready, in its order, and is offered again: nothing is lost or handed out twice."""
+    desk = Desk(room=1)
+    desk.ready(*(found(b"%d" % n, LARGE, mtime=n) for n in range(3)))
+    assert [paths(desk.offered()) for _ in range(4)] == [[[b"0"]], [[b"1"]], [[b"2"]], []]
+
+
+async def test_waiting_copier_is_given_its_job_at_once() -> None:
+    """A channel without a buffer takes one job for each copier that waits for one."""
+    desk = Desk(room=0)
+    desk.ready(found(b"a", LARGE, mtime=1), found(b"b", LARGE, mtime=2))
+    desk.backlog.offer(desk.send)
+    got: list[Job] = []
+
+    async def take() -> None:
+        got.append(await desk.receive.receive())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take)
+        await trio.testing.wait_all_tasks_blocked()
+        desk.backlog.offer(desk.send)
+    assert paths(got) == [[b"a"]]
+
+
+# --- Files that change while they are ready
+
+
+@pytest.mark.parametrize("size", [1, LARGE])
+async def test_file_that_became_ready_twice_is_handed_out_once(size: int) -> None:
+    """Promise 4: a file that changed while it was waiting for room is in one job, in its newest version."""
+    desk = Desk()
+    (pending,) = desk.ready(found(b"a", size))
+    desk.change(pending, size)
+    desk.backlog.make_ready(pending)
+    ((item,),) = (job.items for job in desk.offered())
+    assert item.fingerprint == pending.found.fingerprint
+    assert desk.offered() == []
+
+
+async def test_file_that_grew_while_it_was_ready_is_no_longer_in_a_bundle() -> None:
+    """A small file that has become a large one is copied like a large one."""
+    desk = Desk()
+    (pending, _) = desk.ready(found(b"grows"), found(b"stays"))
+    desk.change(pending, 40 * MIB)
+    desk.backlog.make_ready(pending)
+    assert sorted(paths(desk.offered())) == [[b"grows"], [b"stays"]]
+
+
+async def test_file_that_changed_while_ready_is_not_handed_out_before_it_settled() -> None:
+    """Only what is still ready is handed out."""
+    desk = Desk()
+    (pending,) = desk.ready(found(b"a"))
+    desk.change(pending)
+    assert desk.offered() == []
+
+
+# --- Files that change while their job is queued
+
+
+async def queued(desk: Desk) -> tuple[Pending, Job]:
+    (pending,) = desk.ready(found(b"a"))
+    (job,) = desk.offered()
+    return pending, job
+
+
+async def test_copier_takes_a_file_that_is_as_it_was() -> None:
+    """The ordinary case: what was handed out is what is taken."""
+    desk = Desk()
+    pending, job = await queued(desk)
+    assert _start(job.items[0], desk.backlog) is pending
+
+
+async def test_file_that_changed_while_its_job_was_queued_is_dropped() -> None:
+    """The newest version is copied when it is ready; a job for an older one is void."""
+    desk = Desk()
+    pending, job = await queued(desk)
+    desk.change(pending)
+    assert _start(job.items[0], desk.backlog) is None
+    desk.backlog.make_ready(pending)
+    assert _start(job.items[0], desk.backlog) is None
+    (newer,) = desk.offered()
+    assert _start(newer.items[0], desk.backlog) is pending
+
+
+async def test_file_that_vanished_while_its_job_was_queued_is_dropped() -> None:
+    """A job for a file that is not there any more is void, also if another file has its name by then."""
+    desk = Desk()
+    pending, job = await queued(desk)
+    desk.backlog.finished(pending, S.GONE)
+    assert _start(job.items[0], desk.backlog) is None
+    desk.ready(found(b"a"))
+    assert _start(job.items[0], desk.backlog) is None
+
+
+@pytest.mark.parametrize("state", [S.COPYING, S.WAITING])
+async def test_file_that_another_copier_has_is_dropped(state: FileState) -> None:
+    """Promise 4: at any moment one copier at most has a file."""
+    desk = Desk()
+    pending, job = await queued(desk)
+    desk.board.move(pending.entry, state)
+    assert _start(job.items[0], desk.backlog) is None
+
+
+# --- When a file is looked at again
+
+
+async def test_files_are_looked_at_when_their_time_has_come(autojump_clock: MockClock) -> None:
+    """In the order of their times, not before, and not more than asked for at a time."""
+    desk = Desk()
+    start = trio.current_time()
+    for name, due in ((b"c", 3.0), (b"a", 1.0), (b"b", 2.0), (b"z", 9.0)):
+        desk.backlog.add(found(name), start + due)
+    assert desk.backlog.pop_due(9) == []
+    assert desk.backlog.next_due() == start + 1
+    await trio.sleep(5)
+    assert [pending.found.path for pending in desk.backlog.pop_due(2)] == [b"a", b"b"]
+    assert [pending.found.path for pending in desk.backlog.pop_due(2)] == [b"c"]
+    assert desk.backlog.pop_due(2) == []
+    assert desk.backlog.next_due() == start + 9
+
+
+async def test_only_the_newest_time_counts(autojump_clock: MockClock) -> None:
+    """A file whose look was put off, or that is no longer waiting for one, is not looked at at its former time."""
+    desk = Desk()
+    start = trio.current_time()
+    off, ready, gone, sooner = (
+        desk.backlog.add(found(name), start + 1) for name in (b"off", b"ready", b"gone", b"now")
+    )
+    desk.backlog.look_again(off, start + 5)
+    desk.backlog.look_again(sooner, start)
+    desk.backlog.make_ready(ready)
+    desk.backlog.finished(gone, S.GONE)
+    assert desk.backlog.pop_due(9) == [sooner]
+    await trio.sleep(2)
+    assert desk.backlog.pop_due(9) == []
+    assert desk.backlog.next_due() == start + 5
+    await trio.sleep(5)
+    assert desk.backlog.pop_due(9) == [off]
+    assert desk.backlog.next_due() == math.inf
+
+
+async def test_file_of_which_nothing_came_is_looked_at_after_the_pause(autojump_clock: MockClock) -> None:
+    """A copier that gives a file back says why, for how long, and wakes the scanner."""
+    desk = Desk()
+    pending, _ = await queued(desk)
+    desk.board.move(pending.entry, S.COPYING)
+    desk.backlog.changed = trio.Event()
+    assert pending.in_work
+    desk.backlog.again(pending, S.WAITING, "retry in 3 s", 3)
+    assert not pending.in_work
+    assert (pending.entry.state, pending.entry.reason) == (S.WAITING, "retry in 3 s")
+    assert desk.backlog.changed.is_set()
+    assert desk.backlog.next_due() == trio.current_time() + 3
+    await trio.sleep(3)
+    assert desk.backlog.pop_due(9) == [pending]
+
+
+async def test_changed_file_begins_a_new_life(autojump_clock: MockClock) -> None:
+    """Another version settles anew, and former failures are not counted against it."""
+    desk = Desk()
+    (pending,) = desk.ready(found(b"a", 5))
+    pending.settled, pending.entry.attempt = True, 4
+    await trio.sleep(7)
+    desk.change(pending, 9)
+    assert (pending.entry.state, pending.entry.size, pending.entry.attempt) == (S.SETTLING, 9, 0)
+    assert (pending.since, pending.settled) == (trio.current_time(), False)
+    assert desk.board.pending_bytes == 9
+
+
+async def test_file_is_in_work_from_the_copiers_hands_back_to_the_scanners() -> None:
+    """Promise 4: the scanner does not touch what a copier has, not even while it waits at the gate."""
+    desk = Desk()
+    pending = desk.backlog.add(found(b"a"), 0)
+    assert not pending.in_work
+    desk.backlog.make_ready(pending)
+    assert not pending.in_work
+    for state in (S.WAITING, S.COPYING, S.VERIFYING):
+        desk.board.move(pending.entry, state)
+        assert pending.in_work
+    desk.backlog.again(pending, S.SETTLING, "it changed while it was copied", 0)
+    assert not pending.in_work
+
+
+# --- What it holds
+
+
+async def test_backlog_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise 7: it says when it is full, and there is room again when a file is finished or left."""
+    monkeypatch.setattr(backlog_module, "LIMIT", 2)
+    desk = Desk()
+    first, second = desk.ready(found(b"a"), found(b"b"))
+    assert desk.backlog.is_full
+    desk.board.move(first.entry, S.COPYING)
+    desk.backlog.changed = trio.Event()
+    desk.backlog.finished(first, S.DONE)
+    assert not desk.backlog.is_full
+    assert desk.backlog.changed.is_set()
+    desk.backlog.leave(second, "still being written")
+    assert len(desk.backlog) == 0
+    assert desk.board.live == {}
+
+
+async def test_finished_file_is_forgotten() -> None:
+    """What comes back under the name of a finished file is another file."""
+    desk = Desk()
+    (pending,) = desk.ready(found(b"a"))
+    desk.board.move(pending.entry, S.COPYING)
+    assert desk.backlog.get(b"a") is pending
+    assert desk.backlog.find(pending.entry.id) is pending
+    desk.backlog.finished(pending, S.FAILED, "reason")
+    assert desk.backlog.get(b"a") is None
+    assert desk.backlog.find(pending.entry.id) is None
+    (again,) = desk.ready(found(b"a"))
+    assert again.entry.id != pending.entry.id
+
+
+async def test_partial_of_a_file_at_hand_is_known() -> None:
+    """The sweeper removes no partial that somebody is going to continue."""
+    desk = Desk()
+    file = found(b"folder/a")
+    desk.backlog.add(file, 0)
+    partial = partial_of(file.path, file.fingerprint.dev, file.fingerprint.ino)
+    assert desk.backlog.owns_partial(partial)
+    assert not desk.backlog.owns_partial(b"folder/b" + partial[len(b"folder/a") :])
+    assert not desk.backlog.owns_partial(b"folder/a.00000000.partial")
+
+
+# --- Everything together
+
+
+class Traffic:
+    """Files that appear, change and become ready in any order, and copiers that take jobs and give files back."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        self.data = data
+        self.desk = Desk(oldest_first=data.draw(st.booleans()), room=data.draw(st.integers(1, 3)))
+        self.settling: list[Pending] = []
+        self.waiting: list[Pending] = []  # ready, or in a queued job
+        self.held: list[list[Pending]] = []  # one list for each copier at work
+        self.versions = 0
+
+    def size(self) -> int:
+        return self.data.draw(st.sampled_from([0, 1, MIB // 2, MIB, LARGE, 33 * MIB]))
+
+    def appear(self) -> None:
+        self.versions += 1
+        name = b"%d" % self.versions
+        file = found(name, self.size(), mtime=self.data.draw(st.integers(0, 5)), version=self.versions)
+        self.settling.append(self.desk.backlog.add(file, 0))
+
+    def change(self) -> None:
+        around = self.settling + self.waiting
+        if around:
+            pending = self.data.draw(st.sampled_from(around))
+            self.versions += 1
+            self.desk.change(pending, self.size(), self.versions)
+            if pending in self.waiting:
+                self.waiting.remove(pending)
+                self.settling.append(pending)
+
+    def settle(self) -> None:
+        if self.settling:
+            pending = self.settling.pop(self.data.draw(st.integers(0, len(self.settling) - 1)))
+            self.desk.backlog.make_ready(pending)
+            self.waiting.append(pending)
+
+    def offer(self) -> None:
+        self.desk.backlog.offer(self.desk.send)
+
+    def take(self) -> None:
+        if not self.desk.receive.statistics().current_buffer_used:
+            return
+        job = self.desk.receive.receive_nowait()
+        assert 1 <= len(job.items) <= BUNDLE_FILES
+        assert len(job.items) == 1 or job.size <= BUNDLE_BYTES
+        assert len(job.items) == 1 or all(item.fingerprint.size <= BUNDLE_FILE_SIZE for item in job.items)
+        taken = [p for item in job.items if (p := _start(item, self.desk.backlog)) is not None]
+        assert len({id(p) for p in taken}) == len(taken), "twice in one job"
+        for pending in taken:
+            self.waiting.remove(pending)  # nobody else has it
+            self.desk.board.move(pending.entry, S.COPYING)
+        self.held.append(taken)
+
+    def give_back(self) -> None:
+        if self.held:
+            for pending in self.held.pop(self.data.draw(st.integers(0, len(self.held) - 1))):
+                if self.data.draw(st.booleans()):
+                    self.desk.backlog.finished(pending, S.DONE)
+                else:
+                    self.desk.backlog.again(pending, S.WAITING, "retry", 1)
+                    self.settling.append(pending)
+
+    def finish(self) -> None:
+        """Let everything settle, and have it copied; nothing may be left."""
+        for _ in range(len(self.desk.backlog) * 10 + 10):
+            while self.settling:
+                self.settle()
+            self.offer()
+            self.take()
+            for held in self.held:
+                for pending in held:
+                    self.desk.backlog.finished(pending, S.DONE)
+            self.held.clear()
+        assert len(self.desk.backlog) == 0
+        assert (self.desk.board.pending_files, self.desk.board.pending_bytes) == (0, 0)
+
+
+@given(st.data())
+async def test_every_file_has_one_owner_and_none_is_lost(data: st.DataObject) -> None:
+    """Promise 4: whatever happens in whatever order, no file is in two hands, and every file comes to its end."""
+    traffic = Traffic(data)
+    steps = [traffic.appear, traffic.change, traffic.settle, traffic.offer, traffic.take, traffic.give_back]
+    for step in data.draw(st.lists(st.sampled_from(steps), max_size=40)):
+        step()
+    traffic.finish()

@@ -1,0 +1,807 @@
+"""Small files in bundles and large files span by span: written, durable, verified, and never spliced from two."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from files import (
+    MANNER,
+    Ground,
+    held,
+    name_of,
+    need_leases,
+    need_syncfs,
+    need_xattrs,
+    open_files,
+    ordinary_user,
+    publication,
+    read,
+)
+from support import files_of, pattern
+from trioft import copyio, linux, publishio, writers
+from trioft.copyio import Prepared
+from trioft.errors import FileTrouble, Remedy, classify
+from trioft.fileio import Away, block_digest, file_digest
+from trioft.model import BLOCK_SIZE, BUNDLE_FILE_SIZE, Checkpoint, Ends, Item, Result, Root, Verdict
+
+LARGE = 2 * BLOCK_SIZE + 123  # three blocks, the last one short
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Iterator[Ground]:
+    with Ground(tmp_path) as place:
+        yield place
+        left = [name for name in open_files() if str(tmp_path) in name]
+        assert left == [], "an operation left something open"
+
+
+@functools.cache
+def large() -> bytes:
+    return pattern(LARGE)
+
+
+def digests(content: bytes) -> bytes:
+    return b"".join(block_digest(content[at : at + BLOCK_SIZE]) for at in range(0, len(content), BLOCK_SIZE))
+
+
+def bundle(ground: Ground, items: list[Item], **manner: Any) -> list[Result]:
+    return copyio.write_bundle(ground.ends, items, MANNER._replace(**manner), ground.told.append)
+
+
+def verdicts(results: list[Result]) -> list[str]:
+    return [str(result.verdict) for result in results]
+
+
+def failing(
+    monkeypatch: pytest.MonkeyPatch, call: str, number: int, when: Callable[..., bool] = lambda *_: True
+) -> None:
+    """Let a call of ``os`` fail with *number*, where *when* says so of its arguments."""
+    real = getattr(os, call)
+
+    def maybe(*args: Any, **kwargs: Any) -> Any:
+        if when(*args):
+            raise OSError(number, os.strerror(number))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(os, call, maybe)
+
+
+def spoiling(monkeypatch: pytest.MonkeyPatch, name: bytes, offset: int = 0) -> None:
+    """Let the disk lose a bit of the partial of *name* as soon as it has been made durable, before it is read back."""
+    real = os.posix_fadvise
+
+    def spoil(fd: int, start: int, length: int, advice: int) -> None:
+        if name_of(fd).startswith(os.fsdecode(name) + "."):
+            os.pwrite(fd, bytes([os.pread(fd, 1, offset)[0] ^ 1]), offset)
+            os.fsync(fd)
+        real(fd, start, length, advice)
+
+    monkeypatch.setattr(os, "posix_fadvise", spoil)
+
+
+# --- a bundle --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verify", ["size", "transfer", "readback"])
+@pytest.mark.parametrize("count", [1, 10], ids=["fsync each", "one barrier"])
+def test_a_bundle_is_written_under_partial_names(ground: Ground, count: int, verify: str) -> None:
+    """Every file of a bundle is complete under its partial name, and under no other: promise 1."""
+    sizes = [0, 1, 4096, BUNDLE_FILE_SIZE, 70_000][:count] + [17] * (count - 5)
+    items = [ground.add(b"folder %d/file %d" % (n % 3, n), pattern(size, n)) for n, size in enumerate(sizes)]
+    results = bundle(ground, items, verify=verify)
+    assert verdicts(results) == ["written"] * count
+    assert [read(ground.partial(item)) for item in items] == [pattern(size, n) for n, size in enumerate(sizes)]
+    assert len(files_of(ground.dest)) == count
+    for n, (size, result) in enumerate(zip(sizes, results, strict=True)):
+        assert result.digest == (None if verify == "size" else file_digest(digests(pattern(size, n))))
+    assert ground.told == [("written", count)]
+
+
+NAMES = {
+    "255 bytes": b"n" * 251 + b".mov",
+    "255 bytes of UTF-8": ("ü" * 127).encode() + b"x",
+    "no UTF-8": b"\xff\xfe\x80",
+    "newline": b"line\nbreak\r\ttab",
+    "backslash": b'a\\b:c*d?e"f<g>h|',
+    "spaces": b" . ",
+    "dash": b"-rf",
+    "hidden": b".hidden",
+    "number": b"a_1.mov",
+    "nearly a partial": b"a.12345678.partial.mov",
+}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES.keys())
+def test_every_legal_name_is_copied(ground: Ground, name: bytes) -> None:
+    """A name is bytes: whatever Linux allows arrives unchanged, below a folder of such a name too."""
+    item = ground.add(name[:200] + b"/" + name)
+    (written,) = bundle(ground, [item])
+    assert written.verdict == Verdict.WRITTEN
+    (partial,) = files_of(ground.dest)
+    assert len(os.path.basename(partial)) <= 255
+    (published,) = publishio.publish(ground.ends, [publication(item)], MANNER)
+    assert published.verdict == Verdict.PUBLISHED
+    assert files_of(ground.dest) == files_of(ground.source)
+
+
+def test_long_names_that_begin_alike_get_partials_of_their_own(ground: Ground) -> None:
+    """The partial of a name that had to be shortened is never taken for another file's."""
+    items = [ground.add(b"n" * 250 + b"%05d" % n, b"%d" % n) for n in range(4)]
+    assert verdicts(bundle(ground, items)) == ["written"] * 4
+    assert sorted(files_of(ground.dest).values()) == [b"0", b"1", b"2", b"3"]
+
+
+def test_attributes_are_on_the_partial_already(ground: Ground) -> None:
+    """Permission bits and user attributes are there before the file gets its final name."""
+    need_xattrs(ground.source)
+    ground.add(b"a", mode=0o751)
+    os.setxattr(ground.at_source(b"a"), "user.take", b"7")
+    item = ground.item(b"a")
+    bundle(ground, [item])
+    assert stat.S_IMODE(os.stat(ground.partial(item)).st_mode) == 0o751
+    assert os.getxattr(ground.partial(item), "user.take") == b"7"
+
+
+@pytest.mark.parametrize("mode", [0o444, 0o400, 0o555, 0o644], ids=oct)
+def test_a_write_protected_file_is_copied_and_stays_write_protected(ground: Ground, mode: int) -> None:
+    """What nobody may write can still be copied, small or large, by a user who is not root."""
+    small, big = ground.add(b"small", mode=mode), ground.add(b"big", BLOCK_SIZE + 1, mode=mode)
+    content = read(ground.at_source(b"big"))
+    partial = os.path.basename(ground.partial(big))
+    with ordinary_user():
+        assert verdicts(bundle(ground, [small])) == ["written"]
+        assert isinstance(copyio.prepare(ground.ends, big, None, MANNER, ground.told.append), Prepared)
+        copyio.copy_span(ground.ends, big, partial, 0, len(content), MANNER, ground.told.append)
+        destination = ground.ends.destination
+        assert copyio.settle(
+            destination, partial, 0, len(content), digests(content), "readback", ground.told.append
+        ) == []  # fmt: skip
+        # A restart finds its partial and may go on with it.
+        assert isinstance(copyio.prepare(ground.ends, big, None, MANNER, ground.told.append), Prepared)
+        copyio.copy_span(ground.ends, big, partial, BLOCK_SIZE, len(content), MANNER, ground.told.append)
+        results = publishio.publish(ground.ends, [publication(small), publication(big)], MANNER)
+    assert verdicts(results) == ["published"] * 2
+    assert files_of(ground.dest) == files_of(ground.source)
+    assert [stat.S_IMODE(os.stat(ground.at_dest(path)).st_mode) for path in (b"small", b"big")] == [mode] * 2
+
+
+def test_each_file_of_a_bundle_has_a_verdict_of_its_own(ground: Ground) -> None:
+    """One file that cannot be copied now keeps none of the others from it."""
+    need_leases(ground.source)
+    items = {
+        path: ground.add(path, b"of " + path) for path in (b"gone", b"changed", b"busy", b"there", b"other", b"new")
+    }
+    os.unlink(ground.at_source(b"gone"))
+    ground.add(b"changed", b"another version")
+    ground.old(b"there", b"of there")
+    ground.same_times(items[b"there"])
+    ground.old(b"other", b"of somebody else")
+    with held(ground.at_source(b"busy"), "writer"):
+        results = bundle(ground, list(items.values()), if_exists="skip")
+    assert verdicts(results) == ["gone", "changed", "busy", "already", "exists", "written"]
+    assert set(files_of(ground.dest)) == {b"there", b"other", os.path.basename(ground.partial(items[b"new"]))}
+
+
+def test_without_proof_a_file_that_has_not_settled_is_unproven(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel cannot tell whether somebody writes a file, it has to be quiet first."""
+    monkeypatch.setattr(writers, "_magic_of_device", {})
+    monkeypatch.setattr(linux, "filesystem_magic", lambda fd: 0xFF534D42)  # CIFS
+    ground.add(b"a")
+    assert verdicts(bundle(ground, [ground.item(b"a", settled=False), ground.item(b"a")])) == ["unproven", "written"]
+
+
+@pytest.mark.parametrize("how", ["grows", "shrinks", "is rewritten"])
+def test_a_file_that_changes_while_it_is_read_is_not_copied(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """What was read before and after a change is never put together: promise 1."""
+    item = ground.add(b"a", b"first version")
+    path = ground.at_source(b"a")
+    real = os.preadv
+
+    def meanwhile(fd: int, buffers: Any, offset: int) -> int:
+        match how:
+            case "grows":
+                with open(path, "ab") as file:
+                    file.write(b", and more")
+            case "shrinks":
+                os.truncate(path, 5)
+            case _:
+                with open(path, "r+b") as file:
+                    file.write(b"FIRST")
+        return real(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", meanwhile)
+    assert verdicts(bundle(ground, [item])) == ["changed"]
+    assert files_of(ground.dest) == {}
+
+
+def test_a_source_that_is_read_in_pieces_is_copied_whole(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filesystem may hand out less than was asked for: that is no change of the file."""
+    item = ground.add(b"a", 10_000)
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, views, at: real(fd, [views[0][:4096]], at))
+    assert verdicts(bundle(ground, [item])) == ["written"]
+    assert read(ground.partial(item)) == read(ground.at_source(b"a"))
+
+
+@pytest.mark.parametrize("count", [2, 6], ids=["fsync each", "one barrier"])
+def test_a_byte_that_is_lost_after_the_write_is_found_by_the_read_back(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """What the destination has is compared with what was read, and one bad file fails alone."""
+    items = [ground.add(b"file %d" % n) for n in range(count)]
+    spoiling(monkeypatch, b"file 1", 99)
+    results = bundle(ground, items)
+    assert verdicts(results) == ["written", "trouble"] + ["written"] * (count - 2)
+    trouble = results[1].trouble
+    assert trouble is not None
+    assert (trouble.op, trouble.errno) == ("read back", None)
+    assert classify(trouble) == Remedy.RETRY
+
+
+@pytest.mark.parametrize("verify", ["size", "transfer", "readback"])
+def test_a_partial_that_is_too_short_is_found_at_every_level(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, verify: str
+) -> None:
+    """The size at least is compared, always."""
+    items = [ground.add(b"file %d" % n) for n in range(4)]
+    real = linux.syncfs
+
+    def cut(fd: int) -> None:
+        real(fd)
+        os.truncate(ground.partial(items[2]), 99)
+
+    need_syncfs(ground.dest)
+    monkeypatch.setattr(linux, "syncfs", cut)
+    assert verdicts(bundle(ground, items, verify=verify)) == ["written", "written", "trouble", "written"]
+
+
+def test_a_failed_barrier_fails_all_that_relied_on_it(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When one syncfs stands for all files and fails, none of them is taken for durable."""
+    items = [ground.add(b"file %d" % n) for n in range(5)]
+    need_syncfs(ground.dest)
+
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, "")
+
+    monkeypatch.setattr(linux, "syncfs", fail)
+    results = bundle(ground, items)
+    assert [result.trouble and result.trouble[:5] for result in results] == [
+        ("destination", "syncfs", b"", None, errno.EIO)
+    ] * 5
+
+
+def test_after_a_failed_sync_every_byte_is_written_again(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed fsync has thrown the data away, and the next one says nothing: a new file is begun."""
+    item = ground.add(b"a", b"content")
+    with monkeypatch.context() as patch:
+        real = os.fsync
+
+        def lose(fd: int) -> None:
+            if name_of(fd).startswith("a."):
+                os.pwrite(fd, bytes(7), 0)
+                real(fd)
+                raise OSError(errno.EIO, "")
+            real(fd)
+
+        patch.setattr(os, "fsync", lose)
+        (result,) = bundle(ground, [item], verify="transfer")
+    assert result.trouble is not None
+    assert (result.trouble.op, result.trouble.errno) == ("fsync", errno.EIO)
+    assert verdicts(bundle(ground, [item], verify="transfer")) == ["written"]
+    assert read(ground.partial(item)) == b"content"
+
+
+def test_a_file_for_which_there_is_no_space_fails_alone(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smaller files may still fit."""
+    items = [ground.add(b"file %d" % n) for n in range(5)]
+    failing(monkeypatch, "pwrite", errno.ENOSPC, lambda fd, *_: name_of(fd).startswith("file 1."))
+    results = bundle(ground, items)
+    assert verdicts(results) == ["written", "trouble", "written", "written", "written"]
+    assert results[1].trouble is not None
+    assert classify(results[1].trouble) == Remedy.SPACE
+
+
+def test_a_destination_that_is_gone_is_not_asked_for_every_file(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the server is gone, the rest of the bundle does not wait for one time-out after the other."""
+    items = [ground.add(b"file %d" % n) for n in range(5)]
+    asked: list[str] = []
+
+    def gone(fd: int, *_: object) -> bool:
+        if not name_of(fd).startswith("file 0."):
+            asked.append(name_of(fd))
+        return bool(asked)
+
+    failing(monkeypatch, "pwrite", errno.EHOSTDOWN, gone)
+    results = bundle(ground, items)
+    assert verdicts(results) == ["written"] + ["trouble"] * 4
+    assert {result.trouble for result in results[1:]} == {results[1].trouble}
+    assert len(asked) == 1
+
+
+def test_an_unreadable_source_does_not_stop_the_bundle(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bad sector of the source concerns one file: EIO there does not mean that the destination is gone."""
+    items = [ground.add(b"file %d" % n) for n in range(3)]
+    failing(monkeypatch, "preadv", errno.EIO, lambda fd, *_: name_of(fd) == "file 1")
+    results = bundle(ground, items)
+    assert verdicts(results) == ["written", "trouble", "written"]
+    assert results[1].trouble is not None
+    assert classify(results[1].trouble) == Remedy.RETRY
+
+
+def test_a_leftover_partial_is_replaced_not_written_over(ground: Ground) -> None:
+    """A mover that was left behind on a dead mount may wake up later: it writes into a file that has no name."""
+    item = ground.add(b"a", b"new")
+    with open(ground.partial(item), "wb") as left_behind:
+        assert verdicts(bundle(ground, [item])) == ["written"]
+        left_behind.write(b"late, and longer than the file")
+        left_behind.flush()
+    assert read(ground.partial(item)) == b"new"
+
+
+@pytest.mark.parametrize("call", ["write_bundle", "prepare", "copy_span", "settle"])
+def test_nothing_is_written_below_a_folder_that_is_not_the_destination(ground: Ground, call: str) -> None:
+    """A destination whose device has changed gets no byte: promise 5."""
+    item = ground.add(b"a")
+    root = ground.ends.destination
+    ends = Ends(ground.ends.source, Root(root.path, root.dev + 1))
+    partial = os.path.basename(ground.partial(item))
+    calls: dict[str, Callable[[], object]] = {
+        "write_bundle": lambda: copyio.write_bundle(ends, [item], MANNER, ground.told.append),
+        "prepare": lambda: copyio.prepare(ends, item, None, MANNER, ground.told.append),
+        "copy_span": lambda: copyio.copy_span(ends, item, partial, 0, 100, MANNER, ground.told.append),
+        "settle": lambda: copyio.settle(ends.destination, partial, 0, 100, b"", "size", ground.told.append),
+    }
+    with pytest.raises(Away):
+        calls[call]()
+    assert os.listdir(ground.dest) == []
+
+
+# --- prepare ---------------------------------------------------------------------------------------------------------
+
+
+def prepare(ground: Ground, item: Item, checkpoint: Checkpoint | None = None, **manner: Any) -> Result | Prepared:
+    return copyio.prepare(ground.ends, item, checkpoint, MANNER._replace(**manner), ground.told.append)
+
+
+def checkpoint_of(ground: Ground, item: Item, offset: int, content: bytes | None = None) -> Checkpoint:
+    content = large() if content is None else content
+    partial = os.path.relpath(ground.partial(item), os.fsencode(ground.dest))
+    return Checkpoint(partial, item.fingerprint, offset, digests(content[:offset]))
+
+
+def put_partial(ground: Ground, item: Item, content: bytes) -> None:
+    with open(ground.partial(item), "wb") as file:
+        file.write(content)
+
+
+def spoiled(content: bytes, offset: int) -> bytes:
+    return content[:offset] + bytes([content[offset] ^ 1]) + content[offset + 1 :]
+
+
+def test_a_large_file_begins_with_an_empty_partial(ground: Ground) -> None:
+    """Nothing is there: it starts at byte 0, in a folder that has been made for it."""
+    item = ground.add(b"x/y/a", large(), mode=0o640)
+    assert prepare(ground, item) == Prepared(0, b"")
+    assert read(ground.partial(item)) == b""
+    assert stat.S_IMODE(os.stat(ground.partial(item)).st_mode) == 0o640
+
+
+def test_a_new_partial_is_found_again_after_a_power_cut(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folders that hold a new partial are made durable before anything is written into it."""
+    item = ground.add(b"x/y/a", large())
+    synced = []
+    real = os.fsync
+
+    def noted(fd: int) -> None:
+        real(fd)
+        synced.append(name_of(fd))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    prepare(ground, item)
+    assert sorted(synced) == ["dest", "x", "y"]
+
+
+@pytest.mark.parametrize("offset", [2 * BLOCK_SIZE, LARGE])
+def test_a_checkpoint_of_this_version_is_where_it_goes_on(ground: Ground, offset: int) -> None:
+    """Below the checkpoint nothing is copied or compared again; what was written above it is dropped."""
+    item = ground.add(b"a", large())
+    put_partial(ground, item, spoiled(large(), 7))  # outside of the last block: it is trusted
+    assert prepare(ground, item, checkpoint_of(ground, item, offset)) == Prepared(offset, digests(large()[:offset]))
+    assert os.stat(ground.partial(item)).st_size == offset
+    assert ground.told == []
+
+
+def test_a_checkpoint_at_level_size_has_no_digests_and_is_trusted_at_that_level(ground: Ground) -> None:
+    """Whoever wants sizes compared, and nothing else, gets exactly that."""
+    item = ground.add(b"a", large())
+    put_partial(ground, item, large())
+    checkpoint = checkpoint_of(ground, item, BLOCK_SIZE)._replace(digests=b"")
+    assert prepare(ground, item, checkpoint, verify="size") == Prepared(BLOCK_SIZE, b"")
+
+
+@pytest.mark.parametrize("verify", ["transfer", "readback"])
+def test_a_checkpoint_of_a_lower_level_proves_nothing_at_a_higher_one(ground: Ground, verify: str) -> None:
+    """A recorded offset is verified at the level that is asked for now: promise 2."""
+    item = ground.add(b"a", large())
+    put_partial(ground, item, spoiled(large(), BLOCK_SIZE + 7))
+    checkpoint = checkpoint_of(ground, item, 2 * BLOCK_SIZE)._replace(digests=b"")
+    assert prepare(ground, item, checkpoint, verify=verify) == Prepared(BLOCK_SIZE, digests(large()[:BLOCK_SIZE]))
+
+
+@pytest.mark.parametrize("how", ["none", "other version", "other partial", "last block differs", "shorter partial"])
+def test_without_a_checkpoint_that_fits_blocks_are_compared_and_kept_as_far_as_they_match(
+    ground: Ground, how: str
+) -> None:
+    """A partial is used only as far as it is proved to be of this source: it never splices two files."""
+    item = ground.add(b"a", large())
+    checkpoint: Checkpoint | None = checkpoint_of(ground, item, 2 * BLOCK_SIZE)
+    put_partial(ground, item, spoiled(large(), BLOCK_SIZE))
+    assert checkpoint is not None
+    match how:
+        case "none":
+            checkpoint = None
+        case "other version":
+            checkpoint = checkpoint._replace(fingerprint=item.fingerprint._replace(mtime_ns=1))
+        case "other partial":
+            checkpoint = checkpoint._replace(partial=b"b.00000000.partial")
+        case "shorter partial":
+            put_partial(ground, item, large()[: 2 * BLOCK_SIZE - 1])
+    assert prepare(ground, item, checkpoint) == Prepared(BLOCK_SIZE, digests(large()[:BLOCK_SIZE]))
+    assert os.stat(ground.partial(item)).st_size == BLOCK_SIZE
+    assert ("compared", BLOCK_SIZE) in ground.told
+
+
+@pytest.mark.parametrize(
+    ("there", "kept"),
+    [
+        (lambda: b"", 0),
+        (lambda: large()[: BLOCK_SIZE - 1], 0),
+        (lambda: pattern(LARGE, 99), 0),
+        (lambda: large()[:BLOCK_SIZE] + bytes(BLOCK_SIZE), BLOCK_SIZE),
+        (lambda: spoiled(large(), 0), 0),
+        (lambda: large(), 2 * BLOCK_SIZE),  # the short last block is cheap to write again
+        (lambda: large() + b"more", 2 * BLOCK_SIZE),
+    ],
+    ids=["empty", "less than a block", "another file", "zeros behind", "first byte", "all of it", "longer"],
+)
+def test_what_a_partial_without_a_row_has_in_common_with_the_source_is_kept(
+    ground: Ground, there: Callable[[], bytes], kept: int
+) -> None:
+    """With the state folder lost, a 25 GB file still goes on near where it was, and is right to the last byte."""
+    item = ground.add(b"a", large())
+    put_partial(ground, item, there())
+    assert prepare(ground, item) == Prepared(kept, digests(large()[:kept]))
+    assert os.stat(ground.partial(item)).st_size == kept
+
+
+def test_a_partial_is_compared_as_it_is_on_the_disk(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before blocks are kept they are made durable and read from behind the page cache: promise 2."""
+    item = ground.add(b"a", large())
+    put_partial(ground, item, large())
+    spoiling(monkeypatch, b"a", BLOCK_SIZE + 5)
+    assert prepare(ground, item) == Prepared(BLOCK_SIZE, digests(large()[:BLOCK_SIZE]))
+
+
+def test_a_shorter_source_keeps_no_more_than_it_has(ground: Ground) -> None:
+    """A partial of a version that was longer is cut."""
+    content = large()[: BLOCK_SIZE + 5]
+    item = ground.add(b"a", content)
+    put_partial(ground, item, large())
+    assert prepare(ground, item) == Prepared(BLOCK_SIZE, digests(content[:BLOCK_SIZE]))
+
+
+@pytest.mark.parametrize("verdict", ["gone", "changed", "busy", "already", "exists"])
+def test_a_large_file_that_must_not_be_copied_now_is_not_prepared(ground: Ground, verdict: str) -> None:
+    """The same questions are asked of a large file as of small ones, and no partial is begun."""
+    item = ground.add(b"a", LARGE)
+    with held(ground.at_source(b"a"), "writer" if verdict == "busy" else "reader"):
+        match verdict:
+            case "gone":
+                os.unlink(ground.at_source(b"a"))
+            case "changed":
+                os.truncate(ground.at_source(b"a"), 5)
+            case "busy":
+                need_leases(ground.source)
+            case "already":
+                ground.old(b"a", LARGE)
+                ground.same_times(item)
+            case "exists":
+                ground.old(b"a")
+        result = prepare(ground, item, if_exists="fail")
+    assert isinstance(result, Result)
+    assert str(result.verdict) == verdict
+    assert not os.path.exists(ground.partial(item))
+
+
+@pytest.mark.parametrize("call", ["ftruncate", "fsync", "fstat", "preadv"])
+def test_a_partial_that_cannot_be_prepared_is_a_trouble(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """An error while a partial is looked at leaves nothing open, and tells what failed."""
+    item = ground.add(b"a", large())
+    put_partial(ground, item, large())
+    failing(monkeypatch, call, errno.EIO, lambda fd, *_: name_of(fd).startswith("a."))
+    with pytest.raises(FileTrouble) as caught:
+        prepare(ground, item)
+    trouble = caught.value.trouble
+    partial = os.path.basename(ground.partial(item))
+    assert (trouble.side, trouble.path, trouble.errno) == ("destination", partial, errno.EIO)
+
+
+# --- spans -----------------------------------------------------------------------------------------------------------
+
+
+def span(ground: Ground, item: Item, start: int, end: int, **manner: Any) -> None:
+    partial = os.path.basename(ground.partial(item))
+    copyio.copy_span(ground.ends, item, partial, start, end, MANNER._replace(**manner), ground.told.append)
+
+
+def blocks_told(ground: Ground) -> list[tuple[int, bytes]]:
+    return [message[1:] for message in ground.told if message[0] == "block"]
+
+
+def bytes_told(ground: Ground) -> int:
+    return sum(message[1] for message in ground.told if message[0] == "bytes")
+
+
+def test_spans_may_be_written_in_any_order(ground: Ground) -> None:
+    """Each span lands where it belongs, and the digest of each of its blocks is told once the block is written."""
+    item = ground.add(b"a", large())
+    put_partial(ground, item, b"")
+    span(ground, item, BLOCK_SIZE, LARGE)
+    assert read(ground.partial(item)) == bytes(BLOCK_SIZE) + large()[BLOCK_SIZE:]
+    span(ground, item, 0, BLOCK_SIZE)
+    assert read(ground.partial(item)) == large()
+    numbers, told = zip(*blocks_told(ground), strict=True)
+    assert numbers == (1, 2, 0)
+    assert told[2] + told[0] + told[1] == digests(large())
+    assert bytes_told(ground) == LARGE
+
+
+def test_at_level_size_no_digest_is_made(ground: Ground) -> None:
+    """Whoever wants sizes compared, and nothing else, does not pay for more."""
+    item = ground.add(b"a", large())
+    put_partial(ground, item, b"")
+    span(ground, item, 0, LARGE, verify="size")
+    assert blocks_told(ground) == [(0, b""), (1, b""), (2, b"")]
+
+
+def test_a_span_survives_short_reads_and_writes(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system call that does less than it was asked to leaves no gap."""
+    item = ground.add(b"a", large())
+    put_partial(ground, item, b"")
+    pwrite, preadv = os.pwrite, os.preadv
+    monkeypatch.setattr(os, "pwrite", lambda fd, view, at: pwrite(fd, view[: max(1, len(view) // 3)], at))
+    monkeypatch.setattr(os, "preadv", lambda fd, views, at: preadv(fd, [views[0][: 1 + len(views[0]) // 2]], at))
+    span(ground, item, 0, LARGE)
+    assert read(ground.partial(item)) == large()
+    assert bytes_told(ground) == LARGE
+
+
+@pytest.mark.parametrize("how", ["rewritten", "grown", "shrunk", "replaced"])
+def test_a_source_that_changes_while_a_span_is_copied_is_a_trouble(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Blocks of two versions never become one file: the copy is stopped, and begins anew: promise 1."""
+    item = ground.add(b"a", large())
+    put_partial(ground, item, b"")
+    path = ground.at_source(b"a")
+    real = os.preadv
+    done: list[bool] = []
+
+    def meanwhile(fd: int, buffers: Any, offset: int) -> int:
+        count = real(fd, buffers, offset)
+        if not done:
+            done.append(True)
+            match how:
+                case "rewritten":
+                    with open(path, "r+b") as file:
+                        file.write(b"header")
+                case "grown":
+                    with open(path, "ab") as file:
+                        file.write(b"more")
+                case "shrunk":
+                    os.truncate(path, BLOCK_SIZE)
+                case "replaced":
+                    os.rename(path, path + b"~")
+                    ground.add(b"a", pattern(LARGE, 99))
+        return count
+
+    monkeypatch.setattr(os, "preadv", meanwhile)
+    with pytest.raises(FileTrouble) as caught:
+        span(ground, item, 0, LARGE)
+    assert (caught.value.trouble.side, caught.value.trouble.errno) == ("source", None)
+    assert classify(caught.value.trouble) == Remedy.RETRY
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE])
+def test_a_failed_write_tells_its_byte_and_no_block_beyond(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A block is told only when all of it has been written."""
+    item = ground.add(b"a", large())
+    put_partial(ground, item, b"")
+    failing(monkeypatch, "pwrite", number, lambda fd, view, at: at >= BLOCK_SIZE + 3 * 2**20)
+    with pytest.raises(FileTrouble) as caught:
+        span(ground, item, 0, LARGE)
+    partial = os.path.basename(ground.partial(item))
+    assert caught.value.trouble[:5] == ("destination", "write", partial, BLOCK_SIZE + 3 * 2**20, number)
+    assert blocks_told(ground) == [(0, block_digest(large()[:BLOCK_SIZE]))]
+
+
+@pytest.mark.parametrize("failed_before", [False, True], ids=["alone", "after a failed write"])
+def test_a_failed_close_is_a_failed_write(ground: Ground, monkeypatch: pytest.MonkeyPatch, failed_before: bool) -> None:
+    """What a network filesystem says at the close is not lost; nor does it hide what went wrong before."""
+    item = ground.add(b"a", large())
+    put_partial(ground, item, b"")
+    real = os.close
+
+    def late(fd: int) -> None:
+        written = os.path.basename(os.fsencode(name_of(fd))) == os.path.basename(ground.partial(item))
+        real(fd)
+        if written:
+            raise OSError(errno.EDQUOT, "")
+
+    if failed_before:
+        failing(monkeypatch, "pwrite", errno.ESTALE)
+    monkeypatch.setattr(os, "close", late)
+    with pytest.raises(FileTrouble) as caught:
+        span(ground, item, 0, LARGE)
+    expected = ("write", errno.ESTALE) if failed_before else ("close", errno.EDQUOT)
+    assert (caught.value.trouble.op, caught.value.trouble.errno) == expected
+
+
+def test_what_is_only_read_may_fail_to_close(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error at the close of a source or a folder says nothing about any byte, and stops nothing."""
+    item, small = ground.add(b"a", large()), ground.add(b"small")
+    put_partial(ground, item, b"")
+    real = os.close
+
+    def late(fd: int) -> None:
+        only_read = not name_of(fd).endswith(".partial")
+        real(fd)
+        if only_read:
+            raise OSError(errno.EIO, "")
+
+    monkeypatch.setattr(os, "close", late)
+    span(ground, item, 0, LARGE)
+    assert verdicts(bundle(ground, [small])) == ["written"]
+
+
+@pytest.mark.parametrize("missing", ["source", "partial"])
+def test_a_span_needs_both_files(ground: Ground, missing: str) -> None:
+    """A partial that somebody removed is not made again by a span: that would leave a hole."""
+    item = ground.add(b"a", large())
+    put_partial(ground, item, b"")
+    os.unlink(ground.at_source(b"a") if missing == "source" else ground.partial(item))
+    with pytest.raises(FileTrouble) as caught:
+        span(ground, item, 0, LARGE)
+    assert (caught.value.trouble.op, caught.value.trouble.errno) == ("open", errno.ENOENT)
+    assert caught.value.trouble.side == ("source" if missing == "source" else "destination")
+    assert missing == "source" or files_of(ground.dest) == {}
+
+
+# --- settle ----------------------------------------------------------------------------------------------------------
+
+
+def settle(ground: Ground, item: Item, start: int, end: int, verify: str = "readback") -> list[int]:
+    partial = os.path.basename(ground.partial(item))
+    wanted = digests(large()[start:end])
+    return copyio.settle(ground.ends.destination, partial, start, end, wanted, verify, ground.told.append)
+
+
+def test_what_is_as_it_was_written_settles(ground: Ground) -> None:
+    """A range is durable and read back: progress is told for both."""
+    item = ground.add(b"a", large())
+    put_partial(ground, item, large())
+    assert settle(ground, item, 0, LARGE) == []
+    assert [message for message in ground.told if message[0] == "synced"] == [
+        ("synced", 0),
+        ("synced", BLOCK_SIZE),
+        ("synced", 2 * BLOCK_SIZE),
+    ]
+    assert sum(message[1] for message in ground.told if message[0] == "verified") == LARGE
+    assert settle(ground, item, BLOCK_SIZE, 2 * BLOCK_SIZE) == []
+
+
+@pytest.mark.parametrize(
+    ("offsets", "bad"),
+    [([0], [0]), ([BLOCK_SIZE - 1], [0]), ([BLOCK_SIZE], [1]), ([LARGE - 1], [2]), ([5, LARGE - 1], [0, 2])],
+)
+def test_blocks_that_differ_are_named(ground: Ground, offsets: list[int], bad: list[int]) -> None:
+    """One wrong bit is found, and the number of its block says what has to be written again."""
+    item = ground.add(b"a", large())
+    content = large()
+    for offset in offsets:
+        content = spoiled(content, offset)
+    put_partial(ground, item, content)
+    assert settle(ground, item, 0, LARGE) == bad
+    for verify in ("size", "transfer"):
+        assert settle(ground, item, 0, LARGE, verify) == []
+
+
+def test_blocks_are_numbered_from_the_files_start(ground: Ground) -> None:
+    """A range in the middle names its blocks as the whole file does."""
+    item = ground.add(b"a", large())
+    put_partial(ground, item, spoiled(large(), 2 * BLOCK_SIZE + 1))
+    assert settle(ground, item, BLOCK_SIZE, LARGE) == [2]
+
+
+def test_the_read_back_comes_from_behind_the_page_cache(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compared is what the destination has, after it was made durable: in this order, or it proves nothing."""
+    item = ground.add(b"a", large())
+    put_partial(ground, item, large())
+    calls: list[str] = []
+    for call in ("fdatasync", "posix_fadvise", "preadv"):
+        real = getattr(os, call)
+
+        def noted(*args: Any, _call: str = call, _real: Any = real) -> Any:
+            calls.append(_call)
+            return _real(*args)
+
+        monkeypatch.setattr(os, call, noted)
+    spoiling(monkeypatch, b"a", 5)
+    assert settle(ground, item, 0, LARGE) == [0]
+    assert calls == ["fdatasync", "posix_fadvise", "preadv", "preadv", "preadv"]
+
+
+@pytest.mark.parametrize("verify", ["size", "transfer", "readback"])
+@pytest.mark.parametrize("size", [0, BLOCK_SIZE, LARGE - 1])
+def test_a_short_partial_never_settles(ground: Ground, size: int, verify: str) -> None:
+    """Missing bytes are found at every level: promise 2."""
+    item = ground.add(b"a", large())
+    put_partial(ground, item, large()[:size])
+    with pytest.raises(FileTrouble) as caught:
+        settle(ground, item, 0, LARGE, verify)
+    assert (caught.value.trouble.op, caught.value.trouble.offset) == ("read back", size)
+
+
+@pytest.mark.parametrize("call", ["open", "write_back", "fdatasync", "close", "preadv"])
+def test_an_error_while_settling_is_a_trouble(ground: Ground, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """A range that could not be made durable, or not be read back, is not settled."""
+    item = ground.add(b"a", large())
+    put_partial(ground, item, large())
+    if call == "write_back":
+
+        def fail(fd: int, offset: int, length: int) -> None:
+            raise OSError(errno.EIO, "")
+
+        monkeypatch.setattr(linux, "write_back", fail)
+    elif call == "close":
+        real = os.close
+
+        def late(fd: int) -> None:
+            partial = name_of(fd).endswith(".partial")
+            real(fd)
+            if partial:
+                raise OSError(errno.EIO, "")
+
+        monkeypatch.setattr(os, "close", late)
+    elif call == "open":
+        failing(monkeypatch, "open", errno.EIO, lambda path, *_: path.endswith(b".partial"))
+    else:
+        failing(monkeypatch, call, errno.EIO)
+    with pytest.raises(FileTrouble) as caught:
+        settle(ground, item, 0, LARGE)
+    assert (caught.value.trouble.side, caught.value.trouble.errno) == ("destination", errno.EIO)
+    assert classify(caught.value.trouble) == Remedy.DESTINATION
+
+
+def test_a_partial_that_is_gone_does_not_settle(ground: Ground) -> None:
+    """A partial that somebody removed is a trouble, not a success."""
+    item = ground.add(b"a", large())
+    with pytest.raises(FileTrouble) as caught:
+        settle(ground, item, 0, LARGE)
+    assert caught.value.trouble.errno == errno.ENOENT

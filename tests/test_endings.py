@@ -1,0 +1,395 @@
+"""
+The endings of an agent: by itself, by a signal or two, by a bug, by a dead ledger.
+
+However it ends: it does so in time, leaves no child behind, no wrong content under a final name, a ledger that tells
+the truth, and a free lock, so that the next start goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from support import PATIENCE, Site, files_of, make_tree, movers_of, pattern, wait_until
+from trioft import strategies
+from trioft.agent import run_agent
+from trioft.board import Board
+from trioft.config import Config, load_config
+from trioft.model import BLOCK_SIZE, MIB, FileState, Job, Result
+from trioft.movers import MoverBug
+from trioft.strategies import Tools
+from truth import check_promises, children_of, recorded
+
+SIZE = 9 * BLOCK_SIZE + 12_345
+CONTENTS = {b"large": pattern(SIZE), b"folder/small": b"small", b"folder/empty": b""}
+SLOW = "40MiB/s"  # two blocks at once, then one in 0.2 s: two seconds in all
+# So that no checkpoint comes but the one at the end; and so that checkpoints come often.
+NO_CHECKPOINTS = "copy: {checkpoint_size: 1GiB, checkpoint_time: 1h}\n"
+CHECKPOINTS = "copy: {checkpoint_size: 16MiB}\n"
+
+
+def settings(site: Site, text: str) -> Path:
+    """Write a configuration file."""
+    path = site.root / "trioft.yaml"
+    path.write_text(text)
+    return path
+
+
+def size_of_partial(site: Site) -> int:
+    return max((path.stat().st_size for path in site.dest.glob("large.*.partial")), default=0)
+
+
+@pytest.fixture
+def source(site: Site) -> Site:
+    make_tree(site.source, {**CONTENTS})
+    return site
+
+
+def check_the_next_start(site: Site, resumed: int) -> None:
+    """The next start works at once, goes on where the last one stopped, and completes."""
+    done = site.sync()
+    assert done.code == 0, done.err
+    assert done.summary["bytes_resumed"] == resumed
+    assert files_of(site.dest) == files_of(site.source) == CONTENTS
+    assert recorded(site).checkpoints == {}
+
+
+# --- by itself --------------------------------------------------------------------------------------------------------
+
+
+def test_a_sync_that_is_done_leaves_nothing_but_the_files(source: Site) -> None:
+    """No child, no partial, no checkpoint; and everything that the ledger calls delivered is there."""
+    running = source.start("sync")
+    pid = running.process.pid
+    wait_until(lambda: movers_of(pid))
+    assert running.end(0).code == 0
+    assert children_of(pid) == set()
+    assert check_promises(source, CONTENTS).delivered.keys() == CONTENTS.keys()
+    check_the_next_start(source, 0)
+
+
+# --- by signals -------------------------------------------------------------------------------------------------------
+
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+COMMANDS = pytest.mark.parametrize("command", ["sync", "watch"])
+
+
+def exit_code(command: str, number: signal.Signals) -> int:
+    return 128 + number if command == "sync" else 0
+
+
+@SIGNALS
+@COMMANDS
+def test_the_first_signal_records_how_far_it_came_and_ends(command: str, number: signal.Signals, source: Site) -> None:
+    """What was written is made durable, verified and recorded before the agent ends, and is not copied again."""
+    running = source.start(command, "--bwlimit", SLOW, "-c", settings(source, NO_CHECKPOINTS))
+    pid = running.process.pid
+    wait_until(lambda: size_of_partial(source) >= 3 * BLOCK_SIZE + MIB)
+    assert recorded(source, running=True).checkpoints == {}
+    done = running.end(number, 10)
+    assert done.code == exit_code(command, number), done.err
+    assert children_of(pid) == set()
+    settled = check_promises(source, CONTENTS).settled(b"large")
+    assert 3 * BLOCK_SIZE <= settled < SIZE
+    assert settled % BLOCK_SIZE == 0
+    check_the_next_start(source, settled)
+
+
+@COMMANDS
+def test_the_second_signal_ends_it_now(command: str, source: Site) -> None:
+    """Who does not want to wait for a destination that does not answer, does not have to; earlier checkpoints hold."""
+    patient = "copy: {checkpoint_size: 16MiB, stall_timeout: 1h}\nstate: {shutdown_grace: 1h}\n"
+    running = source.start(command, "--bwlimit", SLOW, "-c", settings(source, patient))
+    pid = running.process.pid
+    wait_until(lambda: recorded(source, running=True).settled(b"large") >= 2 * BLOCK_SIZE)
+    wait_until(lambda: stop_busy_movers(pid))
+    running.process.send_signal(signal.SIGINT)
+    done = running.end(signal.SIGTERM, 5)
+    assert done.code == exit_code(command, signal.SIGINT), done.err
+    assert children_of(pid) == set()
+    settled = check_promises(source, CONTENTS).settled(b"large")
+    assert settled >= 2 * BLOCK_SIZE
+    check_the_next_start(source, settled)
+
+
+def stop_busy_movers(pid: int) -> bool:
+    """Stop the movers of an agent that have more open than their pipes; return whether there are any."""
+    stopped = False
+    for mover in movers_of(pid):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if len(os.listdir(f"/proc/{mover}/fd")) > 4:
+                os.kill(mover, signal.SIGSTOP)
+                stopped = True
+    return stopped
+
+
+def test_a_watch_with_nothing_to_do_ends_at_once(site: Site) -> None:
+    """An idle service stops within a moment, with the code of success."""
+    running = site.watch()
+    pid = running.process.pid
+    make_tree(site.source, {"a": b"1"})
+    running.wait_for_file("a", "done")
+    begun = time.monotonic()
+    assert running.end().code == 0
+    assert time.monotonic() - begun < 5
+    assert children_of(pid) == set()
+
+
+# --- another one ------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_agent_on_the_same_pair_is_refused_until_the_first_has_ended(source: Site) -> None:
+    """It names the process, changes nothing, and works as soon as the first is gone, even if that was killed."""
+    running = source.start("sync", "--bwlimit", SLOW)
+    wait_until(lambda: size_of_partial(source))
+    second = source.sync()
+    assert second.code == 3
+    assert f"process {running.process.pid}" in second.err
+    assert "hint:" in second.err
+    assert second.out == ""
+    running.end(signal.SIGKILL)
+    assert source.sync().code == 0
+    assert files_of(source.dest) == CONTENTS
+
+
+# --- in this process --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def config(source: Site) -> Config:
+    return load_config(
+        f"{settings(source, CHECKPOINTS)}",
+        {
+            "source.path": ("SOURCE", f"{source.source}"),
+            "destination.path": ("DEST", f"{source.dest}"),
+            "source.settle": ("--settle", "100ms"),
+            "copy.bwlimit": ("--bwlimit", SLOW),
+        },
+    )
+
+
+class Agent:
+    """An agent that runs in this process, and what it said."""
+
+    def __init__(self, site: Site, config: Config, mover: list[str] | None = None, *, once: bool = True) -> None:
+        self.board = Board()
+        self.told: list[tuple[bytes, str]] = []
+        self.board.listeners.append(self._listen)
+        self._state_dir = str(site.state)
+        self._config, self._mover, self._once = config, mover, once
+
+    def _listen(self, entry: Entry) -> None:
+        self.told.append((entry.path, str(entry.state)))
+
+    async def run(self) -> int | None:
+        """Run it. However it ends, nobody is left then."""
+        try:
+            with trio.fail_after(PATIENCE):
+                return await run_agent(
+                    self._config, self.board, once=self._once, state_dir=self._state_dir, mover=self._mover
+                )
+        finally:
+            assert children_of(os.getpid()) == set()
+
+
+async def until(holds: Callable[[], object]) -> None:
+    with trio.fail_after(PATIENCE):
+        while not holds():  # noqa: ASYNC110 - what other processes do sets no event
+            await trio.sleep(0.005)
+
+
+@pytest.mark.parametrize("command", ["sync", "watch"])
+async def test_a_bug_in_a_copier_ends_the_agent_and_the_others_record_how_far_they_came(
+    command: str, source: Site, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug is never hidden; and it costs nobody else what was already copied."""
+    make_tree(source.source, {"bad": 2 * MIB})
+    original = strategies.whole
+
+    async def whole(job: Job, tools: Tools) -> list[Result]:
+        if job.items[0].path != b"bad":
+            return await original(job, tools)
+        await until(lambda: size_of_partial(source) >= 3 * BLOCK_SIZE)
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setitem(strategies.STRATEGIES, "whole", whole)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await Agent(source, config, once=command == "sync").run()
+    assert only_leaf(caught.value, ZeroDivisionError)
+    contents = files_of(source.source)
+    settled = check_promises(source, contents).settled(b"large")
+    assert settled >= 3 * BLOCK_SIZE
+    monkeypatch.undo()
+    agent = Agent(source, config)
+    assert await agent.run() is None
+    assert agent.board.totals.bytes_resumed == settled
+    assert files_of(source.dest) == contents
+
+
+def only_leaf(error: BaseException, kind: type[BaseException]) -> BaseException:
+    """Return the only error in a group of groups."""
+    leaves = [error]
+    while any(isinstance(leaf, BaseExceptionGroup) for leaf in leaves):
+        leaves = [
+            inner for leaf in leaves for inner in (leaf.exceptions if isinstance(leaf, BaseExceptionGroup) else (leaf,))
+        ]
+    assert [type(leaf) for leaf in leaves] == [kind]
+    return leaves[0]
+
+
+def mover_with(site: Site, code: str) -> list[str]:
+    """Return the command of a mover in which some lines of *code* have changed an operation."""
+    path = site.root / "changed_mover.py"
+    path.write_text(f"import os, time\nimport trioft.mover as mover\n{code}\n")
+    start = f"import sys; sys.path.extend({[*sys.path, str(site.root)]!r}); import changed_mover as c; "
+    return [sys.executable, "-I", "-S", "-c", f"{start}from trioft.mover import main; main({os.getpid()})"]
+
+
+_BUGGY = """
+original = mover.OPERATIONS[{operation!r}]
+def buggy(*arguments):
+    original(*arguments)
+    raise ZeroDivisionError("a bug")
+mover.OPERATIONS[{operation!r}] = buggy
+"""
+
+
+@pytest.mark.parametrize("operation", ["write_bundle", "prepare", "copy_span", "settle", "publish"])
+async def test_a_bug_in_an_operation_ends_the_agent_with_its_traceback(
+    operation: str, source: Site, config: Config
+) -> None:
+    """Whatever an operation had done by then, the next start makes it good."""
+    agent = Agent(source, config, mover_with(source, _BUGGY.format(operation=operation)))
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await agent.run()
+    assert "in buggy" in str(only_leaf(caught.value, MoverBug))
+    check_promises(source, CONTENTS)
+    assert await Agent(source, config).run() is None
+    assert files_of(source.dest) == CONTENTS
+
+
+# --- a dead ledger ----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def broken_ledger(site: Site) -> Iterator[None]:
+    """Inside, the ledger cannot save checkpoints."""
+    (path,) = site.state.glob("*.sqlite")
+
+    def change(sql: str) -> None:
+        with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)) as db:
+            db.execute(sql)
+
+    change("ALTER TABLE checkpoint RENAME TO taken_away")
+    yield
+    change("ALTER TABLE taken_away RENAME TO checkpoint")
+
+
+@COMMANDS
+def test_a_ledger_that_fails_ends_the_agent_and_says_why(command: str, source: Site) -> None:
+    """Without a ledger nothing goes on: nobody could say any more what is delivered. What it said before stays true."""
+    running = source.start(command, "--bwlimit", SLOW, "-c", settings(source, CHECKPOINTS))
+    pid = running.process.pid
+    wait_until(lambda: recorded(source, running=True).settled(b"large") >= 2 * BLOCK_SIZE)
+    with broken_ledger(source):
+        done = running.end(0, 20)
+        assert done.code == 3
+        assert "trioft: error: the ledger" in done.err
+        assert "no such table: checkpoint" in done.err
+        assert "hint:" in done.err
+        assert "Traceback" not in done.err
+        assert children_of(pid) == set()
+    settled = check_promises(source, CONTENTS).settled(b"large")
+    assert settled >= 2 * BLOCK_SIZE
+    check_the_next_start(source, settled)
+
+
+# --- a signal at special moments --------------------------------------------------------------------------------------
+
+_HELD = """
+original = mover.OPERATIONS[{operation!r}]
+def held(*arguments):
+    before = {before!r}
+    result = None if before else original(*arguments)
+    open({folder!r} + "/held", "w").close()
+    while not os.path.exists({folder!r} + "/go"):
+        time.sleep(0.005)
+    return original(*arguments) if before else result
+mover.OPERATIONS[{operation!r}] = held
+"""
+
+
+@contextlib.asynccontextmanager
+async def held(source: Site, config: Config, operation: str, *, before: bool = True) -> AsyncIterator[dict[str, Any]]:
+    """Run an agent until *operation* is reached; inside, it is held there. Afterwards, there is a result."""
+    code = _HELD.format(operation=operation, before=before, folder=f"{source.root}")
+    agent = Agent(source, config, mover_with(source, code))
+    outcome: dict[str, Any] = {"agent": agent}
+
+    async def run() -> None:
+        outcome["result"] = await agent.run()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await until((source.root / "held").exists)
+        yield outcome
+
+
+async def test_a_destination_that_does_not_answer_delays_the_end_no_longer_than_the_grace_period(
+    source: Site, config: Config
+) -> None:
+    """One signal is enough, also when everything hangs; what was recorded before holds."""
+    config = attrs.evolve(config, state=attrs.evolve(config.state, shutdown_grace=1.0))
+    async with held(source, config, "settle"):
+        begun = time.monotonic()
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert 1 <= time.monotonic() - begun < 4
+    check_promises(source, CONTENTS)
+    check_the_next_start(source, BLOCK_SIZE * (size_of_partial(source) // BLOCK_SIZE))
+
+
+async def test_a_signal_while_the_ends_are_looked_at_ends_the_agent(source: Site, config: Config) -> None:
+    """A destination that hangs at the start does not keep anybody from giving up."""
+    async with held(source, config, "inspect") as outcome:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert outcome["result"] == signal.SIGTERM
+    assert outcome["agent"].told == []
+    assert files_of(source.dest) == {}
+
+
+@pytest.mark.parametrize("action", ["keep", "delete"])
+async def test_what_is_finished_after_the_signal_is_recorded_and_told(
+    action: str, source: Site, config: Config
+) -> None:
+    """A file that gets its final name during the grace period is delivered like any other: nobody is left in doubt."""
+    config = load_config(
+        f"{settings(source, CHECKPOINTS)}",
+        {
+            "source.path": ("SOURCE", f"{source.source}"),
+            "destination.path": ("DEST", f"{source.dest}"),
+            "source.settle": ("--settle", "100ms"),
+            "copy.on_success": ("--on-success", action),
+            "source.include": ("--include", ["folder/small"]),
+        },
+    )
+    async with held(source, config, "publish", before=False) as outcome:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await trio.testing.wait_all_tasks_blocked(0.05)  # the signal has done its work
+        (source.root / "go").touch()
+    assert outcome["result"] == signal.SIGTERM
+    says = check_promises(source, CONTENTS)
+    assert says.delivered == {b"folder/small": b"folder/small"}
+    assert (b"folder/small" in files_of(source.source)) == (action == "keep")
+    assert outcome["agent"].told[-1] == (b"folder/small", FileState.DONE)
+    assert outcome["agent"].board.totals.delivered == 1

@@ -1,0 +1,647 @@
+"""When the scanner takes a file for ready, when it looks again, and what it leaves alone. On a clock that jumps."""
+
+from __future__ import annotations
+
+import errno
+import math
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from support import found
+from trioft import backlog as backlog_module
+from trioft import writers
+from trioft.backlog import Backlog
+from trioft.board import Board, Entry
+from trioft.config import Config, Growing, Retry, Source
+from trioft.errors import FileTrouble, Side, Trouble
+from trioft.events import Changes
+from trioft.ledger import Known, Port
+from trioft.model import BUNDLE_FILE_SIZE, Ends, FileState, Found, Job, Manner, Root
+from trioft.scanner import Scanner
+from trioft.storage import Storage
+from trioft.surveyio import Listing, Look, Probed
+
+S = FileState
+ENDS = Ends(Root(b"/in", 1), Root(b"/out", 2))
+PROBED = Probed(2, 10**15, 10**15, ("nfs4", "nas:/x"), True, 1, True)
+NEW = time.time() + 10**6  # a modification time that no clock calls old
+
+
+class NoLedger(Port):
+    """Answers what the ledger would; writes nothing, and needs no thread."""
+
+    def __init__(self, known: dict[bytes, Known]) -> None:
+        self.known = known
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    async def call(self, method: Any, /, *args: Any, **kwargs: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+        return dict(self.known)
+
+
+class World:
+    """A source that exists in this class only, a scanner on it, and one copier that says what it was given."""
+
+    def __init__(self, *, once: bool = False, growing: Any = "follow", room: int = 4, **groups: Any) -> None:
+        self.config = Config(growing=Growing(mode=growing), **groups)
+        self.board = Board()
+        self.told: list[str] = []
+        self.heard: list[tuple[bytes, str, str | None]] = []
+        self.board.notices.append(lambda what, text: self.told.append(text))
+        self.board.listeners.append(lambda entry: self.heard.append((entry.path, str(entry.state), entry.reason)))
+        self.backlog = Backlog(self.board, oldest_first=not once)
+        self.storage = Storage(ENDS, PROBED, self.config, self.board)
+        self.changes = Changes(self.backlog.wake)
+        self.known: dict[bytes, Known] = {}
+        self.files: dict[bytes, Found] = {}
+        self.writer: dict[bytes, str] = {}  # CLOSED where nothing is said
+        self.listing = Listing([], [], 0, [], [], [], 0.0)  # what every scan tells beside the files
+        self.troubles: list[Trouble] = []  # of the next calls
+        self.calls: list[tuple[float, str, Any]] = []
+        self.jobs: list[tuple[float, list[bytes], bool]] = []
+        self.begun = trio.current_time()
+        self.send, self.receive = trio.open_memory_channel[Job](room)
+        self.scanner = Scanner(
+            config=self.config,
+            once=once,
+            only=None,
+            exclude=(),
+            board=self.board,
+            backlog=self.backlog,
+            storage=self.storage,
+            ledger=NoLedger(self.known),
+            call=self.call,
+            manner=Manner("readback", "overwrite", False, 1, True),
+            changes=self.changes,
+        )
+
+    @property
+    def now(self) -> float:
+        return trio.current_time() - self.begun
+
+    async def call(self, operation: str, *arguments: Any, tell: object = None, patience: float = 1) -> Any:
+        self.calls.append((self.now, operation, arguments[1] if operation != "make_folders" else arguments[2]))
+        await trio.lowlevel.checkpoint()
+        if self.troubles:
+            raise FileTrouble(self.troubles.pop(0))
+        if operation == "scan":
+            folders = arguments[1]
+            return self.listing._replace(
+                folders=[
+                    (folder, [file for path, file in self.files.items() if path.rpartition(b"/")[0] == folder])
+                    for folder in folders
+                ],
+            )
+        if operation == "make_folders":
+            return []
+        assert operation == "look"
+        return [self.look(path) for path in arguments[1]]
+
+    def look(self, path: bytes) -> Look:
+        if path not in self.files:
+            below = any(name.startswith(path + b"/") for name in self.files)
+            return Look(path, "folder" if below else "gone")
+        return Look(path, "file", self.files[path], self.writer.get(path, writers.CLOSED))
+
+    def put(self, path: bytes, size: int = 1, *, mtime: float = NEW, writer: str = writers.CLOSED) -> None:
+        """The file is there, in a version that nobody has seen before."""
+        self.files[path] = found(path, size, mtime=mtime, version=len(self.heard) + len(self.calls) + 1)
+        self.writer[path] = writer
+
+    async def copy(self) -> None:
+        """Take every job, and deliver its files at once."""
+        async for job in self.receive:
+            self.jobs.append((self.now, [item.path for item in job.items], all(item.settled for item in job.items)))
+            for item in job.items:
+                if (pending := self.backlog.find(item.id)) is not None and pending.entry.state == S.READY:
+                    self.board.move(pending.entry, S.COPYING)
+                    size, mtime_ns = item.fingerprint[2:4]
+                    self.known[item.path] = Known("delivered", "", size, mtime_ns)
+                    self.backlog.finished(pending, S.DONE)
+
+    async def run(self, seconds: float = 10_000, *, then: Callable[[], Awaitable[None]] | None = None) -> float:
+        """Run the scanner, for some time or to its end; return when it ended, or infinity."""
+        ended = math.inf
+        with trio.move_on_after(seconds):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.copy)
+                if then is not None:
+                    nursery.start_soon(then)
+                await self.scanner.run(self.send)
+                ended = self.now
+                nursery.cancel_scope.cancel()
+        return ended
+
+    def scans(self) -> list[float]:
+        return [when for when, operation, _ in self.calls if operation == "scan"]
+
+    def looks(self, path: bytes) -> list[float]:
+        return [when for when, operation, paths in self.calls if operation == "look" and path in paths]
+
+
+def source(**settings: Any) -> Source:
+    return Source(**({"settle": 10.0, "settle_closed": 0.5, "scan_interval": 60.0} | settings))
+
+
+# --- When a file is ready
+
+
+async def test_old_file_is_ready_at_once(autojump_clock: MockClock) -> None:
+    """What has been left alone for long need not settle again; its copier asks for the proof that it is closed."""
+    world = World(source=source())
+    world.put(b"old", mtime=time.time() - 3600)
+    await world.run(1)
+    assert world.jobs == [(0, [b"old"], False)]
+    assert world.looks(b"old") == []
+
+
+@pytest.mark.parametrize(
+    ("writer", "settle_closed", "ready_at", "settled"),
+    [
+        (writers.CLOSED, 0.5, 0.5, False),
+        (writers.CLOSED, 0.0, 0.0, False),
+        (writers.CLOSED, 10.0, 10.0, True),
+        (writers.UNKNOWN, 0.5, 10.0, True),
+        (writers.UNKNOWN, 0.0, 10.0, True),
+    ],
+    ids=["closed", "closed-0s", "closed-as-long", "unknown", "unknown-0s"],
+)
+async def test_new_file_is_ready_when_it_was_quiet_for_long_enough(
+    autojump_clock: MockClock, writer: str, settle_closed: float, ready_at: float, settled: bool
+) -> None:
+    """For ``settle_closed`` where it is proved that nobody has it open for writing, for ``settle`` where it is not."""
+    world = World(source=source(settle_closed=settle_closed))
+    world.put(b"new", writer=writer)
+    await world.run(50)
+    ((when, paths, was_settled),) = world.jobs
+    assert (paths, was_settled) == ([b"new"], settled)
+    assert when == pytest.approx(ready_at)
+
+
+async def test_age_is_taken_from_the_last_change_of_any_kind(autojump_clock: MockClock) -> None:
+    """A copy that keeps an old modification time is as new as its attributes say: it may still be written."""
+    world = World(source=source())
+    old = found(b"copied", mtime=time.time() - 3600)
+    world.files[b"copied"] = old._replace(fingerprint=old.fingerprint._replace(ctime_ns=time.time_ns()))
+    await world.run(1)
+    assert world.jobs == [(0.5, [b"copied"], False)]
+
+
+async def test_file_that_somebody_writes_is_never_ready(autojump_clock: MockClock) -> None:
+    """However long it is quiet: a pause of the writer is no end. It is ready soon after the writer has gone."""
+    world = World(source=source())
+    world.put(b"open", writer=writers.BUSY)
+
+    async def close_it() -> None:
+        await trio.sleep(1000)
+        assert world.jobs == []
+        world.writer[b"open"] = writers.CLOSED
+
+    await world.run(1100, then=close_it)
+    ((ready_at, paths, _),) = world.jobs
+    assert paths == [b"open"]
+    assert 1000 <= ready_at <= 1000.5
+    assert (b"open", "settling", "somebody has it open for writing") in world.heard
+
+
+async def test_writer_that_nobody_can_see_any_more_leaves_the_quiet_time(autojump_clock: MockClock) -> None:
+    """Where a writer is seen only at times, ``settle`` counts from the last change, not from the last writer."""
+    world = World(source=source())
+    world.put(b"open", writer=writers.BUSY)
+
+    async def vanish() -> None:
+        await trio.sleep(3)
+        world.writer[b"open"] = writers.UNKNOWN
+
+    await world.run(50, then=vanish)
+    ((ready_at, _, settled),) = world.jobs
+    assert ready_at == pytest.approx(10)
+    assert settled
+
+
+@pytest.mark.parametrize(
+    ("writer", "quiet"), [(writers.CLOSED, 0.5), (writers.UNKNOWN, 10.0)], ids=["closed", "unknown"]
+)
+async def test_every_change_restarts_the_quiet_time(autojump_clock: MockClock, writer: str, quiet: float) -> None:
+    """A file that keeps changing is not ready, however old its name is."""
+    world = World(source=source())
+    world.put(b"a", writer=writer)
+
+    async def change() -> None:
+        for n in range(10):
+            await trio.sleep(quiet * 0.9)
+            assert world.jobs == []
+            world.put(b"a", 10 + n, writer=writer)
+            world.changes.add([b"a"])
+
+    await world.run(500, then=change)
+    ((ready_at, _, _),) = world.jobs
+    assert ready_at == pytest.approx(10 * 0.9 * quiet + quiet)
+
+
+async def test_changes_are_seen_without_events(autojump_clock: MockClock) -> None:
+    """Where no event comes, as on a network source, a file that grows is found to have changed by looking."""
+    world = World(source=source(settle_closed=10.0))
+    world.put(b"a", 1)
+
+    async def grow() -> None:
+        await trio.sleep(4)
+        world.put(b"a", 2)
+
+    await world.run(50, then=grow)
+    ((ready_at, _, _),) = world.jobs
+    assert ready_at == pytest.approx(20)  # seen at 10, quiet for 10 from there
+
+
+async def test_change_while_ready_is_noticed_before_the_job_is_taken(autojump_clock: MockClock) -> None:
+    """A file that waits for a copier is not copied in a version that it does not have any more."""
+    world = World(source=source(), room=1)
+    world.put(b"first", mtime=1e9)
+    world.put(b"second", mtime=1e9 + 1)
+    world.put(b"third", 2 * BUNDLE_FILE_SIZE, mtime=1e9 + 2)
+    taken: list[Found] = []
+
+    async def change_then_take() -> None:
+        await trio.sleep(1)
+        world.put(b"third", 3 * BUNDLE_FILE_SIZE)
+        world.changes.add([b"third"])
+        for _ in range(2):
+            await trio.sleep(1)
+            job = await jobs.receive()
+            taken.extend(Found(item.path, item.mode, item.fingerprint) for item in job.items)
+            world.backlog.wake()  # as a copier does that is free again
+
+    jobs, world.receive = world.receive, trio.open_memory_channel[Job](0)[1]
+    await world.run(5, then=change_then_take)
+    assert [file.path for file in taken] == [b"first", b"second", b"third"]
+    assert taken[2] == world.files[b"third"]
+
+
+async def test_file_that_vanished_is_gone(autojump_clock: MockClock) -> None:
+    """It is no error that somebody deletes a file before it was copied."""
+    world = World(source=source())
+    world.put(b"a")
+
+    async def remove() -> None:
+        await trio.sleep(0.2)
+        del world.files[b"a"]
+
+    await world.run(5, then=remove)
+    assert world.jobs == []
+    assert world.heard == [(b"a", "gone", None)]
+    assert len(world.backlog) == 0
+
+
+async def test_unreadable_file_is_handed_to_a_copier(autojump_clock: MockClock) -> None:
+    """The copier meets the same error, and knows what to do about it and how to tell it."""
+    world = World(source=source())
+    world.put(b"a")
+    look = world.look
+    world.look = lambda path: Look(path, "unreadable")  # type: ignore[method-assign]
+    await world.run(5)
+    assert look(b"a").kind == "file"
+    assert [paths for _, paths, _ in world.jobs] == [[b"a"]]
+
+
+# --- Once
+
+
+async def test_sync_ends_when_everything_has_come_to_its_end(autojump_clock: MockClock) -> None:
+    """One scan, no other; the jobs are closed, so that the copiers end too."""
+    world = World(source=source(), once=True)
+    world.put(b"old", mtime=1e9)
+    world.put(b"new")
+    assert await world.run() == pytest.approx(0.5)
+    assert [paths for _, paths, _ in world.jobs] == [[b"old"], [b"new"]]
+    assert world.scans() == [0]
+    with pytest.raises(trio.ClosedResourceError):
+        world.send.send_nowait(Job(()))
+
+
+async def test_sync_of_an_empty_source_ends_at_once(autojump_clock: MockClock) -> None:
+    """Nothing to do is done."""
+    assert await World(once=True).run() == 0
+
+
+async def test_sync_stays_until_files_are_closed(autojump_clock: MockClock) -> None:
+    """With ``growing.mode: follow`` a sync that exits 0 has left nothing behind."""
+    world = World(source=source(), once=True)
+    world.put(b"open", writer=writers.BUSY)
+
+    async def close_it() -> None:
+        await trio.sleep(300)
+        world.put(b"open", 99)
+        world.changes.add([b"open"])
+
+    assert 300 < await world.run(then=close_it) < 302
+    assert [paths for _, paths, _ in world.jobs] == [[b"open"]]
+    assert world.board.totals.busy == 0
+
+
+@pytest.mark.parametrize("growing", ["open", "changing"])
+async def test_sync_that_does_not_wait_leaves_growing_files(autojump_clock: MockClock, growing: str) -> None:
+    """With ``growing.mode: wait`` they are counted, told, and left for the next run."""
+    world = World(source=source(), once=True, growing="wait")
+    world.put(b"closed")
+    world.put(b"growing", writer=writers.BUSY if growing == "open" else writers.UNKNOWN)
+
+    async def change() -> None:
+        await trio.sleep(0.2)
+        if growing == "changing":
+            world.put(b"growing", 99, writer=writers.UNKNOWN)
+
+    assert await world.run(then=change) < 11
+    assert [paths for _, paths, _ in world.jobs] == [[b"closed"]]
+    assert world.board.totals.busy == 1
+    assert (b"growing", "settling", "still being written: left for the next run") in world.heard
+    assert world.board.live == {}
+
+
+async def test_sync_copies_more_files_than_it_can_look_after_at_a_time(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise 7 costs no file: a folder with more files than the backlog holds is still transferred completely."""
+    monkeypatch.setattr(backlog_module, "LIMIT", 3)
+    world = World(source=source(), once=True, room=1)
+    for n in range(20):
+        world.put(b"%d" % n, mtime=1e9 if n % 2 else NEW)
+    assert await world.run() < math.inf
+    assert sorted(path for _, paths, _ in world.jobs for path in paths) == sorted(world.files)
+    assert world.scans() == [0]
+
+
+async def test_sync_counts_what_the_destination_has(autojump_clock: MockClock) -> None:
+    """Files that are there with the same size and time are counted, not copied."""
+    world = World(once=True)
+    world.listing = world.listing._replace(already=7)
+    await world.run()
+    assert world.board.totals.already == 7
+
+
+# --- Watching
+
+
+async def test_watching_rescans_in_intervals(autojump_clock: MockClock) -> None:
+    """Events can get lost: what they did not tell of is found by the next scan."""
+    world = World(source=source(scan_interval=60.0))
+
+    async def add() -> None:
+        await trio.sleep(70)
+        world.put(b"a", mtime=1e9)
+
+    await world.run(200, then=add)
+    assert world.scans() == [0, 60, 120, 180]
+    assert world.jobs == [(120, [b"a"], False)]
+
+
+async def test_scans_that_cost_much_are_made_less_often(autojump_clock: MockClock) -> None:
+    """Looking for files takes a twentieth of a core at most, however large the tree is."""
+    world = World(source=source(scan_interval=10.0))
+    world.listing = world.listing._replace(seconds=5.0)
+    await world.run(350)
+    assert world.scans() == pytest.approx([0, 100, 200, 300], rel=0.01)
+
+
+async def test_event_makes_it_look_at_once(autojump_clock: MockClock) -> None:
+    """An event saves the wait for the next scan, no more: what is decided is decided by looking."""
+    world = World(source=source())
+
+    async def add() -> None:
+        await trio.sleep(5)
+        world.put(b"a")
+        world.changes.add([b"a", b"gone already"])
+
+    await world.run(50, then=add)
+    assert world.jobs == [(5.5, [b"a"], False)]
+    assert world.scans() == [0]
+
+
+async def test_folder_that_appears_is_scanned(autojump_clock: MockClock) -> None:
+    """A folder that was moved in brings files of which no event tells."""
+    world = World(source=source())
+
+    async def add() -> None:
+        await trio.sleep(5)
+        world.put(b"folder/a", mtime=1e9)
+        world.changes.add([b"folder"])
+
+    await world.run(50, then=add)
+    assert world.jobs == [(5, [b"folder/a"], False)]
+
+
+async def test_when_events_were_lost_everything_is_scanned(autojump_clock: MockClock) -> None:
+    """More events than can be told mean one scan, as soon as the last one's share of the core allows it."""
+    world = World(source=source(scan_interval=1000.0))
+    world.listing = world.listing._replace(seconds=1.0)
+
+    async def add() -> None:
+        await trio.sleep(5)
+        world.put(b"a", mtime=1e9)
+        world.changes.add(None)
+
+    await world.run(100, then=add)
+    assert world.scans() == pytest.approx([0, 20], rel=0.01)
+    assert [paths for _, paths, _ in world.jobs] == [[b"a"]]
+
+
+async def test_delivered_version_is_not_delivered_again(autojump_clock: MockClock) -> None:
+    """What the ledger knows is left alone at every scan; another version of it is another file."""
+    world = World(source=source(scan_interval=60.0))
+    world.put(b"a", 5, mtime=1e9)
+
+    async def change() -> None:
+        await trio.sleep(150)
+        world.put(b"a", 6, mtime=1e9)
+
+    await world.run(300, then=change)
+    assert [(when, paths) for when, paths, _ in world.jobs] == [(0, [b"a"]), (180, [b"a"])]
+
+
+@pytest.mark.parametrize(
+    ("known", "again"),
+    [
+        (Known("delivered", "", 1, 10**18), False),
+        (Known("failed", "", 1, 10**18), False),
+        (Known("delivered", "refused", 1, 10**18), False),
+        (Known("delivered", "", 2, 10**18), True),
+        (Known("delivered", "", 1, 10**18 + 1), True),
+        (Known("delivered", "pending", 1, 10**18), True),
+    ],
+    ids=["delivered", "failed", "not-removed", "other-size", "other-time", "removal-was-interrupted"],
+)
+async def test_what_the_ledger_knows_decides(autojump_clock: MockClock, known: Known, again: bool) -> None:
+    """The same version is taken up again only where a run was killed before it could remove the source."""
+    world = World(source=source())
+    world.known[b"a"] = known
+    world.put(b"a", mtime=1e9)
+    await world.run(1)
+    assert bool(world.jobs) == again
+
+
+async def test_what_there_is_no_room_for_is_found_later(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise 7: files beyond the limit stay where they are; they are looked for as soon as the others are done."""
+    monkeypatch.setattr(backlog_module, "LIMIT", 3)
+    world = World(source=source(scan_interval=1000.0))
+    for n in range(10):
+        world.put(b"%d" % n, mtime=1e9)
+    await world.run(100)
+    assert sorted(path for _, paths, _ in world.jobs for path in paths) == sorted(world.files)
+
+
+# --- What is told
+
+
+async def test_what_is_no_file_is_told_once(autojump_clock: MockClock) -> None:
+    """Links and unreadable folders are told at the first scan, and not again at every other."""
+    world = World(source=source(scan_interval=10.0))
+    trouble = Trouble(Side.SOURCE, "open", b"locked", None, errno.EACCES, "Permission denied")
+    world.listing = world.listing._replace(skipped=[(b"link", "symbolic link")], troubles=[trouble])
+    await world.run(100)
+    assert world.heard == [(b"link", "skipped", "symbolic link"), (b"locked", "failed", str(trouble))]
+    assert (world.board.totals.skipped, world.board.totals.failed) == (1, 1)
+
+
+async def test_source_that_is_away_is_told_and_waited_for(autojump_clock: MockClock) -> None:
+    """Promise 8: a watch whose source has gone says so, once, and says when it is back."""
+    world = World(source=source(scan_interval=10.0))
+    away = Trouble(Side.SOURCE, "open", b"", None, errno.ENODEV, "the source folder is not there")
+    world.troubles = [away, away, away]
+    world.put(b"a", mtime=1e9)
+    await world.run(100)
+    assert world.told == [f"waiting for the source: {away}", "the source can be read again"]
+    assert world.jobs == [(30, [b"a"], False)]
+
+
+async def test_sync_whose_source_is_away_ends(autojump_clock: MockClock) -> None:
+    """A sync does not wait for a source: it fails, with the reason."""
+    world = World(once=True)
+    world.troubles = [Trouble(Side.SOURCE, "open", b"", None, errno.ENODEV, "the source folder is not there")]
+    with pytest.RaisesGroup(FileTrouble):
+        await world.run()
+
+
+async def test_file_that_could_not_be_looked_at_is_looked_at_again(autojump_clock: MockClock) -> None:
+    """A source that is away for a moment loses no file."""
+    world = World(source=source(scan_interval=10.0))
+    world.put(b"a")
+
+    async def fail_once() -> None:
+        await trio.sleep(0.1)
+        world.troubles = [Trouble(Side.SOURCE, "open", b"", None, errno.EIO, "Input/output error")]
+
+    await world.run(50, then=fail_once)
+    assert [paths for _, paths, _ in world.jobs] == [[b"a"]]
+    assert [text.partition(":")[0] for text in world.told] == ["waiting for the source", "the source can be read again"]
+
+
+# --- The destination, as a sync looks at it
+
+
+EIO = Trouble(Side.DESTINATION, "open", b"folder", None, errno.EIO, "Input/output error")
+
+
+async def probing(world: World, *, succeeds_after: int) -> None:
+    """Stand in for the storage's own task: some probes fail, then all succeed."""
+    failed = 0
+
+    async def call(operation: str, *arguments: Any, tell: object = None, patience: float = 1) -> Any:
+        nonlocal failed
+        failed += 1
+        if failed <= succeeds_after:
+            raise FileTrouble(EIO)
+        return PROBED
+
+    await world.storage.run(call, world.backlog.offer_again)
+
+
+async def test_scan_goes_on_when_the_destination_is_back(autojump_clock: MockClock) -> None:
+    """A destination that goes away while a sync compares costs time, and no file."""
+    world = World(once=True, source=source())
+    world.troubles = [EIO]
+    world.put(b"a", mtime=1e9)
+    await world.run(then=lambda: probing(world, succeeds_after=3))
+    assert [paths for _, paths, _ in world.jobs] == [[b"a"]]
+    assert "Input/output error" in world.told[0]
+    assert world.told[-1] == "the destination is usable again"
+
+
+async def test_folder_that_the_destination_refuses_for_ever_ends_a_sync(autojump_clock: MockClock) -> None:
+    """Where every probe succeeds it is not the destination: this is tried ``retries`` times, with pauses, and told."""
+    world = World(once=True, source=source(), retry=Retry(retries=3, first=1, longest=60))
+    world.troubles = [EIO] * 100
+    with pytest.RaisesGroup(FileTrouble, flatten_subgroups=True):
+        await world.run(then=lambda: probing(world, succeeds_after=0))
+    assert len(world.scans()) == 4
+    assert world.now >= 3
+
+
+async def test_hiccups_between_folders_are_not_added_up(autojump_clock: MockClock) -> None:
+    """A long scan on a shaky destination goes on as long as it gets somewhere."""
+    world = World(once=True, source=source(), retry=Retry(retries=1, first=1, longest=1))
+    tries = 0
+
+    async def fail_every_other_time(operation: str, *arguments: Any, tell: object = None, patience: float = 1) -> Any:
+        nonlocal tries
+        await trio.lowlevel.checkpoint()
+        tries += 1
+        if tries % 2:
+            raise FileTrouble(EIO)
+        return world.listing._replace(rest=[b"%d" % tries] if tries < 20 else [])
+
+    world.scanner.call = fail_every_other_time
+    assert await world.run(then=lambda: probing(world, succeeds_after=0)) < math.inf
+    assert tries == 20
+
+
+async def test_missing_folders_are_made_also_empty_ones(autojump_clock: MockClock) -> None:
+    """The destination's tree is the source's tree, however long the destination is away in between."""
+    world = World(once=True, source=source())
+    world.listing = world.listing._replace(missing=[b"empty"])
+    call = world.call
+    failures = [EIO]
+
+    async def fail_to_make(operation: str, *arguments: Any, tell: object = None, patience: float = 1) -> Any:
+        if operation == "make_folders" and failures:
+            raise FileTrouble(failures.pop())
+        return await call(operation, *arguments)
+
+    world.scanner.call = fail_to_make
+    await world.run(then=lambda: probing(world, succeeds_after=2))
+    assert [(operation, what) for _, operation, what in world.calls if operation == "make_folders"] == [
+        ("make_folders", [b"empty"])
+    ]
+
+
+# --- Whose turn it is
+
+
+async def test_scanner_leaves_alone_what_a_copier_has(autojump_clock: MockClock) -> None:
+    """Promise 4: while a file is being copied, neither scans nor events change its state."""
+    world = World(source=source(scan_interval=10.0))
+    world.put(b"a", mtime=1e9)
+    held: list[Entry] = []
+
+    async def hold() -> None:
+        job = await jobs.receive()
+        pending = world.backlog.find(job.items[0].id)
+        assert pending is not None
+        world.board.move(pending.entry, S.COPYING)
+        held.append(pending.entry)
+        world.put(b"a", 2)
+        world.changes.add([b"a"])
+        await trio.sleep(50)
+        del world.files[b"a"]
+        world.changes.add([b"a"])
+
+    jobs, world.receive = world.receive, trio.open_memory_channel[Job](0)[1]
+    await world.run(100, then=hold)
+    assert [(entry.state, entry.size) for entry in held] == [(S.COPYING, 1)]

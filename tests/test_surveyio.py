@@ -1,0 +1,559 @@
+"""What the movers see: what the ends are, what lies in the source, what the destination can do, where partials are."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from files import (
+    MANNER,
+    Ground,
+    held,
+    need_leases,
+    open_files,
+    ordinary_user,
+    other_filesystem,
+    root_of,
+    without_privileges,
+)
+from support import make_tree
+from trioft import linux, surveyio, writers
+from trioft.errors import FileTrouble, Remedy, classify
+from trioft.fileio import Away
+from trioft.model import Found, Manner, Root
+from trioft.surveyio import KEEPS_NO_TIMES, Listing
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Iterator[Ground]:
+    with Ground(tmp_path) as place:
+        yield place
+        left = [name for name in open_files() if str(tmp_path) in name]
+        assert left == [], "an operation left something open"
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, call: str, number: int) -> None:
+    """Let a call of ``os`` fail with *number*."""
+
+    def fail(*_: object, **__: object) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, call, fail)
+
+
+# --- inspect and contains --------------------------------------------------------------------------------------------
+
+
+def test_each_path_is_told_for_what_it_is(ground: Ground, tmp_path: Path) -> None:
+    """A folder, a file, something else, or nothing: never an exception, and never anything created."""
+    (tmp_path / "file").write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("source")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    names = ["source", "file", "pipe", "link", "dangling", "loop", "missing", "file/below", "missing/below"]
+    ends = surveyio.inspect([os.fsencode(tmp_path / name) for name in names])
+    assert dict(zip(names, [end.kind for end in ends], strict=True)) == {
+        "source": "folder",
+        "file": "file",
+        "pipe": "other",
+        "link": "folder",
+        "dangling": "missing",
+        "loop": "other",
+        "missing": "missing",
+        "file/below": "missing",
+        "missing/below": "missing",
+    }
+    assert ends[0].path == ends[3].path == os.fsencode(ground.source)
+    assert (ends[0].dev, ends[0].ino) == (ground.source.stat().st_dev, ground.source.stat().st_ino)
+    assert ends[0].error is None
+    assert not (tmp_path / "missing").exists()
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_an_end_without_access_says_so(ground: Ground) -> None:
+    """A folder that cannot be searched is known to be useless before the first copy."""
+    ground.source.chmod(0o600)
+    (end,) = without_privileges(lambda: surveyio.inspect([os.fsencode(ground.source)]))
+    assert (end.kind, end.error) == ("folder", "Permission denied")
+
+
+def test_an_end_tells_what_is_mounted_there() -> None:
+    """The kind and the name of the filesystem tell the right share from the local disk below it: promise 5."""
+    (end,) = surveyio.inspect([b"/proc/self"])
+    assert end.mount[0] == "proc"
+    assert not end.remote
+    (root,) = surveyio.inspect([b"/"])
+    assert root.mount[0] not in ("", "proc")
+
+
+@pytest.mark.parametrize("name", ["plain", "with blanks\tand\ntabs", "back\\slash\\040", "médias ü", "日本"])
+def test_a_mount_point_of_any_name_is_found(tmp_path: Path, name: str) -> None:
+    """Whatever a mount point is called, what is mounted there is told from what lies below it: promise 5."""
+    point = tmp_path / name
+    point.mkdir()
+    script = f"""
+import json, os, subprocess, sys
+sys.path.extend({sys.path!r})
+from trioft import surveyio
+point = os.fsencode(sys.argv[1])
+subprocess.run(["mount", "-t", "tmpfs", "the right share", point], check=True)
+os.mkdir(point + b"/below")
+print(json.dumps([end.mount for end in surveyio.inspect([point + b"/below", point, os.path.dirname(point)])]))
+"""
+    command = ["unshare", "--map-root-user", "--mount", sys.executable, "-I", "-S", "-c", script, str(point)]
+    if shutil.which("unshare") is None or subprocess.run([*command[:3], "true"], check=False).returncode:
+        pytest.skip("cannot make a mount namespace here")
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+    below, at, above = json.loads(done.stdout)
+    assert below == at == ["tmpfs", "the\\040right\\040share"]
+    assert above != at
+
+
+def test_a_folder_contains_itself_and_what_is_below(ground: Ground, tmp_path: Path) -> None:
+    """Asked of the filesystem: links, and folders that are still to be made, do not hide it."""
+    ground.old(b"a/b/file")
+    (tmp_path / "link").symlink_to("dest")
+    dest = os.fsencode(ground.dest)
+    for below in (b"", b"/a", b"/a/b", b"/a/b/file", b"/a/missing", b"/missing/too"):
+        assert surveyio.contains(dest, dest + below), below
+    for path in (os.fsencode(tmp_path), os.fsencode(ground.source), dest + b"+", b"/", b"/nowhere"):
+        assert not surveyio.contains(dest, path), path
+    assert surveyio.contains(dest, os.fsencode(tmp_path / "link" / "a"))
+    assert surveyio.contains(os.fsencode(tmp_path / "link"), dest)
+    assert surveyio.contains(b"/", dest)
+    assert not surveyio.contains(b"/nowhere", dest)
+
+
+# --- probe -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_probe_uses_the_destination_and_leaves_nothing(ground: Ground) -> None:
+    """Usable means that it was used: written, synced, timed, removed."""
+    before = ground.dest.stat()
+    probed = surveyio.probe(os.fsencode(ground.dest), None)
+    assert probed.dev == before.st_dev
+    assert 0 < probed.free <= probed.total
+    assert probed.mount[0]
+    assert os.listdir(ground.dest) == []
+    assert ground.dest.stat().st_mtime_ns != before.st_mtime_ns
+
+
+@pytest.mark.parametrize(
+    ("keeps", "resolution"),
+    [(1, 1), (100, 100), (1000, 1_000), (10**9, 10**9), (2 * 10**9, 2 * 10**9), (0, KEEPS_NO_TIMES)],
+)
+def test_a_probe_measures_how_exactly_times_are_kept(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, keeps: int, resolution: int
+) -> None:
+    """From nanoseconds to the two seconds of FAT, and where no time can be set, none is compared."""
+    real = os.utime
+
+    def rounding(path: bytes, *, ns: tuple[int, int], dir_fd: int) -> None:
+        if not keeps:
+            raise OSError(errno.EPERM, "")
+        real(path, ns=(ns[0], ns[1] // keeps * keeps), dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "utime", rounding)
+    assert surveyio.probe(os.fsencode(ground.dest), None).resolution_ns == resolution
+
+
+def test_a_probe_tells_whether_permission_bits_are_kept(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some servers ignore them without a word."""
+    assert surveyio.probe(os.fsencode(ground.dest), None).keeps_permissions
+    monkeypatch.setattr(os, "fchmod", lambda fd, mode: None)
+    assert not surveyio.probe(os.fsencode(ground.dest), None).keeps_permissions
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "close", "utime then stat", "unlink", "fstatvfs"])
+def test_a_probe_that_fails_in_any_step_says_in_which(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A destination on which one thing does not work is not usable."""
+    name = call.rpartition(" ")[2]
+    real = getattr(os, name)
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        if name == "close":
+            real(*args)
+        if name == "stat" and "dir_fd" not in kwargs:
+            return real(*args, **kwargs)
+        raise OSError(errno.EIO, "")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, fail)
+        with pytest.raises(FileTrouble) as caught:
+            surveyio.probe(os.fsencode(ground.dest), None)
+    assert (caught.value.trouble.side, caught.value.trouble.errno) == ("destination", errno.EIO)
+    assert classify(caught.value.trouble) == Remedy.DESTINATION
+
+
+@pytest.mark.parametrize("what", ["missing", "a file", "read only"])
+def test_a_probe_never_makes_the_destination(ground: Ground, what: str) -> None:
+    """What is not there is told, not created: promise 5."""
+    path = ground.dest / "mount point"
+    if what == "a file":
+        path.write_bytes(b"")
+    elif what == "read only":
+        path.mkdir(0o555)
+    with ordinary_user(), pytest.raises(FileTrouble) as caught:
+        surveyio.probe(os.fsencode(path), None)
+    expected = {"missing": errno.ENOENT, "a file": errno.ENOTDIR, "read only": errno.EACCES}
+    assert caught.value.trouble.errno == expected[what]
+    assert path.exists() == (what != "missing")
+
+
+def test_a_probe_looks_for_the_marker(ground: Ground) -> None:
+    """A folder without the file that marks the right volume is not the destination: promise 5."""
+    with pytest.raises(FileTrouble) as caught:
+        surveyio.probe(os.fsencode(ground.dest), b"marks/this one")
+    assert (caught.value.trouble.op, caught.value.trouble.errno) == ("find the marker", errno.ENOENT)
+    assert os.listdir(ground.dest) == []
+    ground.old(b"marks/this one")
+    surveyio.probe(os.fsencode(ground.dest), b"marks/this one")
+
+
+# --- scan ------------------------------------------------------------------------------------------------------------
+
+
+def scan(
+    ground: Ground,
+    folders: list[bytes] | None = None,
+    include: tuple[str, ...] = (),
+    exclude: tuple[str, ...] = (),
+    compared: Manner | None = None,
+) -> Listing:
+    """Scan as sync does (*compared*) or as watch does, until nothing is left to be read."""
+    destination = ground.ends.destination if compared else None
+    listing = surveyio.scan(ground.ends.source, folders or [b""], include, exclude, destination, compared)
+    assert listing.rest == []
+    return listing
+
+
+def paths(listing: Listing) -> set[bytes]:
+    return {found.path for _, files in listing.folders for found in files}
+
+
+def test_a_scan_finds_every_file_of_every_folder(ground: Ground) -> None:
+    """Each file is told with what it is, below the folder it lies in; empty folders are told too."""
+    tree: dict[str | bytes, bytes | int | None] = {
+        "a": 10,
+        "x/b": 20,
+        "x/y/c": 30,
+        "empty": None,
+        b"\xff\n/\xfe": 1,
+        ".hidden/.d": 0,
+    }
+    make_tree(ground.source, tree)
+    os.chmod(ground.source / "a", 0o4711)
+    listing = scan(ground)
+    assert paths(listing) == {os.fsencode(path) for path, content in tree.items() if content is not None}
+    assert {folder for folder, _ in listing.folders} == {b"", b"x", b"x/y", b"empty", b"\xff\n", b".hidden"}
+    found = {found.path: found for _, files in listing.folders for found in files}
+    assert found[b"a"] == Found(b"a", 0o4711, ground.item(b"a").fingerprint)
+    assert (listing.already, listing.missing, listing.skipped, listing.troubles) == (0, [], [], [])
+    assert paths(scan(ground, [b"x"])) == {b"x/b", b"x/y/c"}
+
+
+def test_what_is_no_regular_file_is_told_and_skipped(ground: Ground, tmp_path: Path) -> None:
+    """Links are not followed, not even to folders; pipes, sockets and devices are not opened."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").write_bytes(b"")
+    (ground.source / "link").symlink_to(tmp_path / "elsewhere" / "file")
+    (ground.source / "link to a folder").symlink_to(tmp_path / "elsewhere")
+    (ground.source / "dangling").symlink_to("nowhere")
+    os.mkfifo(ground.source / "pipe")
+    with socket.socket(socket.AF_UNIX) as bound:
+        home = os.open(ground.source, os.O_RDONLY)
+        bound.bind(f"/proc/self/fd/{home}/socket")  # a path of the test may be too long for a socket
+        os.close(home)
+    listing = scan(ground)
+    assert paths(listing) == set()
+    assert {path: reason.partition(":")[0] for path, reason in listing.skipped} == {
+        b"link": "symbolic link",
+        b"link to a folder": "symbolic link",
+        b"dangling": "symbolic link",
+        b"pipe": "named pipe",
+        b"socket": "socket",
+    }
+
+
+def test_partials_and_what_is_not_wanted_are_passed_over(ground: Ground) -> None:
+    """An exclude beats an include and covers all below a folder; trioft's own partials are never taken for files."""
+    make_tree(
+        ground.source,
+        {"a.mov": 1, "a.txt": 1, "a.mov.12345678.partial": 1, "tmp/a.mov": 1, "x/tmp/b.mov": 1, "x/c.mov": 1},
+    )
+    (ground.source / "x" / "link.txt").symlink_to("c.mov")
+    listing = scan(ground, include=("*.mov",), exclude=("tmp",))
+    assert paths(listing) == {b"a.mov", b"x/c.mov"}
+    assert {folder for folder, _ in listing.folders} == {b"", b"x"}
+    assert listing.skipped == []
+
+
+@pytest.mark.parametrize(
+    ("twin", "counts"),
+    [("same", True), ("size", False), ("time", False), ("folder", False), ("link", False), ("none", False)],
+)
+def test_in_sync_a_file_with_the_same_size_and_time_is_counted_and_not_told(
+    ground: Ground, twin: str, counts: bool
+) -> None:
+    """What the destination has is left alone; what is missing or different there is found."""
+    item = ground.add(b"x/a", b"content")
+    ground.old(b"x/other")
+    match twin:
+        case "same":
+            ground.old(b"x/a", b"CONTENT")
+            ground.same_times(item)
+        case "size":
+            ground.old(b"x/a", b"content+")
+            ground.same_times(item)
+        case "time":
+            ground.old(b"x/a", b"content")
+        case "folder":
+            os.mkdir(ground.at_dest(b"x/a"))
+        case "link":
+            os.symlink(ground.at_source(b"x/a"), ground.at_dest(b"x/a"))
+    listing = scan(ground, compared=MANNER)
+    assert (listing.already, paths(listing)) == ((1, set()) if counts else (0, {b"x/a"}))
+
+
+def test_folders_that_the_destination_lacks_are_told(ground: Ground) -> None:
+    """Empty ones too, so that they can be made; one that a file is in the way of is not among them."""
+    make_tree(ground.source, {"there/a": 1, "missing/b": 1, "missing/below": None, "in the way/c": 1})
+    ground.old(b"there/a")
+    ground.old(b"in the way")
+    listing = scan(ground, compared=MANNER)
+    assert sorted(listing.missing) == [b"missing", b"missing/below"]
+    assert paths(listing) == {b"there/a", b"missing/b", b"in the way/c"}
+
+
+def test_folders_that_vanish_or_cannot_be_read_stop_nothing(ground: Ground) -> None:
+    """A folder without access is told as a trouble, one that is gone is not, and the others are scanned."""
+    make_tree(ground.source, {"closed/a": 1, "open/b": 1})
+    (ground.source / "closed").chmod(0o300)
+    (ground.source / "link").symlink_to("open")
+    with ordinary_user():
+        listing = scan(ground, [b"", b"gone", b"open/b", b"open"])
+    assert [trouble[:5] for trouble in listing.troubles] == [("source", "open", b"closed", None, errno.EACCES)]
+    assert paths(listing) == {b"open/b"}
+    listing = scan(ground, [b"link"])
+    assert [trouble.errno for trouble in listing.troubles] in ([], [errno.ELOOP])
+    assert paths(listing) == set()
+
+
+def test_one_folder_of_the_destination_that_cannot_be_read_does_not_hold_up_the_scan(ground: Ground) -> None:
+    """Only a destination that is gone ends a scan. Here, each file of the folder will fail, and say why."""
+    make_tree(ground.source, {"loop/a": 1, "closed/b": 1, "fine/c": 1})
+    (ground.dest / "loop").symlink_to("loop")
+    (ground.dest / "closed").mkdir(0o300)
+    with ordinary_user():
+        listing = scan(ground, compared=MANNER)
+    assert paths(listing) == {b"loop/a", b"closed/b", b"fine/c"}
+    assert listing.troubles == []
+
+
+def test_a_destination_that_is_gone_ends_the_scan(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are not taken for missing because the destination does not answer."""
+    make_tree(ground.source, {"a": 1})
+    make_tree(ground.dest, {"a": 1})
+    real = os.scandir
+
+    def stale(fd: int) -> Any:
+        if os.readlink(f"/proc/self/fd/{fd}") == str(ground.dest):
+            raise OSError(errno.ESTALE, "")
+        return real(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", stale)
+        with pytest.raises(FileTrouble) as caught:
+            scan(ground, compared=MANNER)
+    assert classify(caught.value.trouble) == Remedy.DESTINATION
+    with pytest.raises(Away):
+        surveyio.scan(ground.ends.source, [b""], (), (), Root(ground.ends.destination.path, 1), MANNER)
+
+
+def test_a_file_that_vanishes_from_the_destination_meanwhile_is_missing(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that was listed, and is gone when it is looked at, does not count as there."""
+    make_tree(ground.source, {"a": 1, "b": 1})
+    make_tree(ground.dest, {"a": 1, "b": 1})
+    for path in (b"a", b"b"):
+        ground.same_times(ground.item(path))
+    real = os.scandir
+
+    class Vanishing:
+        """What scandir returns, except that a file goes while it is read."""
+
+        def __init__(self, fd: int) -> None:
+            self._entries = real(fd)
+            if os.readlink(f"/proc/self/fd/{fd}") == str(ground.dest):
+                found = list(self._entries)
+                (ground.dest / "b").unlink()
+                self._entries = iter(found)  # type: ignore[assignment]
+
+        def __enter__(self) -> Any:
+            return self._entries
+
+        def __exit__(self, *_: object) -> None:
+            if hasattr(self._entries, "close"):
+                self._entries.close()
+
+    monkeypatch.setattr(os, "scandir", Vanishing)
+    listing = scan(ground, compared=MANNER)
+    assert (listing.already, paths(listing)) == (1, {b"b"})
+
+
+def test_a_scan_is_cut_into_calls(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call returns after some thousand names with what is left, so that files are copied while the tree is read."""
+    monkeypatch.setattr(surveyio, "_NAMES_A_CALL", 10)
+    make_tree(ground.source, {f"folder {n}/file {m}": 1 for n in range(9) for m in range(4)})
+    found: set[bytes] = set()
+    calls, rest = 0, [b""]
+    while rest:
+        listing = surveyio.scan(ground.ends.source, rest, (), (), None, None)
+        assert found.isdisjoint(paths(listing))
+        found |= paths(listing)
+        rest = listing.rest
+        calls += 1
+    assert len(found) == 36
+    assert calls >= 4
+
+
+@pytest.mark.parametrize("operation", ["scan", "look", "make_folders", "find_partials"])
+def test_nothing_is_looked_at_below_another_filesystem(ground: Ground, operation: str) -> None:
+    """A root whose device has changed is away, for every operation: promise 5."""
+    ends = ground.ends
+    source, destination = Root(ends.source.path, 1), Root(ends.destination.path, 1)
+    calls: dict[str, Any] = {
+        "scan": lambda: surveyio.scan(source, [b""], (), (), None, None),
+        "look": lambda: surveyio.look(source, [b"a"], (), ()),
+        "make_folders": lambda: surveyio.make_folders(ends.source, destination, [b"a"]),
+        "find_partials": lambda: surveyio.find_partials(destination, [b""]),
+    }
+    with pytest.raises(Away):
+        calls[operation]()
+    assert os.listdir(ground.dest) == []
+
+
+def test_folders_are_made_and_what_cannot_be_made_is_told(ground: Ground) -> None:
+    """One folder that fails keeps no other from being made."""
+    make_tree(ground.source, {"a/b": None, "in the way/c": None})
+    ground.old(b"in the way")
+    troubles = surveyio.make_folders(ground.ends.source, ground.ends.destination, [b"a/b", b"in the way/c", b"d"])
+    assert [trouble[:5] for trouble in troubles] == [("destination", "mkdir", b"in the way/c", None, errno.ENOTDIR)]
+    assert (ground.dest / "a" / "b").is_dir()
+    assert (ground.dest / "d").is_dir()
+
+
+# --- look ------------------------------------------------------------------------------------------------------------
+
+
+def look(ground: Ground, *asked: bytes, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> list[Any]:
+    return surveyio.look(ground.ends.source, list(asked), include, exclude)
+
+
+def test_a_look_tells_what_each_path_is_now(ground: Ground) -> None:
+    """Files with their fingerprint and whether somebody writes them; everything else by its kind."""
+    need_leases(ground.source)
+    quiet, written = ground.add(b"x/quiet"), ground.add(b"written")
+    (ground.source / "link").symlink_to("written")
+    (ground.source / "linked").symlink_to("x")
+    os.mkfifo(ground.source / "pipe")
+    with held(ground.at_source(b"written"), "writer"):
+        asked = [b"x/quiet", b"written", b"x", b"link", b"linked/quiet", b"pipe", b"gone", b"x/quiet/below", b"no/such"]
+        looks = look(ground, *asked)
+    assert [seen.path for seen in looks] == asked
+    assert [seen.kind for seen in looks] == [
+        *("file", "file", "folder", "other", "other", "other", "gone", "other", "gone")
+    ]
+    assert looks[0].found == Found(b"x/quiet", 0o644, quiet.fingerprint)
+    assert (looks[0].writer, looks[1].writer) == (writers.CLOSED, writers.BUSY)
+    assert looks[1].found.fingerprint == written.fingerprint
+    assert look(ground, b"written")[0].writer == writers.CLOSED
+
+
+def test_what_is_not_wanted_is_not_looked_into(ground: Ground) -> None:
+    """Paths from file events are filtered as those of a scan are."""
+    make_tree(ground.source, {"a.mov": 1, "a.txt": 1, "tmp/b.mov": 1, "a.mov.12345678.partial": 1})
+    asked = b"a.mov", b"a.txt", b"tmp", b"tmp/b.mov", b"a.mov.12345678.partial"
+    looks = look(ground, *asked, include=("*.mov",), exclude=("tmp",))
+    assert [seen.kind for seen in looks] == ["file", "other", "other", "other", "other"]
+
+
+def test_a_file_that_cannot_be_opened_is_still_a_file(ground: Ground) -> None:
+    """Whoever may not read a file learns that when it is copied: it is not taken for gone."""
+    ground.add(b"closed", mode=0)
+    make_tree(ground.source, {"folder/a": 1})
+    (ground.source / "folder").chmod(0o600)
+    with ordinary_user():
+        closed, below = look(ground, b"closed", b"folder/a")
+    (ground.source / "folder").chmod(0o700)
+    assert (closed.kind, closed.writer) == ("file", writers.UNKNOWN)
+    assert below.kind == "unreadable"
+
+
+def test_where_leases_prove_nothing_the_open_file_table_is_searched(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer on this machine is found on any filesystem; that none is found proves nothing."""
+    monkeypatch.setattr(writers, "_magic_of_device", {})
+    monkeypatch.setattr(linux, "filesystem_magic", lambda fd: 0x6969)  # NFS
+    ground.add(b"written")
+    ground.add(b"quiet")
+    with held(ground.at_source(b"written"), "writer"):
+        assert [seen.writer for seen in look(ground, b"written", b"quiet")] == [writers.BUSY, writers.UNKNOWN]
+
+
+# --- find_partials ---------------------------------------------------------------------------------------------------
+
+
+def test_partials_are_found_with_their_age(ground: Ground) -> None:
+    """Wherever they lie, and nothing else: no folders, no links, no names that only look like it."""
+    names = [b"a.mov.12345678.partial", b"x/y/\xff\n.abcdef01.partial", b".trioft-probe-1-2.00000000.partial"]
+    others = [b"a.partial", b"a.1234567.partial", b"a.12345678.partial.mov", b"a.ABCDEF01.partial", b"x/final"]
+    for name in names + others:
+        ground.old(name)
+    (ground.dest / "d.00000000.partial").mkdir()
+    (ground.dest / "l.00000000.partial").symlink_to("x/final")
+    (ground.dest / "linked").symlink_to("x")
+    found = surveyio.find_partials(ground.ends.destination, [b""])
+    assert found.rest == []
+    assert sorted(path for path, _ in found.partials) == sorted(names)
+    assert all(age > 24 * 60 * 60 for _, age in found.partials)
+    os.utime(ground.at_dest(names[0]))
+    ages = dict(surveyio.find_partials(ground.ends.destination, [b""]).partials)
+    assert ages[names[0]] < 60 * 60
+
+
+def test_the_search_for_partials_passes_over_what_cannot_be_read(ground: Ground) -> None:
+    """No access to a folder means no partial of ours: the search goes on."""
+    ground.old(b"closed/a.00000000.partial")
+    ground.old(b"open/b.00000000.partial")
+    (ground.dest / "closed").chmod(0)
+    with ordinary_user():
+        found = surveyio.find_partials(ground.ends.destination, [b"", b"gone"])
+    (ground.dest / "closed").chmod(0o700)
+    assert [path for path, _ in found.partials] == [b"open/b.00000000.partial"]
+
+
+def test_two_filesystems_are_told_apart(ground: Ground) -> None:
+    """A root on another device is another root, whatever lies in it."""
+    with other_filesystem(ground.source) as elsewhere:
+        ours, theirs = surveyio.inspect([os.fsencode(ground.source), os.fsencode(elsewhere)])
+        assert ours.dev != theirs.dev
+        assert ours.mount != theirs.mount
+        with pytest.raises(Away):
+            surveyio.scan(Root(root_of(elsewhere).path, ours.dev), [b""], (), (), None, None)
