@@ -1,9 +1,9 @@
 """
 The rules of these tests.
 
-They work on real files below ``tmp_path``, with real processes and real signals; the command line runs as a child process.
-No test sleeps for luck: it waits for something to happen, with a limit. Every test says in one sentence what trioft
-promises. Names of tests are sentences, names of helpers are in ``support``.
+They work on real files below ``tmp_path``, with real processes and real signals; the command line runs as a child
+process. No test sleeps for luck: it waits for something to happen, with a limit. Every test says in one sentence what
+trioft promises. Names of tests are sentences, names of helpers are in ``support``.
 """
 
 from __future__ import annotations

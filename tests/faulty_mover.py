@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import io
 import os
 import pickle
 import signal
@@ -93,13 +94,19 @@ class Recorder:
             return False
         if kind == "lost" and call not in DURABLE and not (call == "close" and fd in self.written):
             return False
-        fcntl.flock(self.counter, fcntl.LOCK_EX)
-        try:
+        with self.locked():
             count = int(_pread(self.counter, 20, 0) or b"0") + 1
             _pwrite(self.counter, b"%020d" % count, 0)
+        return count == self.plan.at
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """While inside, no other mover counts, or writes down what it did."""
+        fcntl.flock(self.counter, fcntl.LOCK_EX)
+        try:
+            yield
         finally:
             fcntl.flock(self.counter, fcntl.LOCK_UN)
-        return count == self.plan.at
 
     def run(
         self, call: str, path: bytes, real: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -136,12 +143,16 @@ class Recorder:
     # --- what was done
 
     def did(self, *facts: Any) -> None:
-        _write(self.trace, pickle.dumps(Did(*facts)))
+        with self.locked():
+            _write(self.trace, pickle.dumps(Did(*facts)))
 
     def all_done(self) -> Iterator[Did]:
-        with open(os.path.join(self.plan.folder, b"trace"), "rb") as file, contextlib.suppress(EOFError):
+        """Yield what all movers of this run have done so far, in order."""
+        with self.locked():
+            trace = io.BytesIO(_pread(self.trace, 1 << 30, 0))
+        with contextlib.suppress(EOFError):
             while True:
-                yield pickle.load(file)
+                yield pickle.load(trace)
 
     def not_durable(self, path: bytes) -> list[tuple[int, int]]:
         """Return the ranges of *path* that were written since it was last made durable."""
@@ -239,11 +250,9 @@ class Recorder:
         """Return the whole path, or None where it is nothing of ours."""
         if isinstance(path, int):
             return self.paths.get(path)
-        path = os.fsencode(path)
-        if path.startswith(b"/"):
-            return os.path.normpath(path)
-        base = self.paths.get(dir_fd) if dir_fd is not None else None
-        return None if base is None else os.path.normpath(os.path.join(base, path))
+        name: bytes = os.fsencode(path)
+        base = b"/" if dir_fd is None else self.paths.get(dir_fd)
+        return None if base is None else os.path.normpath(os.path.join(base, name))
 
     def path_call(self, call: str, real: Callable[..., Any], path: Any, *args: Any, **kwargs: Any) -> Any:
         if call == "rename":

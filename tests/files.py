@@ -40,7 +40,7 @@ class Ground:
 
     def __exit__(self, *_: object) -> None:
         for opened in open_files():
-            number, _, name = opened.partition(" ")
+            number, name = opened.split(" ", 1)
             if name.startswith((f"{self.source}", f"{self.dest}")):
                 os.close(int(number))
 

@@ -1,5 +1,5 @@
 """
-A mover that can also do what no mover should: die, hang, chatter, raise.
+Movers that can also do what no mover should: die, hang, chatter, raise.
 
 Operations that wait do so for a file: a test makes it when it has seen enough.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from trioft import mover
@@ -21,6 +22,17 @@ def command() -> list[str]:
     path = [*sys.path, os.path.dirname(os.path.abspath(__file__))]
     start = f"import sys; sys.path.extend({path!r}); import odd_mover, trioft.mover; odd_mover.main({os.getpid()})"
     return [sys.executable, "-I", "-S", "-c", start]
+
+
+def changed(folder: Path, code: str) -> list[str]:
+    """
+    Return the command that runs a mover in which lines of *code* have changed an operation.
+
+    They find the module ``mover``, and ``os`` and ``time``, and are written to a file in *folder*.
+    """
+    (folder / "changed_mover.py").write_text(f"import os, time\nfrom trioft import mover\n{code}\n")
+    start = f"import sys; sys.path.extend({[*sys.path, str(folder)]!r}); import changed_mover, trioft.mover; "
+    return [sys.executable, "-I", "-S", "-c", f"{start}trioft.mover.main({os.getpid()})"]
 
 
 def main(parent: int) -> None:

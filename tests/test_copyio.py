@@ -413,14 +413,30 @@ def test_a_new_partial_is_found_again_after_a_power_cut(ground: Ground, monkeypa
     assert sorted(synced) == ["dest", "x", "y"]
 
 
-@pytest.mark.parametrize("offset", [2 * BLOCK_SIZE, LARGE])
-def test_a_checkpoint_of_this_version_is_where_it_goes_on(ground: Ground, offset: int) -> None:
-    """Below the checkpoint nothing is copied or compared again; what was written above it is dropped."""
+@pytest.mark.parametrize("offset", [BLOCK_SIZE, 2 * BLOCK_SIZE, LARGE])
+@pytest.mark.parametrize("verify", ["transfer", "readback"])
+def test_a_checkpoint_of_this_version_is_where_it_goes_on(ground: Ground, offset: int, verify: str) -> None:
+    """What is below the checkpoint is kept without a look at the source; what was written above it is dropped."""
     item = ground.add(b"a", large())
-    put_partial(ground, item, spoiled(large(), 7))  # outside of the last block: it is trusted
-    assert prepare(ground, item, checkpoint_of(ground, item, offset)) == Prepared(offset, digests(large()[:offset]))
+    put_partial(ground, item, large()[:offset] + bytes(LARGE - offset))
+    checkpoint = checkpoint_of(ground, item, offset)
+    ground.add(b"a", spoiled(large(), 0))  # the source is not read
+    os.utime(ground.at_source(b"a"), ns=(0, item.fingerprint.mtime_ns))
+    item = ground.item(b"a")
+    checkpoint = checkpoint._replace(fingerprint=item.fingerprint)
+    assert prepare(ground, item, checkpoint, verify=verify) == Prepared(offset, checkpoint.digests)
     assert os.stat(ground.partial(item)).st_size == offset
-    assert ground.told == []
+
+
+def test_at_level_readback_every_block_below_a_checkpoint_is_read_again(ground: Ground) -> None:
+    """Nobody knows what happened to a partial meanwhile: it is kept up to the first block that is not as recorded."""
+    item = ground.add(b"a", large())
+    put_partial(ground, item, spoiled(large(), BLOCK_SIZE + 7))
+    for offset in (2 * BLOCK_SIZE, LARGE):
+        checkpoint = checkpoint_of(ground, item, offset)
+        assert prepare(ground, item, checkpoint) == Prepared(BLOCK_SIZE, digests(large()[:BLOCK_SIZE]))
+        put_partial(ground, item, spoiled(large(), BLOCK_SIZE + 7))
+    assert prepare(ground, item, checkpoint, verify="transfer") == Prepared(LARGE, digests(large()))
 
 
 def test_a_checkpoint_at_level_size_has_no_digests_and_is_trusted_at_that_level(ground: Ground) -> None:

@@ -104,11 +104,15 @@ def test_what_trioft_finds_itself_is_temporary(side: Side) -> None:
             "read back 'a' at the destination, byte 0: the destination holds other bytes",
         ),
         (
+            Trouble(Side.DESTINATION, "open", b"", None, errno.ENODEV, "the folder is not there"),
+            "open the destination: the folder is not there (ENODEV)",
+        ),
+        (
             Trouble(Side.SOURCE, "read", b"a", None, 9999, "Unknown error"),
             "read 'a' at the source: Unknown error (9999)",
         ),
     ],
-    ids=["all", "no-offset", "no-errno", "unknown-errno"],
+    ids=["all", "no-offset", "no-errno", "the-end-itself", "unknown-errno"],
 )
 def test_trouble_names_operation_path_offset_and_errno(told: Trouble, text: str) -> None:
     """Promise 8: a person can tell from one line what failed, where, at which byte, and why."""

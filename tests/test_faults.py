@@ -1,8 +1,8 @@
 """
 Whole transfers in which one call goes wrong: the first, the second, … until none does.
 
-The agent is the real one, and so are its movers, except that ``faulty_mover`` stands between them and the system. Whatever
-goes wrong, and wherever, in the end everything is at the destination, and at no moment was a promise broken.
+The agent is the real one, and so are its movers, except that ``faulty_mover`` stands between them and the system.
+Whatever goes wrong, and wherever, in the end everything is at the destination, and at no moment was a promise broken.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import attrs
 import pytest
 import trio
 
 from faulty_mover import Plan
-from files import open_files
 from support import files_of, make_tree, pattern
 from trioft.agent import run_agent
 from trioft.board import Board, Totals
-from trioft.config import Config, Copy, Destination, MinFree, OnSuccess, Retry, Source, State
+from trioft.config import Config, Copy, Destination, Retry, Source, State
 from trioft.errors import FileTrouble, TrioftError
+from trioft.kinds import MinFree, OnSuccess
 from trioft.model import BLOCK_SIZE
 from trioft.naming import is_partial
 
-MANY = {
+Tree = dict[str | bytes, bytes | int | None]
+
+MANY: Tree = {
     b"large.mxf": pattern(2 * BLOCK_SIZE + 70_001, 1),  # three blocks, the last one short
     b"a.txt": pattern(10, 2),
-    b"b.bin": pattern(300_000, 3),
     b"older.txt": b"the new version",
     b"sub/c.txt": pattern(20, 4),
     b"sub/empty": b"",
 }
-FEW = {b"a.txt": pattern(10, 2), b"older.txt": b"the new version", b"sub/c.txt": pattern(20, 4)}
-OLD = b"the version of last year"
+FEW: Tree = {b"a.txt": pattern(10, 2), b"older.txt": b"the new version", b"sub/c.txt": pattern(20, 4)}
+OLD = b"the old version"  # of the same size
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
-    """
-    A folder in memory, if there is room: what these tests lose is taken away by the faulty mover, not by a disk.
-    """
+    """A folder in memory, if there is room: what is lost here is taken away by the faulty mover, not by a disk."""
     if os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 2**30:
         with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="trioft-test-") as folder:
             yield Path(folder)
@@ -73,11 +73,11 @@ class Trial:
     def __init__(
         self,
         folder: Path,
-        tree: dict[bytes, bytes],
+        tree: Tree,
         *,
-        verify: str = "readback",
-        on_success: str = "keep",
-        if_exists: str = "overwrite",
+        verify: Literal["size", "transfer", "readback"] = "readback",
+        on_success: Literal["keep", "delete", "archive"] = "keep",
+        if_exists: Literal["rename", "overwrite"] = "overwrite",
     ) -> None:
         self.folder, self.tree = folder, tree
         self.verify, self.on_success, self.if_exists = verify, on_success, if_exists
@@ -108,10 +108,13 @@ class Trial:
         config = Config(
             source=Source(path=str(self.source), settle=0.0, settle_closed=0.0, scan_interval=0.05),
             destination=Destination(
-                path=str(self.dest), if_exists=self.if_exists, min_free=MinFree(bytes=0), check_interval=0.05
+                path=str(self.dest),
+                if_exists=self.if_exists,
+                min_free=MinFree(bytes=0),
+                check_interval=0.3 if number in (errno.ENOSPC, errno.EDQUOT) else 30.0,
             ),
             copy=Copy(
-                transfers=2,
+                transfers=1 if kind == "lost" else 2,  # few calls are counted then: their order is to be the same
                 movers=2,
                 verify=self.verify,
                 on_success=OnSuccess(action=self.on_success, folder=folder),
@@ -139,27 +142,18 @@ class Trial:
         path = self.notes / "fired"
         return path.read_text(errors="backslashreplace").strip() if path.exists() else ""
 
-    @property
-    def calls(self) -> int:
-        """How many calls have been counted."""
-        return int((self.notes / "count").read_bytes())
-
     def check_promises(self) -> None:
         """At no time was a wrong thing under a final name, or a source removed that was not delivered."""
         path = self.notes / "violations"
         assert not path.exists(), path.read_text()
-        there = files_of(self.dest)
-        wanted = files_of(self.expected)
-        for name, content in there.items():
+        wanted = self.tree | {b"older_1.txt": self.tree[b"older.txt"]}
+        for name, content in files_of(self.dest).items():
             if not is_partial(name):
-                assert content in (wanted.get(name), OLD if name == b"older.txt" else None, *self._renamed(name))
-
-    def _renamed(self, name: bytes) -> list[bytes]:
-        return [files_of(self.expected)[b"older.txt"]] if name == b"older_1.txt" and self.if_exists == "rename" else []
+                assert content == wanted[name] or (name, content) == (b"older.txt", OLD), name
 
     def check_complete(self) -> None:
         """Everything is at the destination, as it was at the source, and nothing else."""
-        wanted = files_of(self.expected)
+        wanted = {os.fsencode(name): content for name, content in self.tree.items()}
         if self.if_exists == "rename":
             wanted[b"older_1.txt"] = wanted[b"older.txt"]
             wanted[b"older.txt"] = OLD
@@ -168,22 +162,22 @@ class Trial:
         there = {name: content for name, content in there.items() if not name.startswith(b".trioft-probe-")}
         assert sorted(there) == sorted(wanted)
         assert there == wanted
-        assert stat.S_IMODE((self.dest / "a.txt").stat().st_mode) == 0o440
+        if "chmod" not in self.fired:  # permission bits that cannot be set are done without
+            assert stat.S_IMODE((self.dest / "a.txt").stat().st_mode) == 0o440
         if self.on_success == "keep":
             for name in wanted:
                 if b"older" not in name:
                     source, copy = (os.stat(os.path.join(os.fsencode(end), name)) for end in (self.source, self.dest))
                     assert source.st_mtime_ns == copy.st_mtime_ns, name
-            assert files_of(self.source) == files_of(self.expected)
+            assert files_of(self.source) == self.tree
         else:
             assert files_of(self.source) == {}
         if self.on_success == "archive":
-            assert files_of(self.archive) == files_of(self.expected)
+            assert files_of(self.archive) == self.tree
 
     def try_at(self, kind: str, number: int, at: int) -> bool:
-        """Let the call number *at* go wrong, and see everything arrive. Returns False if there were not so many calls."""
+        """Let the call number *at* go wrong, and see everything arrive. Returns False if there were less calls."""
         self.begin()
-        before = open_files()
         outcome = self.run(kind, number, at)
         what = self.fired
         try:
@@ -195,40 +189,77 @@ class Trial:
                 assert again.claims_success, again
                 self.check_promises()
                 self.check_complete()
-            assert open_files() == before
         except AssertionError as error:
-            error.add_note(f"call {at} ({what}): {kind} {errno.errorcode[number]}; {outcome}")
+            error.add_note(f"call {at} ({what}): {kind} {errno.errorcode.get(number)}; {outcome}")
             raise
         return bool(what)
 
 
-SCENARIOS = {
-    "many": dict(tree=MANY),
-    "few delete": dict(tree=FEW, on_success="delete"),
-    "many delete": dict(tree=MANY, on_success="delete"),
-    "many transfer": dict(tree=MANY, verify="transfer"),
-    "few rename": dict(tree=FEW, if_exists="rename"),
-    "many archive": dict(tree=MANY, on_success="archive"),
-}
+KEEP, DELETE, ARCHIVE = {"on_success": "keep"}, {"on_success": "delete"}, {"on_success": "archive"}
 
-@pytest.mark.timeout(1000)
-def test_probe(place):
-    import time
-    sc, kind, number, start, stride = os.environ["TRY"].split(",")
-    trial = Trial(place, **SCENARIOS[sc])
-    n = int(start); t = time.time(); bad = 0
-    while True:
-        try:
-            if not trial.try_at(kind, getattr(errno, number), n):
-                break
-        except BaseException as e:
-            bad += 1
-            import traceback
-            print("=====", n, trial.fired)
-            notes = getattr(e, "__notes__", [])
-            if os.environ.get("FULL"):
-                traceback.print_exc()
-            else:
-                print(type(e), str(e)[:600], notes)
-        n += int(stride)
-    print("calls", n, "seconds", time.time() - t, "bad", bad)
+# What goes wrong, in which transfer, and how many calls lie between two that are tried.
+SWEEPS = [
+    # Each call of a transfer of small files, each of which is synced by itself.
+    ("error", errno.EIO, FEW, DELETE, 1),
+    # The same with a large file, a barrier for the small ones, and an older file that is replaced.
+    ("error", errno.EIO, MANY, DELETE, 4),
+    # What fails because of the space, or of permissions, is not tried again at once.
+    ("error", errno.ENOSPC, MANY, DELETE, 23),
+    ("error", errno.EACCES, MANY, KEEP, 19),
+    ("error", errno.ESTALE, MANY, ARCHIVE, 23),
+    # It happened, and its answer was lost.
+    ("late", errno.EIO, FEW, {"if_exists": "rename"}, 5),
+    ("late", errno.EIO, MANY, DELETE, 19),
+    # What was written is lost, and only one call says so, once. Without a read-back nothing else would find it.
+    ("lost", errno.EIO, MANY, {"verify": "transfer"}, 1),
+    ("lost", errno.ENOSPC, FEW, {"verify": "size"}, 1),
+    # The process dies.
+    ("kill", 0, FEW, {"if_exists": "rename"}, 3),
+    ("kill", 0, MANY, DELETE, 9),
+    # Less is read or written than was asked for. Again, a read-back would make up for what is forgotten.
+    ("short", 0, MANY, {"verify": "size"}, 2),
+]
+EVERYTHING = "TRIOFT_TEST_EVERY_FAULT" in os.environ  # takes many minutes
+
+
+def describe(sweep: Any) -> str:
+    kind, number, tree, settings, _ = sweep
+    words = [kind, errno.errorcode.get(number, ""), "many" if tree is MANY else "few", *settings.values()]
+    return " ".join(word for word in words if word)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("sweep", SWEEPS, ids=describe)
+def test_whatever_call_goes_wrong_everything_arrives_and_no_promise_is_broken(place: Path, sweep: Any) -> None:
+    """
+    After a fault in any call the transfer goes on by itself, or says that it failed and the next one completes it.
+
+    At no time is there wrong content under a final name, or content that a power cut could take back (promise 1), and
+    no source is removed that is not delivered, durable and recorded (promise 3). Who claims success has all delivered.
+    """
+    kind, number, tree, settings, stride = sweep
+    trial = Trial(place, tree, **settings)
+    at = 1
+    while trial.try_at(kind, number, at):
+        at += 1 if EVERYTHING else stride
+    assert at > 5, "nothing went wrong"
+
+
+@pytest.mark.parametrize("on_success", ["keep", "delete", "archive"])
+@pytest.mark.parametrize("verify", ["size", "transfer", "readback"])
+@pytest.mark.parametrize("tree", [MANY, FEW], ids=["many", "few"])
+def test_where_nothing_goes_wrong_the_order_of_the_steps_is_right(
+    place: Path,
+    tree: Tree,
+    verify: Literal["size", "transfer", "readback"],
+    on_success: Literal["keep", "delete", "archive"],
+) -> None:
+    """Durable before renamed, renamed and recorded before removed, at every level and for every file."""
+    trial = Trial(place, tree, verify=verify, on_success=on_success)
+    trial.begin()
+    outcome = trial.run()
+    trial.check_promises()
+    trial.check_complete()
+    assert outcome.claims_success
+    assert outcome.totals.delivered == len(tree)
+    assert outcome.notices == []

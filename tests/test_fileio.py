@@ -562,6 +562,24 @@ def test_a_leftover_that_cannot_be_removed_is_a_trouble(
     assert read(ground.at_dest(PARTIAL)) == b"leftover"
 
 
+@pytest.mark.timeout(10)
+def test_a_leftover_that_is_there_and_is_not_does_not_go_on_for_ever(
+    ground: Ground, src: int, dst: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may keep the name of a removed file until its last user closes it: later, it may work."""
+    ground.old(PARTIAL, b"leftover")
+
+    def pending(*_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", pending)
+        with pytest.raises(FileTrouble) as caught:
+            fileio.create_partial(src, dst, PARTIAL)
+    assert caught.value.trouble[:5] == ("destination", "create", PARTIAL, None, errno.EBUSY)
+    assert classify(caught.value.trouble) == Remedy.RETRY
+
+
 def test_a_partial_in_a_folder_that_may_not_be_written_is_a_trouble(ground: Ground, src: int, dst: int) -> None:
     """Missing access is told where it is met."""
     ground.dest.chmod(0o555)

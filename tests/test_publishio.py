@@ -611,22 +611,27 @@ def test_every_fact_of_the_fingerprint_counts(ground: Ground, archive: Path | No
     assert files_of(ground.source) == {b"a": b"content"}
 
 
+@pytest.mark.parametrize("what", ["file", "folder"])
 def test_a_source_that_is_replaced_while_the_gate_looks_stays(
-    ground: Ground, archive: Path | None, monkeypatch: pytest.MonkeyPatch
+    ground: Ground, archive: Path | None, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """The last look is at the name that will be removed, not only at the file that was opened."""
-    item = ground.add(b"a", b"content")
+    item = ground.add(b"x/a", b"content")
     real = writers.ask_lease
 
     def meanwhile(fd: int, device: int) -> str:
         answer = real(fd, device)
-        ground.add(b"b", b"another")
-        os.replace(ground.at_source(b"b"), ground.at_source(b"a"))
+        ground.add(b"y/a", b"another")
+        if what == "folder":
+            os.rename(ground.at_source(b"x"), ground.at_source(b"z"))
+            os.rename(ground.at_source(b"y"), ground.at_source(b"x"))
+        else:
+            os.replace(ground.at_source(b"y/a"), ground.at_source(b"x/a"))
         return answer
 
     monkeypatch.setattr(writers, "ask_lease", meanwhile)
     assert verdicts(remove(ground, item, archive=archive)) == ["changed"]
-    assert files_of(ground.source) == {b"a": b"another"}
+    assert files_of(ground.source)[b"x/a"] == b"another"
 
 
 def test_each_source_is_judged_by_itself(ground: Ground, archive: Path | None) -> None:

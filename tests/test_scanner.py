@@ -521,6 +521,25 @@ async def test_source_that_is_away_is_told_and_waited_for(autojump_clock: MockCl
     assert world.jobs == [(30, [b"a"], False)]
 
 
+async def test_source_that_hangs_is_not_taken_for_a_destination_that_hangs(autojump_clock: MockClock) -> None:
+    """A mover that had to be killed cannot say where it was stuck; a watch looks at the source only."""
+    world = World(source=source(scan_interval=10.0))
+    world.put(b"a")
+    stuck = Trouble(Side.DESTINATION, "scan", b"", None, errno.ETIMEDOUT, "no progress for 30 s")
+    world.troubles = [stuck]
+
+    async def hang_again() -> None:
+        await trio.sleep(10.2)
+        world.troubles = [stuck]
+
+    await world.run(100, then=hang_again)
+    assert [text for text in world.told if text.startswith("waiting")] == 2 * [
+        f"waiting for the source: {stuck._replace(side=Side.SOURCE)}"
+    ]
+    assert world.storage.is_open
+    assert [paths for _, paths, _ in world.jobs] == [[b"a"]]
+
+
 async def test_sync_whose_source_is_away_ends(autojump_clock: MockClock) -> None:
     """A sync does not wait for a source: it fails, with the reason."""
     world = World(once=True)

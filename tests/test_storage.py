@@ -240,6 +240,19 @@ async def test_same_share_mounted_again_is_accepted_under_its_new_device() -> No
     assert place.storage.ends == Ends(ENDS.source, Root(b"/mnt/nas", 8))
 
 
+@pytest.mark.parametrize("dev", [7, 8], ids=["same-device", "other-device"])
+async def test_folder_below_a_mount_of_the_same_name_is_refused(dev: int) -> None:
+    """Promise 5: what was mounted may leave a folder of the same disk, or of another tmpfs, behind."""
+    place = Place(WELL._replace(place=b"/"))
+    place.storage.suspect(AWAY)
+    await place.check(WELL._replace(place=b"/"))
+    with pytest.raises(FileTrouble) as caught:
+        await place.check(WELL._replace(dev=dev, place=b"/mnt/nas"))
+    assert caught.value.trouble.text == (
+        "another folder is mounted there, or none: /mnt/nas of nas:/media instead of /"
+    )
+
+
 async def test_share_that_came_back_is_still_told_from_others() -> None:
     """After a remount the comparison is with what the run began with."""
     place = Place()

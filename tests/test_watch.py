@@ -253,20 +253,9 @@ def test_events_that_cannot_be_had_are_told_once(site: Site) -> None:
     command = ["unshare", "--user", "--map-root-user", "sh", "-c", inside, "sh", *TRIOFT]
     if subprocess.run([*command[:5], "echo 0 >/proc/sys/user/max_inotify_instances"], check=False).returncode != 0:
         pytest.skip("no user namespaces here")
-    arguments = [
-        "watch",
-        site.source,
-        site.dest,
-        "-c",
-        config,
-        "--state-dir",
-        site.state,
-        "--settle",
-        "100ms",
-        "--json",
-    ]
+    paths = [os.fspath(path) for path in (site.source, site.dest, "-c", config, "--state-dir", site.state)]
     process = subprocess.Popen(
-        [*command, *map(os.fspath, arguments)],
+        [*command, "watch", *paths, "--settle", "100ms", "--json"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

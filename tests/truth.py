@@ -104,7 +104,7 @@ def children_of(pid: int) -> set[int]:
         if name.isdigit():
             with contextlib.suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
                 command = file.read()
-                if b"from trioft." in command and f"main({pid}".encode() in command:
+                if b"trioft." in command and f"main({pid}".encode() in command:
                     children.add(int(name))
     return children
 

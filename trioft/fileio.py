@@ -287,7 +287,7 @@ def create_partial(src: int, dst: int, partial: bytes) -> tuple[int, list[bytes]
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     folders: list[bytes] = []
     op = "create"
-    while True:
+    for _ in range(10):
         try:
             return os.open(partial, flags, 0o600, dir_fd=dst), folders
         except FileExistsError:
@@ -307,6 +307,8 @@ def create_partial(src: int, dst: int, partial: bytes) -> tuple[int, list[bytes]
                 raise FileTrouble(trouble_of(other, Side.DESTINATION, "mkdir", folder)) from other
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, op, partial)) from error
+    # It cannot be created because it is there, and not be removed because it is not: a server that waits for somebody.
+    raise FileTrouble(Trouble(Side.DESTINATION, op, partial, None, errno.EBUSY, os.strerror(errno.EBUSY)))
 
 
 def copy_attributes(src_fd: int, dst_fd: int, item: Item, manner: Manner) -> None:

@@ -88,7 +88,7 @@ def _translate(glob: str) -> str:
         elif glob[at] == "?":
             out += "[^/]"
             at += 1
-        elif glob[at] == "[" and (end := glob.find("]", at + 2)) > 0:
+        elif glob[at] == "[" and (end := glob.find("]", at + (3 if glob.startswith(("!", "^"), at + 1) else 2))) > 0:
             inside = glob[at + 1 : end]
             negated = inside[0] in "!^"
             body = re.sub(r"([\\\[\]^&~|])", r"\\\1", inside[1:] if negated else inside)

@@ -22,7 +22,7 @@ from trioft import writers
 from trioft.backlog import Backlog, Pending
 from trioft.board import Board
 from trioft.config import Config
-from trioft.errors import FileTrouble, Trouble
+from trioft.errors import FileTrouble, Side, Trouble
 from trioft.events import Changes
 from trioft.ledger import Known, Ledger, Port
 from trioft.model import FileState, Fingerprint, Found, Job, Manner
@@ -111,7 +111,9 @@ class Scanner:
                 )
             except FileTrouble as error:
                 folders += batch
-                if not await self._cope(error.trouble):
+                # A mover that got stuck cannot say on which side: without a comparison there is only one.
+                trouble = error.trouble if compared is not None else error.trouble._replace(side=Side.SOURCE)
+                if not await self._cope(trouble):
                     return cost
                 if compared is not None:
                     compared = self.storage.ends.destination
@@ -250,7 +252,7 @@ class Scanner:
         try:
             looks = await self.call("look", self.storage.ends.source, paths, source.include, self.exclude)
         except FileTrouble as error:
-            self._note_source(error.trouble)
+            self._note_source(error.trouble._replace(side=Side.SOURCE))
             for path in paths:
                 if (pending := self.backlog.get(path)) is not None and not pending.in_work:
                     self.backlog.look_again(pending, trio.current_time() + source.scan_interval)

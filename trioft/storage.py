@@ -17,7 +17,7 @@ import trio
 
 from trioft.board import Board, Entry
 from trioft.config import Config
-from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify
+from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify, show_path
 from trioft.model import Ends, Root
 from trioft.movers import Call
 from trioft.notation import format_size
@@ -30,7 +30,7 @@ class Storage:
     def __init__(self, ends: Ends, first: Probed, config: Config, board: Board) -> None:
         self.ends = ends
         self.resolution_ns = first.resolution_ns
-        self._mount = first.mount
+        self._mount, self._place = first.mount, first.place
         self._config = config
         self._board = board
         self._active: set[Entry] = set()
@@ -109,6 +109,10 @@ class Storage:
             if why is None and probed.dev != root.dev and probed.mount != self._mount:
                 was, found = (f"{source} ({kind})" for kind, source in (self._mount, probed.mount))
                 why = f"another filesystem is mounted there: {found} instead of {was}"
+            elif why is None and probed.place and probed.place != self._place:
+                # Below a mount of the same kind and name: tmpfs, a part of the same disk, a bind mount.
+                was, found = show_path(self._place), show_path(probed.place)
+                why = f"another folder is mounted there, or none: {found} of {self._mount[1]} instead of {was}"
             if why is not None:
                 raise FileTrouble(Trouble(Side.DESTINATION, "open", b"", None, errno.ENODEV, why))
             # The same share, mounted again, may have another device number.

@@ -8,6 +8,7 @@ and records what has been written, for as long as the grace period lasts, and th
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -184,6 +185,7 @@ class _Transfer:
             async for start, end in spans:
                 await tools.throttle.take(end - start)
                 begun = trio.current_time()
+                told: dict[int, bytes] = {}
                 await tools.call(
                     "copy_span",
                     tools.storage.ends,
@@ -192,22 +194,32 @@ class _Transfer:
                     start,
                     end,
                     tools.manner,
-                    tell=self._told,
+                    tell=functools.partial(self._told, told),
                 )
+                self._advance(told)
                 if tools.throttle.rate is None:
                     rate = (end - start) / max(trio.current_time() - begun, 1e-6)
                     blocks = round(rate * _SPAN_SECONDS / BLOCK_SIZE)
                     self.span = min(SPAN_SIZE, max(1, blocks) * BLOCK_SIZE)
 
-    def _told(self, message: tuple[Any, ...]) -> None:
+    def _told(self, blocks: dict[int, bytes], message: tuple[Any, ...]) -> None:
         match message:
             case ("bytes", count):
                 self.tools.board.copied(self.entry, count)
             case ("block", number, digest):
-                self.digests[number] = digest
-                while self.written < self.size and self.written // BLOCK_SIZE in self.digests:
-                    self.written = min(self.written + BLOCK_SIZE, self.size)
-                self.progressed.set()
+                blocks[number] = digest
+
+    def _advance(self, blocks: dict[int, bytes]) -> None:
+        """
+        Count the blocks of a span as written.
+
+        Not one by one as they are told: the close may still say that some of them are lost, and where a mover dies
+        its successor writes the whole span again, which must not happen to blocks that have been settled meanwhile.
+        """
+        self.digests.update(blocks)
+        while self.written < self.size and self.written // BLOCK_SIZE in self.digests:
+            self.written = min(self.written + BLOCK_SIZE, self.size)
+        self.progressed.set()
 
     async def _settle(self) -> None:
         """Settle what is written, whenever there is enough of it. Ends when everything is."""

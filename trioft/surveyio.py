@@ -117,6 +117,7 @@ class Probed(NamedTuple):
     mounted: bool  # something is mounted at or above the folder, other than the root filesystem
     resolution_ns: int
     keeps_permissions: bool
+    place: bytes = b""  # where on the mounted filesystem the folder lies
 
 
 def probe(path: bytes, marker: bytes | None) -> Probed:
@@ -146,23 +147,29 @@ def probe(path: bytes, marker: bytes | None) -> Probed:
                         os.fchmod(fd, 0o640)
                 finally:
                     os.close(fd)
+                op = "stat"
                 resolution = _measure_resolution(root, name)
                 mode = stat.S_IMODE(os.stat(name, dir_fd=root).st_mode)
-            finally:
-                os.unlink(name, dir_fd=root)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=root)
+                raise
+            op = "unlink"
+            os.unlink(name, dir_fd=root)
         finally:
-            os.close(root)
+            close_quietly(root)
     except OSError as error:
         raise FileTrouble(trouble_of(error, Side.DESTINATION, op, b"")) from error
-    mount = _mount_of(path)
+    kind, source, _, place = _mount_at(path)
     return Probed(
         status.st_dev,
         space.f_bavail * space.f_frsize,
         space.f_blocks * space.f_frsize,
-        mount,
+        (kind, source),
         status.st_dev != os.stat("/").st_dev,
         resolution,
         mode == 0o640,
+        place,
     )
 
 
@@ -170,7 +177,9 @@ def _measure_resolution(root: int, name: bytes) -> int:
     wanted = 1_234_567_891_123_456_789  # odd down to the last digit
     try:
         os.utime(name, ns=(wanted, wanted), dir_fd=root)
-    except OSError:
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+            raise  # it is something else that does not work now
         return KEEPS_NO_TIMES
     off = abs(os.stat(name, dir_fd=root).st_mtime_ns - wanted)
     return next((resolution for resolution in _RESOLUTIONS_NS if off < resolution), KEEPS_NO_TIMES)

@@ -30,7 +30,7 @@ def main(parent: int, source: bytes) -> None:
 
     prefix = len(source.rstrip(b"/")) + 1
     while True:
-        began, first = time.monotonic(), True
+        began, first, took = time.monotonic(), True, 0.0
         try:
             # No filter: nothing is left out. The timings are for latency; watchfiles' own cost up to seconds. The first
             # time-out comes when all watches are set.
@@ -38,20 +38,18 @@ def main(parent: int, source: bytes) -> None:
                 os.fsdecode(source), watch_filter=None, debounce=50, step=10, rust_timeout=200, yield_on_timeout=True
             ):
                 paths = [os.fsencode(path)[prefix:] for _, path in found]
-                if first:
-                    setting_up = time.monotonic() - began
                 if first or len(paths) > MOST:
                     send(1, None)
-                    first = False
+                    first, took = False, time.monotonic() - began
                 elif paths:
                     send(1, paths)
         except BrokenPipeError:
             return
         except Exception as error:  # whatever watchfiles has: without events trioft still finds everything
-            if first or "decode" not in str(error):
+            if "decode" not in str(error):
                 send(1, f"no file events: {error}")
                 return
             # A name that is no UTF-8 ends the watch. Another one tells that anything may have changed; not too often,
             # as the source is walked for it.
             send(1, None)
-            time.sleep(_SHARE * setting_up)
+            time.sleep(max(0.2, _SHARE * (took - 0.2)))
