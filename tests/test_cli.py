@@ -19,7 +19,17 @@ from pathlib import Path
 
 import pytest
 
-from support import PATIENCE, TRIOFT, Done, Site, files_of, make_tree, mounted, run_without_privilege
+from support import (
+    PATIENCE,
+    TRIOFT,
+    Done,
+    Site,
+    files_of,
+    make_tree,
+    mounted,
+    run_without_privilege,
+    wait_until,
+)
 from trioft import __version__
 
 EXIT_CODES = ["0", "1", "2", "3", "4", "130", "143"]
@@ -679,3 +689,22 @@ def test_json_lines_stay_clean_in_a_terminal(site: Site) -> None:
     assert code == 0
     assert Done(code, out, "").summary["delivered"] == 3
     assert "to go" in seen
+
+
+def test_a_reader_of_the_json_lines_that_does_not_read_stops_neither_the_files_nor_the_end(site: Site) -> None:
+    """With stdout a pipe that nobody reads all files arrive, and a signal still ends it in time."""
+    make_tree(site.source, {f"file {n}": 10 for n in range(3000)})
+    process = subprocess.Popen(
+        [*TRIOFT, "watch", site.source, site.dest, "--state-dir", site.state, "--json", "--settle", "100ms"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    try:
+        wait_until(lambda: len(files_of(site.dest)) == 3000)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.stdout.close()
+        process.wait()

@@ -366,7 +366,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", place], check=True)
 
 
-def test_a_full_disk_is_told_as_such_and_loses_nothing_that_was_committed(small_disk: Path) -> None:
+@pytest.mark.parametrize("together", [100, 20_000], ids=["met-at-the-commit", "met-before-the-commit"])
+def test_a_full_disk_is_told_as_such_and_loses_nothing_that_was_committed(together: int, small_disk: Path) -> None:
     """The error names the ledger and the reason; when there is space again, everything committed is there."""
     path = str(small_disk / "pair.sqlite")
     with contextlib.closing(Ledger(path)) as ledger:
@@ -374,7 +375,7 @@ def test_a_full_disk_is_told_as_such_and_loses_nothing_that_was_committed(small_
 
         def fill() -> None:
             while True:
-                names = [b"%d" % number + b"x" * 100 for number in range(len(committed), len(committed) + 100)]
+                names = [b"%d" % number + b"x" * 100 for number in range(len(committed), len(committed) + together)]
                 do(ledger, (Ledger.record, [entry(name) for name in names]))
                 committed.extend(names)
 
@@ -382,8 +383,8 @@ def test_a_full_disk_is_told_as_such_and_loses_nothing_that_was_committed(small_
             fill()
         assert caught.value.hint is not None
         assert "disk" in caught.value.hint
-    assert committed
-    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+    assert bool(committed) == (together == 100)
+    subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)
     with contextlib.closing(Ledger(path)) as ledger:
         assert ledger.known_in([b""]).keys() == set(committed)
         do(ledger, (Ledger.record, [entry(b"another")]))

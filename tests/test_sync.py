@@ -409,7 +409,7 @@ def test_verification_levels(site: Site, level: str) -> None:
         assert done.files("done")[path.decode()]["digest"] == (None if level == "size" else digest)
 
 
-@pytest.mark.parametrize(("count", "size"), [(300, 10_000), (2, 3_000_000)], ids=["small files", "large files"])
+@pytest.mark.parametrize(("count", "size"), [(900, 10_000), (2, 3_000_000)], ids=["small files", "large files"])
 def test_bwlimit_limits_the_throughput(site: Site, count: int, size: int) -> None:
     """All transfers together keep to `--bwlimit`: what follows waits until what went before is paid for."""
     make_tree(site.source, {f"f{n}": size for n in range(count)})

@@ -322,7 +322,8 @@ def test_a_source_that_is_ready_may_change_while_it_waits_its_turn(site: Site) -
         time.sleep(0.3)  # long enough to get ready; nothing tells when that is
     for path in ("large", "large 2"):
         agent.wait_for_file(path, "done")
-    wait_until(lambda: files_of(site.dest) == files_of(site.source))
+    sentinel(site, agent)
+    assert files_of(site.dest) == files_of(site.source)
     done = agent.end()
     assert (done.code, done.summary["failed"], done.err) == (0, 0, "")
 

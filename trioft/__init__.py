@@ -79,6 +79,7 @@ finish           partial → delivered → source removed, in commented steps
 copier           one job at a time, from admission to report; what happens on an error
 sweeper          removes orphaned partials at the start
 agent            composition root: channels, nurseries, signals, the order of ending
+outlet           lines of text leave from a thread of their own
 display          Rich progress in the terminal
 console          JSON lines, talk, summary, exit code of a run
 cli              Typer commands: arguments → configuration → run

@@ -23,19 +23,21 @@ from trioft.copier import run_copier
 from trioft.errors import ConfigError, FileTrouble, UnusableError, hint_for, show_path
 from trioft.events import Changes, run_events
 from trioft.ledger import Ledger, Lock, ledger_path, open_port, run_ledger
-from trioft.model import Ends, Found, Job, Manner, Root
+from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, Ends, Found, Job, Manner, Root
 from trioft.movers import Call, Movers
 from trioft.naming import compile_globs
 from trioft.scanner import Scanner
 from trioft.shutdown import Shutdown
 from trioft.storage import Storage, why_not_usable
 from trioft.strategies import Tools
-from trioft.surveyio import End, Listing, Look, Probed
+from trioft.surveyio import KEEPS_NO_TIMES, End, Listing, Look, Probed
 from trioft.sweeper import sweep
 from trioft.throttle import Throttle
 
 # Besides copy.movers: one that looks at the source, one that probes the destination, so that neither waits for a copy.
 _LOOKING_MOVERS = 2
+# Seconds that a sync, whose files are all delivered, waits for the search for orphans; longer if it took longer.
+_SWEEP_AT_LEAST = 5
 
 
 @attrs.frozen(kw_only=True)
@@ -89,7 +91,7 @@ async def run_agent(
         with _ledger_of(pair, config, state_dir) as ledger:
             port, requests = open_port(copying_capacity(config))
             storage = Storage(pair.ends, pair.probed, config, board)
-            backlog = Backlog(board, oldest_first=not once)
+            backlog = Backlog(board, oldest_first=not once, bundle_bytes=bundle_bytes(config))
             changes = Changes(backlog.wake)
             manner = how_to_copy(config, once, pair.probed.resolution_ns)
             tools = Tools(
@@ -111,6 +113,8 @@ async def run_agent(
                         helpers.start_soon(storage.run, looking.call, backlog.offer_again)
                         if not once:
                             helpers.start_soon(_watch_source, pair, changes, board)
+                        swept = trio.Event()
+                        helpers.start_soon(sweep, looking.call, storage, backlog, port.clone(), board, swept)
                         if display is not None:
                             helpers.start_soon(display)
                         with shutdown.until_stopped():
@@ -136,7 +140,10 @@ async def run_agent(
                                         its_tools = attrs.evolve(tools, ledger=port.clone())
                                         name = f"copier-{n + 1}"
                                         pipeline.start_soon(run_copier, jobs.clone(), backlog, its_tools, name=name)
-                                pipeline.start_soon(sweep, looking.call, storage, backlog, port.clone(), board)
+                            # It searches all of the destination: not for that long does anybody like to wait.
+                            longest = max(_SWEEP_AT_LEAST, trio.current_time() - board.begun)
+                            with trio.move_on_after(longest):
+                                await swept.wait()
                         helpers.cancel_scope.cancel()
     return received[0] if received else None
 
@@ -146,12 +153,19 @@ def copying_capacity(config: Config) -> int:
     return 2 * config.copy.transfers + 2
 
 
+def bundle_bytes(config: Config) -> int:
+    """How large a bundle may be: with a limited throughput not much more than a second's worth, as it goes at once."""
+    rate = config.copy.bwlimit
+    return BUNDLE_BYTES if rate is None else min(BUNDLE_BYTES, max(BUNDLE_FILE_SIZE, rate))
+
+
 def how_to_copy(config: Config, once: bool, resolution_ns: int) -> Manner:
     """Put together what the file operations need of the configuration."""
     return Manner(
         verify=config.copy.verify,
         if_exists=config.destination.if_exists or ("overwrite" if once else "rename"),
-        prove_existing=config.copy.on_success.action != "keep",
+        # Also where a second recording of the same size would pass for the first.
+        prove_existing=config.copy.on_success.action != "keep" or (not once and resolution_ns == KEEPS_NO_TIMES),
         resolution_ns=resolution_ns,
         xattrs=config.metadata.xattrs,
     )

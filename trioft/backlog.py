@@ -56,10 +56,11 @@ class Backlog:
     ``changed`` is set whenever there may be something to do for the scanner.
     """
 
-    def __init__(self, board: Board, *, oldest_first: bool) -> None:
+    def __init__(self, board: Board, *, oldest_first: bool, bundle_bytes: int = BUNDLE_BYTES) -> None:
         self.changed = trio.Event()
         self._board = board
         self._oldest_first = oldest_first
+        self._bundle_bytes = bundle_bytes
         self._pending: dict[bytes, Pending] = {}
         self._by_id: dict[int, Pending] = {}
         self._due: list[tuple[float, int, Pending]] = []
@@ -168,7 +169,7 @@ class Backlog:
         size = 0
         while (best := self._best(self._small)) and len(chosen) < BUNDLE_FILES:
             size += best.entry.size
-            if size > BUNDLE_BYTES:
+            if size > self._bundle_bytes:
                 break
             chosen.append(heapq.heappop(self._small))
         return chosen

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import json
 import os
 import signal
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
@@ -19,10 +20,11 @@ import trio
 from trioft.agent import list_missing, run_agent
 from trioft.board import Board, Entry, Totals
 from trioft.config import Config
-from trioft.display import run_display, size_text
+from trioft.display import DRAWING, run_display, size_text
 from trioft.errors import FileTrouble, TrioftError, UnusableError, hint_for, show_path
 from trioft.ledger import now
 from trioft.model import FINAL, FileState, Found
+from trioft.outlet import Outlet, write_to
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,9 +46,17 @@ class Voice:
 
     def __init__(self, level: str, *, as_json: bool, screen: Console | None) -> None:
         self._level = _LEVELS[level]
-        self._json = as_json
-        self._screen = screen
+        self._data = Outlet(write_to(1)) if as_json else None
+        self._talk = Outlet(write_to(2) if screen is None else functools.partial(_print_above, screen))
         self._waiting: dict[int, str] = {}
+
+    def end(self, seconds: float | None) -> None:
+        """Have everything said that is still to be said, for *seconds* at most (None: as long as it takes)."""
+        if self._data is not None:
+            self._data.drain(seconds)
+            if self._data.lost:
+                self.say("warning", f"{self._data.lost:,} JSON lines are lost: they were not read in time")
+        self._talk.drain(seconds)
 
     def attach(self, board: Board) -> None:
         board.listeners.append(self.file_changed)
@@ -56,14 +66,11 @@ class Voice:
         if _LEVELS[level] < self._level:
             return
         prefix = f"trioft: {level}: " if level in ("warning", "error") else ""
-        if self._screen is not None:
-            self._screen.print(prefix + text, markup=False, highlight=False, soft_wrap=True)
-        else:
-            _print(prefix + text, sys.stderr)
+        self._talk.put(prefix + text)
 
     def emit(self, event: str, **fields: object) -> None:
-        if self._json:
-            _print(json.dumps({"event": event, "time": now(), **fields}), sys.stdout)
+        if self._data is not None:
+            self._data.put(json.dumps({"event": event, "time": now(), **fields}), always=event == "summary")
 
     def notice(self, what: str, text: str) -> None:
         self.say("warning", text)
@@ -89,7 +96,7 @@ class Voice:
                 self.say("debug", f"{path}: {entry.reason or f'delivered, {entry.size:,} bytes'}")
             case _ if self._is_worth_a_line(entry):
                 self.say("debug", f"{path}: {entry.state}" + (f": {entry.reason}" if entry.reason else ""))
-        if self._json and self._is_worth_a_line(entry):
+        if self._data is not None and self._is_worth_a_line(entry):
             self.emit("file", **describe(entry))
         if entry.state in FINAL:
             self._waiting.pop(entry.id, None)
@@ -101,13 +108,18 @@ class Voice:
         return entry.state in _WORTH_A_LINE or (entry.state == FileState.SETTLING and entry.reason is not None)
 
 
-def _print(text: str, stream: TextIO) -> None:
-    """Print a line. If its reader has gone, or its disk is full, the files still have to arrive: it is lost, then."""
+def _print_above(screen: Console, text: str) -> None:
+    with DRAWING:
+        screen.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print(text: str) -> None:
+    """Print a line of data. If its reader has gone, or its disk is full, it is lost."""
     try:
-        print(text, file=stream, flush=True)
+        print(text, flush=True)  # noqa: T201 - this module prints
     except OSError:
         with contextlib.suppress(OSError):  # what is buffered must not fail again when Python flushes it at the end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def describe(entry: Entry) -> dict[str, object]:
@@ -188,16 +200,18 @@ def _run(
     try:
         stopped_by = trio.run(run)
     except BaseException as error:
+        voice.end(1)
         _translate(error)
     board = boards[0]
     seconds = _monotonic() - began
     voice.emit("summary", **attrs.asdict(board.totals), seconds=round(seconds, 3))
     _say_summary(voice, board.totals, seconds, settings.copy.verify, talkative=verbose or screen is not None)
-    if stopped_by is not None:
-        if once is False:
-            return 0
+    if stopped_by is not None and once:
         voice.say("warning", "interrupted; start the same command again and it goes on where it stopped")
-        return 128 + stopped_by
+    # Whoever was told to end does not wait for a slow reader.
+    voice.end(None if stopped_by is None else 1)
+    if stopped_by is not None:
+        return 128 + stopped_by if once else 0
     if board.totals.failed:
         return 1
     return 4 if board.totals.busy else 0
@@ -230,7 +244,7 @@ def _tell_missing(found: Found, as_json: bool, voice: Voice) -> None:
     if as_json:
         voice.emit("file", **path_fields("path", found.path), state="ready", reason="would be copied", size=size)
     else:
-        _print(f"{size:>15,}  {show_path(found.path)}", sys.stdout)
+        _print(f"{size:>15,}  {show_path(found.path)}")
 
 
 def _say_summary(voice: Voice, totals: Totals, seconds: float, verify: str, *, talkative: bool) -> None:

@@ -4,6 +4,7 @@ Progress in a terminal: one line for everything, one for each file being copied.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,17 @@ from trioft.errors import show_path
 from trioft.model import FileState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console, RenderableType
 
     from trioft.board import Board, Entry
 
 _INTERVAL = 0.25  # seconds between two drawings
 _WINDOW = 10.0  # seconds over which the rate is measured
+# Whoever writes to the terminal holds this: where a line is printed between the moment at which Rich finds out what is
+# on the screen and the moment at which it draws over that, remains of the old drawing stay.
+DRAWING = threading.Lock()
 _FILES = 8  # active files shown; the rest is counted
 
 
@@ -47,15 +53,20 @@ async def run_display(board: Board, console: Console) -> None:
 
     rate = Rate()
     live = Live(console=console, auto_refresh=False, transient=True)
-    await trio.to_thread.run_sync(live.start, abandon_on_cancel=True)
+    await trio.to_thread.run_sync(_draw, live.start, abandon_on_cancel=True)
     try:
         while True:
             live.update(render(board, rate.add(trio.current_time(), board.totals.bytes)))
-            await trio.to_thread.run_sync(live.refresh, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(_draw, live.refresh, abandon_on_cancel=True)
             await trio.sleep(_INTERVAL)
     finally:
         with trio.move_on_after(1, shield=True):
-            await trio.to_thread.run_sync(live.stop, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(_draw, live.stop, abandon_on_cancel=True)
+
+
+def _draw(draw: Callable[[], None]) -> None:
+    with DRAWING:
+        draw()
 
 
 def render(board: Board, rate: float | None) -> RenderableType:

@@ -25,6 +25,10 @@ _IDLE = 60  # seconds after which an idle mover is retired
 _ENDING = 5  # seconds that movers get to end by themselves once their pipes are closed and nothing waits for them
 
 
+# These touch nothing but the source; where another one gets stuck, it is more likely at the destination.
+_AT_SOURCE = {"look", "remove_sources", "compare_span"}
+
+
 class MoverDied(Exception):
     """The process ended in the middle of an operation."""
 
@@ -100,8 +104,8 @@ class Movers:
         Have a mover run *operation* and return what it returns.
 
         *tell* is called with what the operation reports on its way. An operation that makes no progress for
-        ``stall_timeout`` × *patience* seconds is taken for stuck: its mover is killed, and a ``FileTrouble`` of the
-        destination's kind says so. A mover that dies is replaced and the operation, which is idempotent, done once
+        ``stall_timeout`` × *patience* seconds is taken for stuck: its mover is killed, and a ``FileTrouble`` with
+        ETIMEDOUT says so. A mover that dies is replaced and the operation, which is idempotent, done once
         more.
 
         Raises ``FileTrouble``. When cancelled, the mover is killed: what it was doing may have happened, or in part.
@@ -115,7 +119,7 @@ class Movers:
                     self.replaced += 1
                     if attempt == 2:
                         text = "the process that did this died, twice"
-                        raise FileTrouble(Trouble(Side.DESTINATION, operation, b"", None, None, text)) from None
+                        raise FileTrouble(Trouble(_side_of(operation), operation, b"", None, None, text)) from None
         raise AssertionError("unreachable")
 
     async def _try(self, request: object, tell: Listener | None, patience: float, operation: str) -> Any:
@@ -139,7 +143,7 @@ class Movers:
                 self._idle.append(mover)
         self.replaced += 1
         text = f"no progress for {patience:.3g} s"
-        raise FileTrouble(Trouble(Side.DESTINATION, operation, b"", None, errno.ETIMEDOUT, text))
+        raise FileTrouble(Trouble(_side_of(operation), operation, b"", None, errno.ETIMEDOUT, text))
 
     async def _retire_idle(self) -> None:
         longest = trio.current_time() - _IDLE
@@ -156,3 +160,7 @@ class Movers:
     def pids(self) -> list[int]:
         """Process ids of the idle movers, for diagnosis."""
         return [mover.pid for mover in self._idle]
+
+
+def _side_of(operation: str) -> Side:
+    return Side.SOURCE if operation in _AT_SOURCE else Side.DESTINATION

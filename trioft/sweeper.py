@@ -4,6 +4,8 @@ The sweeper: removes orphaned partials at the start, left by transfers that nobo
 
 from __future__ import annotations
 
+import trio
+
 from trioft.backlog import Backlog
 from trioft.board import Board
 from trioft.errors import FileTrouble, show_path
@@ -15,11 +17,11 @@ from trioft.surveyio import Orphans
 _OLD = 24 * 60 * 60  # seconds: what is younger may belong to somebody who is only away for the night
 
 
-async def sweep(call: Call, storage: Storage, backlog: Backlog, ledger: Port, board: Board) -> None:
+async def sweep(call: Call, storage: Storage, backlog: Backlog, ledger: Port, board: Board, done: trio.Event) -> None:
     """
     Search the destination for partials older than a day that no ledger row and no file at hand belongs to; remove them.
 
-    Ends when the destination has been searched, or at its first trouble: the next start tries again.
+    Ends when the destination has been searched, or at its first trouble: the next start tries again. Sets *done* then.
     """
     with ledger:
         folders = [b""]
@@ -38,3 +40,4 @@ async def sweep(call: Call, storage: Storage, backlog: Backlog, ledger: Port, bo
                     board.notice("partial", text)
         except FileTrouble as error:
             board.notice("partial", f"stopped searching for orphaned partials: {error}")
+        done.set()
