@@ -388,3 +388,26 @@ async def test_what_is_finished_after_the_signal_is_recorded_and_told(
     assert (b"folder/small" in files_of(source.source)) == (action == "keep")
     assert outcome["agent"].told[-1] == (b"folder/small", FileState.DONE)
     assert outcome["agent"].board.totals.delivered == 1
+
+
+# --- what must not be an ending ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 3 * BLOCK_SIZE], ids=["small", "large"])
+@COMMANDS
+def test_a_file_with_an_impossible_time_does_not_end_the_agent(command: str, size: int, site: Site) -> None:
+    """A broken clock writes times that a ledger cannot hold as they are: the file is delivered, once, with its time."""
+    make_tree(site.source, {"odd": size})
+    year_2400 = 13_569_465_600 * 10**9 + 1
+    os.utime(site.source / "odd", ns=(0, year_2400))
+    for already in (0, 1):
+        running = site.start(command)
+        if command == "watch":
+            wait_until(lambda: b"odd" in recorded(site, running=True).delivered)
+            make_tree(site.source, {f"newer-{already}": 1})
+            running.wait_for_file(f"newer-{already}", "done")
+        done = running.end(signal.SIGTERM if command == "watch" else 0)
+        assert done.code == 0, done.err
+        assert done.files("done").keys() & {"odd"} == (set() if already else {"odd"})
+    assert files_of(site.dest) == files_of(site.source)
+    assert (site.dest / "odd").stat().st_mtime_ns == (site.source / "odd").stat().st_mtime_ns
