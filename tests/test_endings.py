@@ -119,12 +119,20 @@ def test_the_second_signal_ends_it_now(command: str, source: Site) -> None:
     wait_until(lambda: recorded(source, running=True).settled(b"large") >= 2 * BLOCK_SIZE)
     wait_until(lambda: stop_busy_movers(pid))
     running.process.send_signal(signal.SIGINT)
+    wait_until(lambda: not is_pending(pid, signal.SIGINT))  # the next one must not overtake it
     done = running.end(signal.SIGTERM, 5)
     assert done.code == exit_code(command, signal.SIGINT), done.err
     assert children_of(pid) == set()
     settled = check_promises(source, CONTENTS).settled(b"large")
     assert settled >= 2 * BLOCK_SIZE
     check_the_next_start(source, settled)
+
+
+def is_pending(pid: int, number: signal.Signals) -> bool:
+    """Say whether a signal has been sent to a process and not been taken by any of its threads."""
+    with open(f"/proc/{pid}/status", encoding="utf-8") as file:
+        (mask,) = [int(line.split()[1], 16) for line in file if line.startswith("ShdPnd:")]
+    return bool(mask >> number - 1 & 1)
 
 
 def stop_busy_movers(pid: int) -> bool:

@@ -202,11 +202,11 @@ SWEEPS = [
     # Each call of a transfer of small files, each of which is synced by itself.
     ("error", errno.EIO, FEW, DELETE, 1),
     # The same with a large file, a barrier for the small ones, and an older file that is replaced.
-    ("error", errno.EIO, MANY, DELETE, 4),
+    ("error", errno.EIO, MANY, DELETE, 7),
     # What fails because of the space, or of permissions, is not tried again at once.
-    ("error", errno.ENOSPC, MANY, DELETE, 23),
-    ("error", errno.EACCES, MANY, KEEP, 19),
-    ("error", errno.ESTALE, MANY, ARCHIVE, 23),
+    ("error", errno.ENOSPC, MANY, DELETE, 31),
+    ("error", errno.EACCES, MANY, KEEP, 29),
+    ("error", errno.ESTALE, MANY, ARCHIVE, 31),
     # It happened, and its answer was lost.
     ("late", errno.EIO, FEW, {"if_exists": "rename"}, 5),
     ("late", errno.EIO, MANY, DELETE, 19),
@@ -214,12 +214,12 @@ SWEEPS = [
     ("lost", errno.EIO, MANY, {"verify": "transfer"}, 1),
     ("lost", errno.ENOSPC, FEW, {"verify": "size"}, 1),
     # The process dies.
-    ("kill", 0, FEW, {"if_exists": "rename"}, 3),
-    ("kill", 0, MANY, DELETE, 9),
+    ("kill", 0, FEW, {"if_exists": "rename"}, 5),
+    ("kill", 0, MANY, DELETE, 13),
     # Less is read or written than was asked for. Again, a read-back would make up for what is forgotten.
-    ("short", 0, MANY, {"verify": "size"}, 2),
+    ("short", 0, MANY, {"verify": "size"}, 3),
 ]
-EVERYTHING = "TRIOFT_TEST_EVERY_FAULT" in os.environ  # takes many minutes
+EVERYTHING = "TRIOFT_TEST_EVERY_FAULT" in os.environ  # every call in every sweep: takes a quarter of an hour
 
 
 def describe(sweep: Any) -> str:

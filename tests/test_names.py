@@ -49,7 +49,7 @@ def tree_of(paths: Sequence[Sequence[bytes]]) -> dict[str | bytes, bytes | int |
     return files
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(st.lists(st.lists(legal_names, min_size=1, max_size=4), min_size=1, max_size=150))
 @example([[name] for name in NASTY])
 @example([[name, name] for name in NASTY])

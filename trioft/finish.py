@@ -9,6 +9,9 @@ from __future__ import annotations
 import json
 import os
 
+import trio
+
+from trioft.errors import FileTrouble
 from trioft.ledger import Entry, Ledger, Removal
 from trioft.model import Item, Job, Publication, Result, Verdict
 from trioft.naming import partial_of
@@ -93,12 +96,20 @@ def _absolute(folder: str) -> bytes:
 async def _remove_sources(job: Job, results: list[Result], delivered: list[int], tools: Tools) -> list[Result]:
     folder = tools.config.copy.on_success.folder
     archive = _absolute(folder) if folder is not None else None
-    removals: list[Result] = await tools.call(
-        "remove_sources",
-        tools.storage.ends.source,
-        [(job.items[n].path, job.items[n].fingerprint) for n in delivered],
-        archive,
-    )
+    removals: list[Result] = []
+    for attempt in range(tools.config.retry.retries + 1):
+        try:
+            removals = await tools.call(
+                "remove_sources",
+                tools.storage.ends.source,
+                [(job.items[n].path, job.items[n].fingerprint) for n in delivered],
+                archive,
+            )
+            break
+        except FileTrouble as error:
+            # It may have happened, or in part. Asked again, it says which are gone, so that each removal is recorded.
+            removals = [Result(Verdict.TROUBLE, trouble=error.trouble)] * len(delivered)
+            await trio.sleep(tools.config.retry.first * attempt)
     results = results[:]
     rows = []
     for n, removal in zip(delivered, removals, strict=True):
