@@ -99,6 +99,7 @@ def finish(running: Running, arena: Arena, command: str) -> int:
     return resumed
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("command", "action", "kills"),
     [("sync", "keep", 14), ("sync", "delete", 14), ("watch", "keep", 10), ("watch", "delete", 12)],

@@ -173,6 +173,15 @@ async def test_movers_that_died_while_they_were_idle_do_not_fail_the_next_operat
         assert exist(pids) == set()
 
 
+async def test_a_mover_that_cannot_be_started_is_a_trouble_that_may_pass() -> None:
+    """A machine that is short of memory or processes for a moment does not end the agent."""
+    async with Movers(1, PATIENCE, ["/no/such/program"]) as movers:
+        for _ in range(2):
+            with pytest.raises(FileTrouble, match="cannot start a process: No such file") as caught:
+                await movers.call("who")
+            assert classify(caught.value.trouble) == Remedy.RETRY
+
+
 # --- stalls, progress, cancellation -----------------------------------------------------------------------------------
 
 

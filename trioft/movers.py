@@ -124,7 +124,11 @@ class Movers:
 
     async def _try(self, request: object, tell: Listener | None, patience: float, operation: str) -> Any:
         await self._retire_idle()
-        mover = self._idle.pop() if self._idle else _Mover(self._command)
+        try:
+            mover = self._idle.pop() if self._idle else _Mover(self._command)
+        except OSError as error:  # no memory, or too many processes or descriptors: may be over in a moment
+            text = f"cannot start a process: {error.strerror}"
+            raise FileTrouble(Trouble(_side_of(operation), operation, b"", None, None, text)) from error
         broken = True
         try:
             with trio.move_on_after(patience) as deadline:

@@ -99,7 +99,9 @@ async def whole(job: Job, tools: Tools) -> list[Result]:
         await tools.call("discard", tools.storage.ends.destination, [checkpoint.partial])
         await tools.ledger.call(Ledger.drop_checkpoint, item.path)
         checkpoint = None
-    prepared: Prepared | Result = await tools.call("prepare", tools.storage.ends, item, checkpoint, tools.manner)
+    prepared: Prepared | Result = await tools.call(
+        "prepare", tools.storage.ends, item, checkpoint, tools.manner, patience=PATIENCE
+    )
     if isinstance(prepared, Result):
         return [prepared]
     if checkpoint is not None and prepared.offset < checkpoint.offset:

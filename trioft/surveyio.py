@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from trioft import writers
 from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
-from trioft.fileio import READ, close_quietly, fingerprint_of, is_same, make_folder, opened
+from trioft.fileio import READ, close_quietly, fingerprint_of, is_same, make_folder, opened, sync_folder
 from trioft.model import Found, Manner, Root
 from trioft.naming import Wanted, is_partial
 
@@ -327,14 +327,21 @@ def _without_destination(trouble: Trouble) -> dict[str, os.DirEntry[str]]:
 
 
 def make_folders(source: Root, destination: Root, folders: list[bytes]) -> list[Trouble]:
-    """Make folders at the destination with the permission bits they have at the source; tell what did not work."""
+    """
+    Make folders at the destination with the permission bits they have at the source; tell what did not work.
+
+    They are durable then: the files that come into them rely on it.
+    """
     troubles = []
+    changed: set[bytes] = set()
     with opened(source, Side.SOURCE) as src, opened(destination, Side.DESTINATION) as dst:
         for folder in folders:
             try:
-                make_folder(src, dst, folder)
+                changed.update(make_folder(src, dst, folder))
             except OSError as error:
                 troubles.append(trouble_of(error, Side.DESTINATION, "mkdir", folder))
+        for folder in changed:
+            sync_folder(dst, folder)
     return troubles
 
 
