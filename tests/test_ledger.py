@@ -255,7 +255,7 @@ def test_partials_that_nobody_continues_are_told_from_those_that_somebody_does(l
 @pytest.mark.parametrize("name", ODD_PATHS, ids=range(len(ODD_PATHS)))
 def test_what_is_known_about_a_file_is_found_by_path_and_by_folder(name: bytes, path: str, ledger: Ledger) -> None:
     """A restart copies nothing twice: it asks for one folder at a time, or for single files."""
-    expected = {name: Known("delivered", "", FINGERPRINT.size, FINGERPRINT.mtime_ns)}
+    expected = {name: Known("delivered", "", FINGERPRINT.size, FINGERPRINT.mtime_ns, FINGERPRINT.ctime_ns)}
     do(ledger, (Ledger.record, [entry(name), entry(name + b".d/below"), entry(b"elsewhere/x")]))
     ledger.close()
     with contextlib.closing(Ledger(path)) as again:
@@ -418,7 +418,7 @@ async def test_a_call_returns_what_the_method_returns_once_that_is_committed(pat
             await port.call(Ledger.record, [entry(b"file")])
             assert rows(path, "SELECT name FROM file") == [(b"file",)]
             assert await port.call(Ledger.known, [b"file"]) == {
-                b"file": Known("delivered", "", FINGERPRINT.size, FINGERPRINT.mtime_ns)
+                b"file": Known("delivered", "", FINGERPRINT.size, FINGERPRINT.mtime_ns, FINGERPRINT.ctime_ns)
             }
 
 

@@ -123,7 +123,7 @@ class World:
                 if (pending := self.backlog.find(item.id)) is not None and pending.entry.state == S.READY:
                     self.board.move(pending.entry, S.COPYING)
                     size, mtime_ns = item.fingerprint[2:4]
-                    self.known[item.path] = Known("delivered", "", size, mtime_ns)
+                    self.known[item.path] = Known("delivered", "", size, mtime_ns, item.fingerprint.ctime_ns)
                     self.backlog.finished(pending, S.DONE)
 
     async def run(self, seconds: float = 10_000, *, then: Callable[[], Awaitable[None]] | None = None) -> float:
@@ -467,17 +467,26 @@ async def test_delivered_version_is_not_delivered_again(autojump_clock: MockCloc
 @pytest.mark.parametrize(
     ("known", "again"),
     [
-        (Known("delivered", "", 1, 10**18), False),
-        (Known("failed", "", 1, 10**18), False),
-        (Known("delivered", "refused", 1, 10**18), False),
-        (Known("delivered", "", 2, 10**18), True),
-        (Known("delivered", "", 1, 10**18 + 1), True),
-        (Known("delivered", "pending", 1, 10**18), True),
+        (Known("delivered", "", 1, 10**18, 7), False),
+        (Known("failed", "", 1, 10**18, 10**18 + 1), False),
+        (Known("failed", "", 1, 10**18, 7), True),
+        (Known("delivered", "refused", 1, 10**18, 7), False),
+        (Known("delivered", "", 2, 10**18, 7), True),
+        (Known("delivered", "", 1, 10**18 + 1, 7), True),
+        (Known("delivered", "pending", 1, 10**18, 7), True),
     ],
-    ids=["delivered", "failed", "not-removed", "other-size", "other-time", "removal-was-interrupted"],
+    ids=[
+        "delivered",
+        "failed",
+        "failed-before-its-permissions-changed",
+        "not-removed",
+        "other-size",
+        "other-time",
+        "removal-was-interrupted",
+    ],
 )
 async def test_what_the_ledger_knows_decides(autojump_clock: MockClock, known: Known, again: bool) -> None:
-    """The same version is taken up again only where a run was killed before it could remove the source."""
+    """The same version is taken up again only where a removal was cut short, or what made it fail may be mended."""
     world = World(source=source())
     world.known[b"a"] = known
     world.put(b"a", mtime=1e9)

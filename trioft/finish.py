@@ -11,7 +11,7 @@ import os
 
 import trio
 
-from trioft.errors import FileTrouble
+from trioft.errors import FileTrouble, show_path
 from trioft.ledger import Entry, Ledger, Removal
 from trioft.model import Item, Job, Publication, Result, Verdict
 from trioft.naming import partial_of
@@ -130,7 +130,9 @@ async def _remove_sources(job: Job, results: list[Result], delivered: list[int],
         elif removal.verdict == Verdict.UNPROVEN:
             rows.append(Removal(item.path, result.target, item.fingerprint.size, "refused", UNPROVEN))
             tools.board.notice_once("source", UNPROVEN)
-        # Else it is being written again, or has been: it stays, and will be delivered again.
+        else:  # it stays pending in the ledger: the next look delivers and proves it once more
+            why = "somebody writes it" if removal.verdict == Verdict.BUSY else "it, or another name of it, has changed"
+            tools.board.notice("source", f"{show_path(item.path)}: delivered, but its source stays: {why}")
     if rows:
         await tools.ledger.call(Ledger.record_removals, rows)
     return results

@@ -42,6 +42,16 @@ class Known(NamedTuple):
     removal: str
     size: int
     mtime_ns: int
+    ctime_ns: int
+
+    def is_still(self, fingerprint: Fingerprint) -> bool:
+        """
+        Is a source file with *fingerprint* the one that this is known about?
+
+        A delivered one that only got other permissions, or another name, is. One that failed may work then.
+        """
+        same = (self.size, self.mtime_ns) == (fingerprint.size, fingerprint.mtime_ns)
+        return same and (self.outcome in ("delivered", "already") or self.ctime_ns == fingerprint.ctime_ns)
 
 
 class Entry(NamedTuple):
@@ -208,7 +218,7 @@ class Ledger:
         for folder in folders:
             prefix = folder + b"/" if folder else b""
             for name, *rest in self._db.execute(
-                "SELECT name, outcome, removal, size, mtime_ns FROM file WHERE folder = ?", (folder,)
+                "SELECT name, outcome, removal, size, mtime_ns, ctime_ns FROM file WHERE folder = ?", (folder,)
             ):
                 known[prefix + name] = Known(*rest)
         return known
@@ -218,7 +228,8 @@ class Ledger:
         known = {}
         for path in paths:
             row = self._db.execute(
-                "SELECT outcome, removal, size, mtime_ns FROM file WHERE folder = ? AND name = ?", os.path.split(path)
+                "SELECT outcome, removal, size, mtime_ns, ctime_ns FROM file WHERE folder = ? AND name = ?",
+                os.path.split(path),
             ).fetchone()
             if row is not None:
                 known[path] = Known(*row)
@@ -254,7 +265,7 @@ class Ledger:
         time = now()
         entries = list(entries)
         self._db.executemany(
-            "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 (
                     *os.path.split(e.path),
@@ -263,6 +274,7 @@ class Ledger:
                     e.target,
                     e.fingerprint.size,
                     e.fingerprint.mtime_ns,
+                    e.fingerprint.ctime_ns,
                     e.digest,
                 )
                 for e in entries

@@ -17,6 +17,7 @@ CREATE TABLE file (
     target    BLOB NOT NULL,        -- its final name at the destination
     size      INTEGER NOT NULL,     -- bytes; with mtime_ns this tells whether the file has changed since
     mtime_ns  INTEGER NOT NULL,
+    ctime_ns  INTEGER NOT NULL,     -- a failed file is tried again when this changes too: its permissions may have
     digest    BLOB,                 -- xxh3-128 of the xxh3-128 of its 8 MiB blocks, in order; NULL at level `size`
     PRIMARY KEY (folder, name)
 ) STRICT, WITHOUT ROWID;

@@ -207,8 +207,7 @@ class Scanner:
                 self._note_change(pending, found)
             return
         # One whose removal is pending was delivered by a run that was killed then: its delivery is proved once more.
-        unchanged = known is not None and (known.size, known.mtime_ns) == found.fingerprint[2:4]
-        if known is not None and unchanged and known.removal != "pending":
+        if known is not None and known.is_still(found.fingerprint) and known.removal != "pending":
             return
         if self.backlog.is_full:
             self._incomplete = True
