@@ -26,7 +26,7 @@ from support import PATIENCE, Running, Site, files_of, make_tree, movers_of, pat
 from trioft.agent import run_agent
 from trioft.board import Board
 from trioft.config import Config, load_config
-from trioft.errors import UnusableError
+from trioft.errors import FileTrouble, UnusableError
 from trioft.model import BLOCK_SIZE, MIB
 from trioft.mover import OPERATIONS, TELLING
 from truth import Recorded, check_promises, children_of, recorded
@@ -49,7 +49,7 @@ def _contents(size: int) -> dict[bytes, bytes]:
     return contents
 
 
-CONTENTS = _contents(24 * MIB)
+CONTENTS = _contents(16 * MIB)
 
 
 class Arena:
@@ -139,7 +139,7 @@ def test_an_agent_that_is_killed_at_any_moment_keeps_its_promises(
 def test_a_killed_agent_goes_on_from_its_last_checkpoint(site: Site) -> None:
     """What was settled before the kill is not copied again."""
     arena = Arena(site)
-    running = arena.start("sync", "--bwlimit", "40MiB/s")
+    running = arena.start("sync", "--bwlimit", "25MiB/s")
     wait_until(lambda: recorded(site, running=True).checkpoints)
     settled = sum(offset for _, offset, _ in arena.kill(running).checkpoints.values())
     assert settled > 0
@@ -209,7 +209,7 @@ def test_movers_may_die_at_any_moment_of_a_run(command: str, number: signal.Sign
     print(f"TRIOFT_TEST_SEED={SEED}")
     chance = random.Random(f"{SEED} {command} {number}")
     arena = Arena(site)
-    running = arena.start(command, "--bwlimit", "40MiB/s")
+    running = arena.start(command, "--bwlimit", "25MiB/s")
     running.wait_for(lambda line: line.get("state") == "copying")
     killed = 0
     while killed < 20 and running.process.poll() is None:
@@ -227,8 +227,8 @@ def test_movers_may_die_at_any_moment_of_a_run(command: str, number: signal.Sign
 def test_all_movers_may_die_at_once(command: str, site: Site) -> None:
     """As when memory is short and the kernel takes one child after the other."""
     arena = Arena(site)
-    running = arena.start(command, "--bwlimit", "60MiB/s")
-    for wanted in (1, 24 * MIB, 60 * MIB):
+    running = arena.start(command, "--bwlimit", "40MiB/s")
+    for wanted in (1, 16 * MIB, 36 * MIB):
         running.wait_for(lambda line: line.get("state") == "copying")
         wait_until(lambda wanted=wanted: size_below(site.dest) >= wanted)  # type: ignore[misc]
         for mover in movers_of(running.process.pid):
@@ -249,7 +249,7 @@ def size_below(folder: Path) -> int:
 def test_a_mover_that_hangs_is_replaced_and_the_transfer_goes_on_from_its_checkpoint(command: str, site: Site) -> None:
     """A stall closes the gate, a probe opens it again, and the same run completes; a person is told about both."""
     arena = Arena(site)
-    running = arena.start(command, "--bwlimit", "60MiB/s")
+    running = arena.start(command, "--bwlimit", "40MiB/s")
     wait_until(lambda: recorded(site, running=True).checkpoints)
     stopped: list[int] = []
     while not stopped:
@@ -363,6 +363,20 @@ async def test_a_mover_may_die_in_every_operation(operation: str, moment: str, t
     assert (site.dest / "empty" / "folder").is_dir()
     assert recorded(site).delivered.keys() == contents.keys()
     assert recorded(site).removed == contents.keys()
+
+
+async def test_a_single_file_that_cannot_be_looked_at_is_not_taken_for_delivered(site: Site) -> None:
+    """A sync of one file that could not even look at it says so: it does not end as if there was nothing to do."""
+    make_tree(site.source, {"file": b"content"})
+    code = _DYING.format(operation="look", moment="before", times=2, folder=site.root)
+    config = config_of(site)
+    config = attrs.evolve(config, source=attrs.evolve(config.source, path=str(site.source / "file")))
+    run = functools.partial(run_agent, config, Board(), once=True, state_dir=str(site.state))
+    with trio.fail_after(PATIENCE):
+        with pytest.RaisesGroup(pytest.RaisesExc(FileTrouble, match="died, twice"), flatten_subgroups=True):
+            await run(mover=odd_mover.changed(site.root, code))
+        assert await run() is None
+    assert files_of(site.dest) == {b"file": b"content"}
 
 
 def config_of(site: Site) -> Config:

@@ -251,6 +251,8 @@ class Scanner:
         try:
             looks = await self.call("look", self.storage.ends.source, paths, source.include, self.exclude)
         except FileTrouble as error:
+            if self.once and not self.backlog:
+                raise  # the one file to transfer: nothing would be left to wait for, as if it had arrived
             self._note_source(error.trouble._replace(side=Side.SOURCE))
             for path in paths:
                 if (pending := self.backlog.get(path)) is not None and not pending.in_work:
