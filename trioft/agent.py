@@ -29,13 +29,14 @@ from trioft.naming import compile_globs
 from trioft.scanner import Scanner
 from trioft.shutdown import Shutdown
 from trioft.storage import Storage, why_not_usable
-from trioft.strategies import Tools
 from trioft.surveyio import KEEPS_NO_TIMES, End, Listing, Look, Probed
 from trioft.sweeper import sweep
 from trioft.throttle import Throttle
+from trioft.transfer import Owners, Tools
 
-# Besides copy.movers: one that looks at the source, one that probes the destination, so that neither waits for a copy.
-_LOOKING_MOVERS = 2
+# Besides copy.movers: one that scans, one that looks at files that grow, one that probes the destination, so that none
+# waits for a copy.
+_LOOKING_MOVERS = 3
 # Seconds that a sync, whose files are all delivered, waits for the search for orphans; longer if it took longer.
 _SWEEP_AT_LEAST = 5
 
@@ -83,6 +84,9 @@ async def run_agent(
         _signals(shutdown) as received,
         Movers(_LOOKING_MOVERS, stall, mover) as looking,
         Movers(config.copy.movers, stall, mover) as copying,
+        # A pool of their own: recordings never wait behind a backlog. Two at least, so that none waits for another's
+        # barrier.
+        Movers(max(2, config.copy.movers), stall, mover) as following,
     ):
         with shutdown.until_stopped():
             pair = await find_ends(config, looking.call, state_dir)
@@ -99,6 +103,9 @@ async def run_agent(
                 once=once,
                 board=board,
                 call=copying.call,
+                looking=looking.call,
+                changes=changes,
+                owners=Owners(),
                 ledger=port,
                 storage=storage,
                 manner=manner,
@@ -121,6 +128,7 @@ async def run_agent(
                             # Ends when the scanner has closed the jobs and the last is done, or by a signal.
                             async with trio.open_nursery() as pipeline:
                                 send_jobs, jobs = trio.open_memory_channel[Job](config.copy.transfers)
+                                send_growing, growing = trio.open_memory_channel[Job](0)
                                 scanner = Scanner(
                                     config=config,
                                     once=once,
@@ -134,12 +142,15 @@ async def run_agent(
                                     manner=manner,
                                     changes=changes,
                                 )
-                                pipeline.start_soon(scanner.run, send_jobs)
-                                with jobs:
-                                    for n in range(config.copy.transfers):
-                                        its_tools = attrs.evolve(tools, ledger=port.clone())
-                                        name = f"copier-{n + 1}"
-                                        pipeline.start_soon(run_copier, jobs.clone(), backlog, its_tools, name=name)
+                                pipeline.start_soon(scanner.run, send_jobs, send_growing)
+                                lanes = [(jobs, "copier", config.copy.transfers, copying.call)]
+                                lanes += [(growing, "follower", config.growing.transfers, following.call)]
+                                with jobs, growing:
+                                    for lane, kind, count, call in lanes:
+                                        for n in range(count):
+                                            its_tools = attrs.evolve(tools, ledger=port.clone(), call=call)
+                                            name = f"{kind}-{n + 1}"
+                                            pipeline.start_soon(run_copier, lane.clone(), backlog, its_tools, name=name)
                             # It searches all of the destination: not for that long does anybody like to wait.
                             longest = max(_SWEEP_AT_LEAST, trio.current_time() - board.begun)
                             with trio.move_on_after(longest):
@@ -150,7 +161,7 @@ async def run_agent(
 
 def copying_capacity(config: Config) -> int:
     """How many requests may wait for the ledger: one for each task that could send one."""
-    return 2 * config.copy.transfers + 2
+    return 2 * (config.copy.transfers + config.growing.transfers) + 2
 
 
 def bundle_bytes(config: Config) -> int:

@@ -40,6 +40,8 @@ class Pending:
     due: float = math.inf  # when to look at it again
     settled: bool = False  # it was seen to be quiet for `settle`
     changes: int = 0  # times that it changed while it was copied
+    growing: bool = False  # it is to be copied while it is being written
+    closed_only: bool = False  # it is not: that failed, or it was delivered and only held open
     outages: int = -1  # of the destination, when this file last met an error of the destination's
     turn: int = -1  # its place among the ready; an older one in the heaps is void
 
@@ -47,6 +49,10 @@ class Pending:
     def in_work(self) -> bool:
         """A copier has it: nobody else changes its state."""
         return self.due == math.inf and self.entry.state != FileState.READY
+
+    def is_version_of(self, found: Found) -> bool:
+        """Is *found* the same file, whatever has been written to it meanwhile?"""
+        return self.found.fingerprint[:2] == found.fingerprint[:2]
 
 
 class Backlog:
@@ -66,6 +72,7 @@ class Backlog:
         self._due: list[tuple[float, int, Pending]] = []
         self._small: list[tuple[float, int, Pending]] = []
         self._large: list[tuple[float, int, Pending]] = []
+        self._growing: list[tuple[float, int, Pending]] = []
         self._numbers = itertools.count()
 
     def __len__(self) -> int:
@@ -107,18 +114,32 @@ class Backlog:
         heapq.heappush(self._due, (due, next(self._numbers), pending))
 
     def replace(self, pending: Pending, found: Found, due: float) -> None:
-        """The file is another version now: it settles anew, and has a new life."""
+        """The file is another version now: it settles anew, and has a new life, unless it has only grown."""
+        if pending.growing and pending.is_version_of(found):
+            self._board.grow(pending.entry, found.fingerprint.size)
+        else:
+            pending.entry.attempt = 0
+            pending.entry.trouble = None
+            pending.closed_only = False
+            self._board.resize(pending.entry, found.fingerprint.size)
+        pending.growing = False
         pending.found = found
         pending.since = trio.current_time()
         pending.settled = False
-        pending.entry.attempt = 0
-        pending.entry.trouble = None
-        self._board.resize(pending.entry, found.fingerprint.size)
         self._board.move(pending.entry, FileState.SETTLING)
         self.look_again(pending, due)
 
+    def make_growing(self, pending: Pending) -> None:
+        """The file is copied while it is being written, as soon as one of the lanes for such files is free."""
+        pending.due = math.inf
+        pending.growing = pending.entry.growing = True
+        self._board.move(pending.entry, FileState.GROWING, "being written")
+        pending.turn = next(self._numbers)
+        heapq.heappush(self._growing, (0, pending.turn, pending))
+
     def make_ready(self, pending: Pending) -> None:
         pending.due = math.inf
+        pending.growing = pending.entry.growing = False
         self._board.move(pending.entry, FileState.READY)
         key = pending.found.fingerprint.mtime_ns if self._oldest_first else 0
         heap = self._small if pending.entry.size <= BUNDLE_FILE_SIZE else self._large
@@ -140,11 +161,13 @@ class Backlog:
             heapq.heappop(self._due)
         return self._due[0][0] if self._due else math.inf
 
-    def offer(self, jobs: trio.MemorySendChannel[Job]) -> None:
-        """Hand out jobs, best first, as far as there is room for them."""
-        room = jobs.statistics()
-        # Nobody else sends: this much fits without a wait.
-        for _ in range(int(room.max_buffer_size) - room.current_buffer_used + room.tasks_waiting_receive):
+    def offer(self, jobs: trio.MemorySendChannel[Job], growing: trio.MemorySendChannel[Job]) -> None:
+        """Hand out jobs, best first, as far as there is room for them in either lane."""
+        for _ in range(_room_in(growing)):
+            if not self._best(self._growing, FileState.GROWING):
+                break
+            growing.send_nowait(Job((_item(heapq.heappop(self._growing)[2]),), growing=True))
+        for _ in range(_room_in(jobs)):
             small, large = self._best(self._small), self._best(self._large)
             if not (small or large):
                 return
@@ -152,15 +175,10 @@ class Backlog:
                 chosen = [heapq.heappop(self._large)]
             else:
                 chosen = self._pop_bundle()
-            job = Job(
-                tuple(
-                    Item(p.entry.id, p.found.path, p.found.mode, p.found.fingerprint, p.settled) for _, _, p in chosen
-                )
-            )
-            jobs.send_nowait(job)
+            jobs.send_nowait(Job(tuple(_item(pending) for _, _, pending in chosen)))
 
-    def _best(self, heap: list[tuple[float, int, Pending]]) -> Pending | None:
-        while heap and (heap[0][2].entry.state != FileState.READY or heap[0][2].turn != heap[0][1]):
+    def _best(self, heap: list[tuple[float, int, Pending]], state: FileState = FileState.READY) -> Pending | None:
+        while heap and (heap[0][2].entry.state != state or heap[0][2].turn != heap[0][1]):
             heapq.heappop(heap)
         return heap[0][2] if heap else None
 
@@ -207,3 +225,14 @@ class Backlog:
         self._board.move(pending.entry, state, reason)
         self.look_again(pending, trio.current_time() + delay)
         self.wake()
+
+
+def _room_in(jobs: trio.MemorySendChannel[Job]) -> int:
+    """Return how many jobs can be sent without a wait: nobody else sends."""
+    room = jobs.statistics()
+    return int(room.max_buffer_size) - room.current_buffer_used + room.tasks_waiting_receive
+
+
+def _item(pending: Pending) -> Item:
+    found = pending.found
+    return Item(pending.entry.id, found.path, found.mode, found.fingerprint, pending.settled)

@@ -31,6 +31,12 @@ class Entry:
     target: bytes | None = None  # its final name at the destination
     bytes_copied: int = 0  # resumed ones included
     bytes_verified: int = 0
+    bytes_compared: int | None = None  # with the source, once a file that grew is closed
+    bytes_patched: int = 0  # written again since that found them changed
+    growing: bool = False  # it is copied while it is being written
+    lag_bytes: int | None = None  # behind the write head
+    lag_seconds: float | None = None
+    closed: str | None = None  # how sure it is that nobody writes it any more
     attempt: int = 0  # failed ones so far
     trouble: Trouble | None = None
     retry_at: float | None = None  # on trio's clock
@@ -41,7 +47,10 @@ class Entry:
 
 @attrs.define(kw_only=True)
 class Totals:
-    """What the summary says. ``bytes`` were written in this run, ``bytes_resumed`` needed no writing again."""
+    """
+    What has come of everything. ``bytes`` were written in this run, ``bytes_resumed`` needed no writing again;
+    ``bytes_patched``, written again since a recorder had rewritten them, are a part of ``bytes``.
+    """
 
     delivered: int = 0
     already: int = 0
@@ -50,6 +59,7 @@ class Totals:
     busy: int = 0
     bytes: int = 0
     bytes_resumed: int = 0
+    bytes_patched: int = 0
 
 
 Listener = Callable[[Entry], None]
@@ -86,6 +96,30 @@ class Board:
         entry.size = size
         entry.bytes_copied = entry.bytes_verified = 0
         self.pending_bytes += size
+        self.revision += 1
+
+    def grow(self, entry: Entry, size: int) -> None:
+        """The file has another size now; what is copied of it stays so."""
+        if size != entry.size:
+            self._forget_bytes(entry)
+            entry.size, entry.bytes_copied = size, min(entry.bytes_copied, size)
+            self.pending_bytes += size - entry.bytes_copied
+            self.revision += 1
+
+    def lag(self, entry: Entry, count: int | None, seconds: float | None) -> None:
+        """The copy of a growing file is *count* bytes behind the write head, and some *seconds*."""
+        entry.lag_bytes, entry.lag_seconds = count, seconds
+        self.revision += 1
+
+    def compared(self, entry: Entry, count: int | None) -> None:
+        """*count* more bytes were compared with the source; None: it begins."""
+        entry.bytes_compared = 0 if count is None else (entry.bytes_compared or 0) + count
+        self.revision += 1
+
+    def patched(self, entry: Entry, count: int) -> None:
+        """*count* bytes of a file that was copied while it grew had changed, and were written again."""
+        entry.bytes_patched += count
+        self.totals.bytes_patched += count
         self.revision += 1
 
     def move(self, entry: Entry, state: FileState, reason: str | None = None) -> None:

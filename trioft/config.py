@@ -29,6 +29,7 @@ from trioft.kinds import (
     PATTERNS,
     PERIOD,
     RATE,
+    SIZE,
     SWITCH,
     TIME,
     Kind,
@@ -122,8 +123,25 @@ class Growing:
     mode: Literal["follow", "wait"] = option(
         "follow",
         one_of("follow", "wait"),
-        "Whether sync stays until they are closed (follow), or leaves them for its next run (wait).",
+        "Copy them while they grow, and sync stays for them; or wait for the close, and sync leaves them.",
     )
+    min_size: int = option("16MiB", SIZE, "Smaller ones wait until they are closed, as most of them soon are.")
+    transfers: int = option(
+        8, COUNT, "Files followed at the same time, each with a lane of its own beside copy.transfers."
+    )
+    headroom: int = option(
+        "0B", SIZE, "Stay this far behind the end, for recorders that write its last part more than once."
+    )
+    poll: float = option("250ms", duration("50ms"), "Look at each this often, where no event tells that it has grown.")
+    reconcile: Literal["full", "edges"] = option(
+        "full",
+        one_of("full", "edges"),
+        "Compare all of it once it is closed, or its first and last 64 MiB only, for slow source disks.",
+    )
+    include: tuple[str, ...] = option(
+        [], PATTERNS, "Only files that match one of these are followed; all, where there is none."
+    )
+    exclude: tuple[str, ...] = option([], PATTERNS, "Files that match one of these wait until they are closed.")
 
 
 @attrs.frozen(kw_only=True)

@@ -33,6 +33,7 @@ _LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 
 # States that a person wants to hear of; the others are steps on the way.
 _WORTH_A_LINE = {
+    FileState.GROWING,
     FileState.WAITING,
     FileState.DONE,
     FileState.FAILED,
@@ -93,7 +94,8 @@ class Voice:
             case FileState.SKIPPED:
                 self.say("info", f"{path}: skipped: {entry.reason}")
             case FileState.DONE:
-                self.say("debug", f"{path}: {entry.reason or f'delivered, {entry.size:,} bytes'}")
+                closed = f", closed: {entry.closed}" if entry.closed else ""
+                self.say("debug", f"{path}: {entry.reason or f'delivered, {entry.size:,} bytes{closed}'}")
             case _ if self._is_worth_a_line(entry):
                 self.say("debug", f"{path}: {entry.state}" + (f": {entry.reason}" if entry.reason else ""))
         if self._data is not None and self._is_worth_a_line(entry):
@@ -134,6 +136,11 @@ def describe(entry: Entry) -> dict[str, object]:
         "strategy": entry.strategy,
         "bytes_copied": entry.bytes_copied,
         "bytes_verified": entry.bytes_verified,
+        "bytes_patched": entry.bytes_patched,
+        "growing": entry.growing,
+        "lag_bytes": entry.lag_bytes,
+        "lag_seconds": round(entry.lag_seconds, 3) if entry.lag_seconds is not None else None,
+        "closed": entry.closed,
         "attempt": entry.attempt,
         "digest": entry.digest.hex() if entry.digest is not None else None,
         "error": None,
@@ -204,7 +211,9 @@ def _run(
         _translate(error)
     board = boards[0]
     seconds = _monotonic() - began
-    voice.emit("summary", **attrs.asdict(board.totals), seconds=round(seconds, 3))
+    totals = attrs.asdict(board.totals)
+    del totals["bytes_patched"]  # each file's line has its own
+    voice.emit("summary", **totals, seconds=round(seconds, 3))
     _say_summary(voice, board.totals, seconds, settings.copy.verify, talkative=verbose or screen is not None)
     if stopped_by is not None and once:
         voice.say("warning", "interrupted; start the same command again and it goes on where it stopped")

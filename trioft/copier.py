@@ -13,9 +13,10 @@ from trioft.backlog import Backlog, Pending
 from trioft.errors import FileTrouble, Remedy, Trouble, classify
 from trioft.finish import finish
 from trioft.ledger import Entry, Ledger
-from trioft.model import FileState, Item, Job, Result, Verdict
+from trioft.model import Checkpoint, FileState, Item, Job, Result, Verdict
 from trioft.naming import partial_of
-from trioft.strategies import STRATEGIES, Tools, choose_strategy
+from trioft.strategies import STRATEGIES, choose_strategy
+from trioft.transfer import Tools
 
 
 async def run_copier(jobs: trio.MemoryReceiveChannel[Job], backlog: Backlog, tools: Tools) -> None:
@@ -26,34 +27,49 @@ async def run_copier(jobs: trio.MemoryReceiveChannel[Job], backlog: Backlog, too
     """
     with jobs, tools.ledger:
         async for job in jobs:
-            held = await _held(job, tools)
-            started = [(item, p) for item in job.items if (p := _start(item, backlog)) is not None]
-            job, pending = Job(tuple(item for item, _ in started)), [p for _, p in started]
-            if pending and await _admit(job, pending, held, backlog, tools):
-                await _carry(job, pending, backlog, tools)
+            if choose_strategy(job) == "bundle":
+                await _take(job, backlog, tools)
+            else:
+                # A large file may get another name, and another job, before the one that copies it has noticed.
+                async with tools.owners.owned(job.items[0].fingerprint[:2]):
+                    await _take(job, backlog, tools)
             backlog.wake()
 
 
-def _start(item: Item, backlog: Backlog) -> Pending | None:
+async def _take(job: Job, backlog: Backlog, tools: Tools) -> None:
+    checkpoint = await _begun(job, tools)
+    started = [(item, p) for item in job.items if (p := _start(item, job.growing, backlog)) is not None]
+    job, pending = job._replace(items=tuple(item for item, _ in started)), [p for _, p in started]
+    if pending:
+        name = choose_strategy(job, checkpoint)
+        held = checkpoint.offset if checkpoint is not None else 0
+        if await _admit(name, pending, held, backlog, tools):
+            await _carry(name, job, pending, backlog, tools)
+
+
+def _start(item: Item, growing: bool, backlog: Backlog) -> Pending | None:
     """Take a file over from the scanner, unless it has changed, or gone, while the job was waiting."""
     pending = backlog.find(item.id)
-    if pending is None or pending.entry.state != FileState.READY or pending.found.fingerprint != item.fingerprint:
+    if pending is None or pending.entry.state != (FileState.GROWING if growing else FileState.READY):
         return None
-    return pending
+    return pending if growing or pending.found.fingerprint == item.fingerprint else None
 
 
-async def _held(job: Job, tools: Tools) -> int:
-    """Return how many bytes of a large file its partial has from an earlier run: they need no more room."""
-    if choose_strategy(job) != "whole":
-        return 0
+async def _begun(job: Job, tools: Tools) -> Checkpoint | None:
+    """Return what an earlier run has done of a large file, also under another name."""
+    if choose_strategy(job) == "bundle":
+        return None
     (item,) = job.items
-    checkpoint = await tools.ledger.call(Ledger.checkpoint_of, item.path)
-    fits = checkpoint is not None and checkpoint.partial == partial_of(item.path, *item.fingerprint[:2])
-    return checkpoint.offset if checkpoint is not None and fits else 0
+    former = await tools.ledger.call(Ledger.transfer_of, item.path, *item.fingerprint[:2])
+    if former is None:
+        return None
+    name, checkpoint = former
+    fits = checkpoint.partial == partial_of(name, *item.fingerprint[:2])
+    return checkpoint if fits else None
 
 
-async def _admit(job: Job, pending: list[Pending], held: int, backlog: Backlog, tools: Tools) -> bool:
-    """Wait until the destination is usable; return whether it has room for *job*, of which it *held* bytes already."""
+async def _admit(name: str, pending: list[Pending], held: int, backlog: Backlog, tools: Tools) -> bool:
+    """Wait until the destination is usable; return whether it has room for the files, of which it *held* bytes."""
     if not tools.storage.is_open:
         for p in pending:
             tools.board.move(p.entry, FileState.WAITING, tools.board.destination)
@@ -61,7 +77,7 @@ async def _admit(job: Job, pending: list[Pending], held: int, backlog: Backlog, 
     why_not = tools.storage.why_not_admit(sum(max(0, p.entry.size - max(p.entry.bytes_copied, held)) for p in pending))
     if why_not is None:
         for p in pending:
-            p.entry.strategy = choose_strategy(job)
+            p.entry.strategy = name
             tools.board.move(p.entry, FileState.COPYING)
         return True
     for p in pending:
@@ -69,13 +85,13 @@ async def _admit(job: Job, pending: list[Pending], held: int, backlog: Backlog, 
     return False
 
 
-async def _carry(job: Job, pending: list[Pending], backlog: Backlog, tools: Tools) -> None:
-    name = choose_strategy(job)
+async def _carry(name: str, job: Job, pending: list[Pending], backlog: Backlog, tools: Tools) -> None:
     with tools.storage.reserved([p.entry for p in pending]):
         try:
             results = await STRATEGIES[name](job, tools)
         except FileTrouble as error:
             results = [Result(Verdict.TROUBLE, trouble=error.trouble)] * len(job.items)
+        job = _as_copied(job, results)
         # Shielded for the grace period: what has been finished is also told.
         async with tools.shutdown.shield():
             try:
@@ -85,11 +101,24 @@ async def _carry(job: Job, pending: list[Pending], backlog: Backlog, tools: Tool
             await _report_all(name, job, results, pending, backlog, tools)
 
 
+def _as_copied(job: Job, results: list[Result]) -> Job:
+    """What was followed has become another version, and that is the one that is delivered."""
+    return job._replace(
+        items=tuple(
+            item._replace(mode=result.found.mode, fingerprint=result.found.fingerprint) if result.found else item
+            for item, result in zip(job.items, results, strict=True)
+        )
+    )
+
+
 async def _report_all(
     name: str, job: Job, results: list[Result], pending: list[Pending], backlog: Backlog, tools: Tools
 ) -> None:
     failed: list[Entry] = []
     litter: list[bytes] = []
+    if name != "bundle" and results[0].verdict == Verdict.GONE and await _has_another_name(job.items[0], tools):
+        _report(pending[0], job.items[0], results[0], backlog, tools, failed)
+        return  # what there is of it goes on under that
     for p, item, result in zip(pending, job.items, results, strict=True):
         _report(p, item, result, backlog, tools, failed)
         if p.entry.state in (FileState.GONE, FileState.SKIPPED, FileState.FAILED) and (
@@ -99,16 +128,28 @@ async def _report_all(
     if failed:
         await tools.ledger.call(Ledger.record, failed)
     if litter:
-        for item in job.items if name == "whole" else ():
+        for item in job.items if name != "bundle" else ():
             await tools.ledger.call(Ledger.drop_checkpoint, item.path)
         with contextlib.suppress(FileTrouble):  # the next start finds them
             await tools.call("discard", tools.storage.ends.destination, litter)
+
+
+async def _has_another_name(item: Item, tools: Tools) -> bool:
+    """Is the file still there, called something else? Then have the scanner look at it."""
+    try:
+        name = await tools.looking("locate", tools.storage.ends.source, item.path, item.fingerprint[:2])
+    except FileTrouble:
+        return True  # nobody knows: what there is of it is kept
+    if name is not None:
+        tools.changes.add([name])
+    return name is not None
 
 
 def _report(pending: Pending, item: Item, result: Result, backlog: Backlog, tools: Tools, failed: list[Entry]) -> None:
     """Say on the board what came of one file, or put it back."""
     entry, totals, settings = pending.entry, tools.board.totals, tools.config.source
     entry.target, entry.digest, entry.trouble = result.target or None, result.digest, result.trouble
+    entry.closed = result.closed or None
     match result.verdict:
         case Verdict.PUBLISHED | Verdict.ALREADY if result.trouble is not None:
             totals.failed += 1
@@ -136,7 +177,7 @@ def _report(pending: Pending, item: Item, result: Result, backlog: Backlog, tool
             reason = "nobody can tell whether it is still being written"
             backlog.again(pending, FileState.SETTLING, reason, settings.settle)
         case Verdict.CHANGED:
-            pending.changes += 1
+            pending.changes += not pending.growing  # who records may change it as often as he likes
             if tools.once and pending.changes > tools.config.retry.retries:
                 totals.busy += 1
                 backlog.leave(pending, "it changes faster than it can be copied: left for the next run")

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import time
-from typing import NamedTuple
 
 from trioft import linux
 from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
@@ -18,10 +17,12 @@ from trioft.fileio import (
     close_written,
     copy_attributes,
     create_partial,
+    current_fingerprint,
     file_digest,
     has_changed,
     look_for_existing,
     mismatch,
+    open_growing,
     open_source,
     opened,
     read_exactly,
@@ -42,18 +43,12 @@ from trioft.model import (
     Verdict,
 )
 from trioft.naming import partial_of
+from trioft.resumeio import Prepared, plan_resume, plan_resume_growing
 
 # What one pwrite is given: small enough that a slow destination shows progress long before a call is taken for stalled.
 _SLICE = 1 * MIB
 _TELL_EVERY = 0.25  # seconds between two reports of bytes
 _SYNCFS_FROM = 4  # below this many files, one fsync each is cheaper than making the whole filesystem durable
-
-
-class Prepared(NamedTuple):
-    """A partial that is ready to be written from *offset* on."""
-
-    offset: int
-    digests: bytes  # of the blocks below *offset*
 
 
 def write_bundle(ends: Ends, items: list[Item], manner: Manner, progress: Progress) -> list[Result]:
@@ -91,9 +86,9 @@ def _write_small(
     strays: set[bytes],
     progress: Progress,
 ) -> Result:
-    src_fd, refused = open_source(src, item)
-    if refused:
-        return refused
+    src_fd, opening = open_source(src, item)
+    if opening.verdict != Verdict.WRITTEN:
+        return opening
     try:
         if existing := look_for_existing(src_fd, dst, item, manner, progress):
             return existing
@@ -121,7 +116,7 @@ def _write_small(
         digest = None
         if manner.verify != "size":
             digest = file_digest(block_digest(buffer[:size]) if size else b"")
-        return Result(Verdict.WRITTEN, digest=digest)
+        return opening._replace(digest=digest)
     finally:
         close_quietly(src_fd)
 
@@ -191,20 +186,24 @@ def _settle_small(dst: int, partial: bytes, size: int, digest: bytes | None, man
 
 
 def prepare(
-    ends: Ends, item: Item, checkpoint: Checkpoint | None, manner: Manner, progress: Progress
+    ends: Ends, item: Item, checkpoint: Checkpoint | None, manner: Manner, growing: bool, progress: Progress
 ) -> Result | Prepared:
     """
     Open or create the partial of a large file, and find out from which byte on it has to be written.
 
     With a checkpoint of the same source version, what is below it is kept as far as it is still there. With
     none, the partial's blocks are compared with the source's and kept as far as they match: never a splice.
+    A *growing* file, which will be compared as a whole in the end, may be of any version: what is below its
+    checkpoint is kept as far as the file is that long.
     Returns a Result instead if the file is not to be copied now, or at all.
     """
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
-        src_fd, refused = open_source(src, item)
-        if refused:
-            return refused
+        src_fd, opening = (open_growing if growing else open_source)(src, item)
+        if opening.verdict != Verdict.WRITTEN:
+            return opening
         try:
+            if growing:
+                item = item._replace(fingerprint=current_fingerprint(src_fd, item.path))
             if existing := look_for_existing(src_fd, dst, item, manner, progress):
                 return existing
             partial = partial_of(item.path, *item.fingerprint[:2])
@@ -221,14 +220,15 @@ def prepare(
                     sync_folder(dst, folder)
                 prepared = Prepared(0, b"")
                 if not folders:
-                    prepared = _plan_resume(src_fd, fd, item, partial, checkpoint, manner, progress)
+                    plan = plan_resume_growing if growing else plan_resume
+                    prepared = plan(src_fd, fd, item, partial, checkpoint, manner, progress)
                 _truncate(fd, partial, prepared.offset)
                 copy_attributes(src_fd, fd, item, manner)
             except BaseException:
                 close_quietly(fd)
                 raise
             close_written(fd, partial)
-            return prepared
+            return prepared._replace(closed=opening.closed)
         finally:
             close_quietly(src_fd)
 
@@ -240,86 +240,23 @@ def _truncate(fd: int, partial: bytes, offset: int) -> None:
         raise FileTrouble(trouble_of(error, Side.DESTINATION, "truncate", partial, offset)) from error
 
 
-def _plan_resume(
-    src_fd: int,
-    fd: int,
-    item: Item,
-    partial: bytes,
-    checkpoint: Checkpoint | None,
-    manner: Manner,
-    progress: Progress,
-) -> Prepared:
-    try:
-        size = min(os.fstat(fd).st_size, item.fingerprint.size)
-        if (
-            checkpoint
-            and checkpoint.partial == partial
-            and checkpoint.fingerprint == item.fingerprint
-            and checkpoint.offset <= size
-            and (checkpoint.digests or manner.verify == "size")  # not made at a lower level than is asked for now
-            and (held := _held_until(fd, partial, checkpoint, manner, progress))
-        ):
-            return Prepared(held, checkpoint.digests[: 16 * -(-held // BLOCK_SIZE)])
-        os.fsync(fd)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        digests = bytearray()
-        offset = 0
-        # Whole blocks only: the last, shorter one is cheap to write again.
-        while offset + BLOCK_SIZE <= size:
-            there = block_digest(read_exactly(fd, Side.DESTINATION, partial, offset, BLOCK_SIZE))
-            if there != block_digest(read_exactly(src_fd, Side.SOURCE, item.path, offset, BLOCK_SIZE)):
-                break
-            digests += there
-            offset += BLOCK_SIZE
-            progress(("compared", BLOCK_SIZE))
-    except OSError as error:
-        raise FileTrouble(trouble_of(error, Side.DESTINATION, "fsync", partial)) from error
-    return Prepared(offset, bytes(digests))
-
-
-def _held_until(fd: int, partial: bytes, checkpoint: Checkpoint, manner: Manner, progress: Progress) -> int:
-    """
-    Return below which offset the partial still holds what the checkpoint says: nobody knows what happened meanwhile.
-
-    At level `readback` every block is read again; below that the last one has to do.
-    """
-    if not checkpoint.digests:
-        return checkpoint.offset
-    count = len(checkpoint.digests) // 16
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    for number in range(0 if manner.verify == "readback" else count - 1, count):
-        start = number * BLOCK_SIZE
-        data = read_exactly(fd, Side.DESTINATION, partial, start, min(BLOCK_SIZE, checkpoint.offset - start))
-        if block_digest(data) != checkpoint.digests[16 * number : 16 * number + 16]:
-            return start if manner.verify == "readback" else 0
-        progress(("compared", len(data)))
-    return checkpoint.offset
-
-
 def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, manner: Manner, progress: Progress) -> None:
     """
     Copy the bytes from *start*, a block's first, to *end*.
 
-    Tells ``("bytes", count)`` while it goes on, and ``("block", number, digest)`` after each block is written;
-    nothing is durable yet. A source that changed is a trouble.
+    Tells ``("bytes", count)`` while it goes on, and ``("block", number, length, digest)`` after each block is
+    written; nothing is durable yet. A source that changed is a trouble.
     """
     buffer = memoryview(bytearray(min(BLOCK_SIZE, end - start)))
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
-        src_fd, dst_fd = _open_pair(src, dst, item, partial)
+        src_fd, dst_fd = open_pair(src, dst, item.path, partial)
         try:
             for offset in range(start, end, BLOCK_SIZE):
                 block = buffer[: min(BLOCK_SIZE, end - offset)]
                 read_into(src_fd, Side.SOURCE, item.path, offset, block)
                 digest = block_digest(block) if manner.verify != "size" else b""
-                told, when = 0, time.monotonic()
-                for at in range(0, len(block), _SLICE):
-                    write_all(dst_fd, partial, offset + at, block[at : at + _SLICE])
-                    if time.monotonic() - when > _TELL_EVERY:
-                        done = min(at + _SLICE, len(block))
-                        progress(("bytes", done - told))
-                        told, when = done, time.monotonic()
-                progress(("bytes", len(block) - told))
-                progress(("block", offset // BLOCK_SIZE, digest))
+                write_block(dst_fd, partial, offset, block, progress)
+                progress(("block", offset // BLOCK_SIZE, len(block), digest))
             if has_changed(src_fd, item):
                 raise FileTrouble(
                     Trouble(Side.SOURCE, "read", item.path, start, None, "the file changed while it was copied")
@@ -332,8 +269,21 @@ def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, mann
         close_written(dst_fd, partial)
 
 
-def _open_pair(src: int, dst: int, item: Item, partial: bytes) -> tuple[int, int]:
-    side, op, path = Side.SOURCE, "open", item.path
+def write_block(fd: int, partial: bytes, offset: int, data: memoryview, progress: Progress) -> None:
+    """Write *data* at *offset*, telling ``("bytes", count)`` now and then and at the end."""
+    told, when = 0, time.monotonic()
+    for at in range(0, len(data), _SLICE):
+        write_all(fd, partial, offset + at, data[at : at + _SLICE])
+        if time.monotonic() - when > _TELL_EVERY:
+            done = min(at + _SLICE, len(data))
+            progress(("bytes", done - told))
+            told, when = done, time.monotonic()
+    progress(("bytes", len(data) - told))
+
+
+def open_pair(src: int, dst: int, path: bytes, partial: bytes) -> tuple[int, int]:
+    """Open a source file for reading and its partial for writing; the caller closes both."""
+    side, op = Side.SOURCE, "open"
     try:
         src_fd = os.open(path, READ, dir_fd=src)
         try:

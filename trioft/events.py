@@ -7,19 +7,34 @@ said once, and the scanner's rescans find everything a little later.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 from trioft.child import Child, child_command
 from trioft.watcher import MOST
 
 
 class Changes:
-    """The paths that events told of since the scanner last took them. Bounded."""
+    """
+    The paths that events told of since the scanner last took them. Bounded.
+
+    Who follows a file hears of it directly, and the scanner, who would only find that somebody does, does not.
+    """
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._paths: dict[bytes, None] = {}
         self._everything = False
         self._wake = wake
+        self._followed: dict[bytes, Callable[[], None]] = {}
+
+    @contextlib.contextmanager
+    def followed(self, path: bytes, stir: Callable[[], None]) -> Iterator[None]:
+        """While inside, *stir* is called when *path* may have changed."""
+        self._followed[path] = stir
+        try:
+            yield
+        finally:
+            del self._followed[path]
 
     def add(self, paths: list[bytes] | None) -> None:
         """*paths* may have changed, or, if None, anything."""
@@ -27,8 +42,13 @@ class Changes:
             self._everything = True
             self._paths.clear()
         else:
-            self._paths.update(dict.fromkeys(paths))
-        self._wake()
+            for path in paths:
+                if (stir := self._followed.get(path)) is not None:
+                    stir()
+                else:
+                    self._paths[path] = None
+        if self._paths or self._everything:
+            self._wake()
 
     def take(self) -> tuple[list[bytes], bool]:
         """Return the paths, and whether anything else may have changed too; forget them."""

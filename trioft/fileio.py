@@ -133,12 +133,22 @@ def sync_folder(dst: int, folder: bytes) -> None:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, "fsync", folder)) from error
 
 
-def open_source(src: int, item: Item) -> tuple[int, Result | None]:
+def open_source(src: int, item: Item) -> tuple[int, Result]:
     """
     Open a source file and see whether it is the version asked for and nobody writes it.
 
-    Returns the descriptor, which the caller closes, and a Result if it must not be copied now (descriptor -1).
+    Returns the descriptor, which the caller closes, and a Result: one that says why it must not be copied now (with
+    the descriptor -1), or WRITTEN, with how sure it is that nobody writes it, for when it has been copied.
     """
+    return _open_if(src, item, _why_not_now)
+
+
+def open_growing(src: int, item: Item) -> tuple[int, Result]:
+    """The same for a file that somebody may be writing: it only has to be the same file, in whatever version."""
+    return _open_if(src, item, _why_not_ever)
+
+
+def _open_if(src: int, item: Item, look: Callable[[int, Item], Result]) -> tuple[int, Result]:
     try:
         fd = os.open(item.path, READ, dir_fd=src)
     except FileNotFoundError:
@@ -146,31 +156,43 @@ def open_source(src: int, item: Item) -> tuple[int, Result | None]:
     except OSError as error:
         raise FileTrouble(trouble_of(error, Side.SOURCE, "open", item.path)) from error
     try:
-        verdict = _why_not_now(fd, item)
+        result = look(fd, item)
     except BaseException:
         close_quietly(fd)
         raise
-    if verdict is None:
-        return fd, None
+    if result.verdict == Verdict.WRITTEN:
+        return fd, result
     close_quietly(fd)
-    return -1, Result(verdict)
+    return -1, result
 
 
-def _why_not_now(fd: int, item: Item) -> Verdict | None:
+def _why_not_now(fd: int, item: Item) -> Result:
     if has_changed(fd, item):
-        return Verdict.CHANGED
+        return Result(Verdict.CHANGED)
     answer = writers.ask_lease(fd, item.fingerprint.dev)
     if answer == writers.BUSY:
-        return Verdict.BUSY
-    return Verdict.UNPROVEN if answer == writers.UNKNOWN and not item.settled else None
+        return Result(Verdict.BUSY)
+    if answer == writers.UNKNOWN and not item.settled:
+        return Result(Verdict.UNPROVEN)
+    return Result(Verdict.WRITTEN, closed=writers.strength(fd, item.fingerprint.dev, answer))
+
+
+def _why_not_ever(fd: int, item: Item) -> Result:
+    same = current_fingerprint(fd, item.path)[:2] == item.fingerprint[:2]
+    return Result(Verdict.WRITTEN if same else Verdict.CHANGED)
 
 
 def has_changed(fd: int, item: Item) -> bool:
     """Is the source that is open as *fd* another version than the one asked for?"""
+    return current_fingerprint(fd, item.path) != item.fingerprint
+
+
+def current_fingerprint(fd: int, path: bytes) -> Fingerprint:
+    """Return which version the source file *path*, open as *fd*, is now."""
     try:
-        return fingerprint_of(os.fstat(fd)) != item.fingerprint
+        return fingerprint_of(os.fstat(fd))
     except OSError as error:
-        raise FileTrouble(trouble_of(error, Side.SOURCE, "stat", item.path)) from error
+        raise FileTrouble(trouble_of(error, Side.SOURCE, "stat", path)) from error
 
 
 def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progress: Progress) -> Result | None:

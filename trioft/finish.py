@@ -15,7 +15,7 @@ from trioft.errors import FileTrouble, show_path
 from trioft.ledger import Entry, Ledger, Removal
 from trioft.model import Item, Job, Publication, Result, Verdict
 from trioft.naming import partial_of
-from trioft.strategies import PATIENCE, Tools
+from trioft.transfer import PATIENCE, Tools
 
 UNPROVEN = (
     "delivered sources are not deleted where nobody can prove that they are not being written"
@@ -53,7 +53,8 @@ async def _publish(job: Job, results: list[Result], tools: Tools) -> list[Result
     )
     results = results[:]
     for n, result in zip(written, published, strict=True):
-        results[n] = result._replace(digest=results[n].digest)
+        copied = results[n]
+        results[n] = result._replace(digest=copied.digest, closed=copied.closed, note=copied.note)
     return results
 
 
@@ -80,13 +81,26 @@ async def _record(job: Job, results: list[Result], tools: Tools) -> list[int]:
                     result.target,
                     item.fingerprint,
                     result.digest,
-                    f"verified: {tools.manner.verify}" if proved else "same size and time",
+                    _detail(item, result, tools) if proved else "same size and time",
                     "pending" if proved and removing else "",
+                    result.closed,
                 )
             )
     if entries:
         await tools.ledger.call(Ledger.record, entries)
     return delivered
+
+
+def _detail(item: Item, result: Result, tools: Tools) -> str:
+    """Say in the history what stands behind a delivery."""
+    details = [f"verified: {tools.manner.verify}"]
+    if result.closed:
+        details.append(f"closed: {result.closed}")
+    if patched := tools.entry(item).bytes_patched:
+        details.append(f"rewritten by its recorder, and copied again: {patched} bytes")
+    if result.note:
+        details.append(result.note)
+    return "; ".join(details)
 
 
 def _absolute(folder: str) -> bytes:
@@ -121,6 +135,7 @@ async def _remove_sources(job: Job, results: list[Result], delivered: list[int],
                 "renamed_to": result.target.decode("utf-8", "backslashreplace"),
                 "source": item.fingerprint._asdict(),
                 "no_writer": removal.writer or "gone already",
+                "closed": result.closed,
             }
             rows.append(Removal(item.path, result.target, item.fingerprint.size, "removed", json.dumps(proofs)))
         elif removal.trouble is not None:

@@ -162,6 +162,7 @@ MARKER = plain(
 PATTERNS = Kind("list of patterns", _read_patterns, list)
 SWITCH = plain("true or false", "true or false", lambda value: isinstance(value, bool))
 TIME, PERIOD = duration("0s"), duration("100ms")
+SIZE = size("0B")
 RATE = Kind("rate or off", parse_rate, format_rate)
 COUNT = whole("whole number from 1 to 64", range(1, 65))
 MIN_FREE = Kind("percentage or size", _read_min_free, str)

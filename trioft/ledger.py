@@ -30,7 +30,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _APPLICATION_ID = 0x7472696F
-_VERSION = 1
+_VERSION = 2
+# What brings a ledger of one version to the next.
+_MIGRATIONS = {
+    1: "ALTER TABLE file ADD COLUMN closed TEXT NOT NULL DEFAULT '';"
+    "ALTER TABLE checkpoint ADD COLUMN growing INTEGER NOT NULL DEFAULT 0;"
+    "CREATE INDEX checkpoint_by_identity ON checkpoint (dev, ino);"
+}
 _BATCH = 256  # requests of one transaction at most
 _64_BITS = 2**64 - 1
 
@@ -64,6 +70,7 @@ class Entry(NamedTuple):
     digest: bytes | None
     detail: str
     removal: str = ""
+    closed: str = ""
 
 
 class Removal(NamedTuple):
@@ -166,6 +173,8 @@ class Ledger:
             )
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
+        for old in range(version, _VERSION) if tables else ():
+            self._db.executescript(f"BEGIN; {_MIGRATIONS[old]} PRAGMA user_version = {old + 1}; COMMIT")
         if not tables:
             schema = importlib.resources.files("trioft").joinpath("ledger.sql").read_text("utf-8")
             self._db.executescript(
@@ -237,19 +246,39 @@ class Ledger:
 
     def checkpoint_of(self, path: bytes) -> Checkpoint | None:
         row = self._db.execute(
-            "SELECT partial, dev, ino, size, mtime_ns, ctime_ns, offset, digests FROM checkpoint WHERE path = ?",
+            "SELECT partial, dev, ino, size, mtime_ns, ctime_ns, offset, digests, growing"
+            " FROM checkpoint WHERE path = ?",
             (path,),
         ).fetchone()
         if row is None:
             return None
-        partial, dev, ino, *rest, offset, digests = row
-        return Checkpoint(partial, Fingerprint(dev & _64_BITS, ino & _64_BITS, *rest), offset, digests)
+        partial, dev, ino, *rest, offset, digests, growing = row
+        return Checkpoint(partial, Fingerprint(dev & _64_BITS, ino & _64_BITS, *rest), offset, digests, bool(growing))
+
+    def transfer_of(self, path: bytes, dev: int, ino: int) -> tuple[bytes, Checkpoint] | None:
+        """Return the transfer in progress of *path*, or else of what this file was called before, and that name."""
+        names = [path]
+        query = "SELECT path FROM checkpoint WHERE dev = ? AND ino = ?"
+        names += (name for (name,) in self._db.execute(query, (_signed(dev), _signed(ino))))
+        return next(((name, row) for name in names if (row := self.checkpoint_of(name)) is not None), None)
+
+    def move_checkpoint(self, old: bytes, new: bytes, checkpoint: Checkpoint) -> None:
+        """What was called *old* is called *new*, and goes on at *checkpoint*."""
+        self.drop_checkpoint(old)
+        self.save_checkpoint(new, checkpoint)
+
+    def transfers(self) -> list[tuple[bytes, bytes]]:
+        """Return path and partial of every transfer in progress."""
+        return self._db.execute("SELECT path, partial FROM checkpoint").fetchall()
 
     def save_checkpoint(self, path: bytes, checkpoint: Checkpoint) -> None:
         dev, ino, *rest = checkpoint.fingerprint
         self._db.execute(
-            "INSERT OR REPLACE INTO checkpoint VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (path, checkpoint.partial, _signed(dev), _signed(ino), *rest, checkpoint.offset, checkpoint.digests, now()),
+            "INSERT OR REPLACE INTO checkpoint VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(path, checkpoint.partial, _signed(dev), _signed(ino), *rest),
+                *(checkpoint.offset, checkpoint.digests, now(), checkpoint.growing),
+            ),
         )
 
     def drop_checkpoint(self, path: bytes) -> None:
@@ -265,7 +294,7 @@ class Ledger:
         time = now()
         entries = list(entries)
         self._db.executemany(
-            "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 (
                     *os.path.split(e.path),
@@ -276,6 +305,7 @@ class Ledger:
                     e.fingerprint.mtime_ns,
                     e.fingerprint.ctime_ns,
                     e.digest,
+                    e.closed,
                 )
                 for e in entries
             ),

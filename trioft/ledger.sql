@@ -19,6 +19,8 @@ CREATE TABLE file (
     mtime_ns  INTEGER NOT NULL,
     ctime_ns  INTEGER NOT NULL,     -- a failed file is tried again when this changes too: its permissions may have
     digest    BLOB,                 -- xxh3-128 of the xxh3-128 of its 8 MiB blocks, in order; NULL at level `size`
+    closed    TEXT NOT NULL DEFAULT '', -- that nobody was writing it was 'proved' (the kernel says so), 'likely' (no process of
+                                    -- this machine, and quiet time) or a 'timeout' (quiet time alone); '' where unknown
     PRIMARY KEY (folder, name)
 ) STRICT, WITHOUT ROWID;
 
@@ -31,15 +33,20 @@ CREATE TABLE checkpoint (
     partial   BLOB NOT NULL,        -- its partial at the destination
     dev       INTEGER NOT NULL,     -- the version of the source that the bytes were read from: device, inode,
     ino       INTEGER NOT NULL,
-    size      INTEGER NOT NULL,     -- size when it was opened,
+    size      INTEGER NOT NULL,     -- size (of a file that grows: so far),
     mtime_ns  INTEGER NOT NULL,     -- and times
     ctime_ns  INTEGER NOT NULL,
     offset    INTEGER NOT NULL,     -- bytes
-    digests   BLOB NOT NULL,        -- xxh3-128 of each 8 MiB block below `offset`, 16 bytes each; empty at level `size`
-    time      TEXT NOT NULL
+    digests   BLOB NOT NULL,        -- xxh3-128 of each 8 MiB block below `offset`, 16 bytes each; empty at level `size`;
+                                    -- 16 zero bytes: the block is being written again, as its recorder has rewritten it
+    time      TEXT NOT NULL,
+    growing   INTEGER NOT NULL DEFAULT 0 -- 1: it was being written; all will be compared with the source once it is closed
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX checkpoint_by_partial ON checkpoint (partial);
+
+-- A recording that was renamed is found again by what it is.
+CREATE INDEX checkpoint_by_identity ON checkpoint (dev, ino);
 
 -- What happened, in order: one row for each delivery, failure and removal of a source. Only ever added to;
 -- rows older than `state.keep_history` are deleted at a start.

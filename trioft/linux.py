@@ -19,6 +19,8 @@ XFS = 0x58465342
 BTRFS = 0x9123683E
 TMPFS = 0x01021994
 OVERLAYFS = 0x794C7630
+# On these other machines may write: NFS, CIFS, SMB, SMB2, FUSE (sshfs, virtiofs, …), 9p, Ceph, AFS.
+SHARED = {0x6969, 0xFF534D42, 0x517B, 0xFE534D42, 0x65735546, 0x01021997, 0x00C36400, 0x5346414F}
 
 RENAME_NOREPLACE = 1
 _SYNC_FILE_RANGE = 1 | 2 | 4  # wait before, write, wait after

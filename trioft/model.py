@@ -16,6 +16,9 @@ MIB = 1024 * KIB
 
 # One digest, one read-back comparison, one piece that is written again when it is wrong.
 BLOCK_SIZE = 8 * MIB
+# Stands for the digest of a block that has to be written again, whatever it holds. No block has it: xxh3-128 would give
+# it to one in 2**128.
+VOID = bytes(16)
 # What one mover call copies at most. The longest that Ctrl-C leaves unfinished.
 SPAN_SIZE = 64 * MIB
 # Files up to this size travel in bundles.
@@ -83,6 +86,7 @@ class Job(NamedTuple):
     """What a copier takes at a time: one file, or a bundle of small ones."""
 
     items: tuple[Item, ...]
+    growing: bool = False  # it is still being written
 
     @property
     def size(self) -> int:
@@ -111,6 +115,9 @@ class Result(NamedTuple):
     digest: bytes | None = None  # of the whole file: the xxh3-128 of its block digests; None at level `size`
     trouble: Trouble | None = None
     writer: str = ""  # what `writers` said about it
+    closed: str = ""  # how sure it is that nobody was writing it: proved, likely or timeout
+    found: Found | None = None  # the version that was copied, where that is not the one that was asked for
+    note: str = ""  # what else a person should find in the ledger
 
 
 class Checkpoint(NamedTuple):
@@ -119,7 +126,8 @@ class Checkpoint(NamedTuple):
     partial: bytes  # relative to the destination
     fingerprint: Fingerprint  # of the source that the bytes were read from
     offset: int
-    digests: bytes  # 16 bytes a block, in order; empty at level `size`
+    digests: bytes  # 16 bytes a block, in order, VOID for those that are being written again; empty at level `size`
+    growing: bool = False  # *fingerprint* is what it was then: what is below *offset* may have been rewritten since
 
 
 class Publication(NamedTuple):
@@ -152,7 +160,7 @@ TRANSITIONS: dict[FileState, frozenset[FileState]] = {
     _S.READY: frozenset({_S.SETTLING, _S.COPYING, _S.WAITING, _S.GONE}),
     _S.COPYING: frozenset({_S.SETTLING, _S.VERIFYING, _S.WAITING, _S.DONE, _S.FAILED, _S.SKIPPED, _S.GONE}),
     _S.VERIFYING: frozenset({_S.SETTLING, _S.COPYING, _S.WAITING, _S.DONE, _S.FAILED, _S.SKIPPED, _S.GONE}),
-    _S.WAITING: frozenset({_S.SETTLING, _S.READY, _S.COPYING, _S.FAILED, _S.GONE}),
+    _S.WAITING: frozenset({_S.SETTLING, _S.READY, _S.GROWING, _S.COPYING, _S.FAILED, _S.GONE}),
     _S.DONE: frozenset(),
     _S.FAILED: frozenset(),
     _S.SKIPPED: frozenset(),

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from trioft import copyio, linux, publishio, surveyio, writers
+from trioft import copyio, growio, linux, publishio, surveyio, writers
 from trioft.errors import FileTrouble
 
 LENGTH = struct.Struct(">Q")
@@ -36,13 +36,19 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
         copyio.prepare,
         copyio.copy_span,
         copyio.settle,
+        growio.peek,
+        growio.copy_growing,
+        growio.compare_span,
+        growio.finish_attributes,
+        growio.locate,
+        growio.adopt,
         publishio.publish,
         publishio.discard,
         publishio.remove_sources,
     )
 }
 # These tell what they have done while they go on.
-TELLING = {"write_bundle", "prepare", "copy_span", "settle"}
+TELLING = {"write_bundle", "prepare", "copy_span", "settle", "copy_growing", "compare_span", "locate"}
 
 
 def main(parent: int) -> None:

@@ -7,6 +7,7 @@ its pipe this costs a process table entry; in the agent it would cost the ledger
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import math
@@ -26,7 +27,7 @@ _ENDING = 5  # seconds that movers get to end by themselves once their pipes are
 
 
 # These touch nothing but the source; where another one gets stuck, it is more likely at the destination.
-_AT_SOURCE = {"look", "remove_sources", "compare_span"}
+_AT_SOURCE = {"look", "remove_sources", "peek", "compare_span", "locate"}
 
 
 class MoverDied(Exception):
@@ -68,7 +69,12 @@ class Call(Protocol):
     """How tasks reach a mover. See ``Movers.call``."""
 
     async def __call__(
-        self, operation: str, *arguments: object, tell: Listener | None = None, patience: float = 1
+        self,
+        operation: str,
+        *arguments: object,
+        tell: Listener | None = None,
+        patience: float = 1,
+        background: bool = False,
     ) -> Any: ...
 
 
@@ -85,6 +91,7 @@ class Movers:
         self.left_behind: list[int] = []  # process ids of those that do not even die
         self._command = command or child_command("mover")
         self._free = trio.Semaphore(limit)
+        self._background = trio.Semaphore(max(1, limit - 1))
         self._idle: list[_Mover] = []
 
     async def __aenter__(self) -> Movers:
@@ -99,9 +106,18 @@ class Movers:
                 for mover in idle:
                     nursery.start_soon(self._end, mover, _ENDING)
 
-    async def call(self, operation: str, *arguments: object, tell: Listener | None = None, patience: float = 1) -> Any:
+    async def call(
+        self,
+        operation: str,
+        *arguments: object,
+        tell: Listener | None = None,
+        patience: float = 1,
+        background: bool = False,
+    ) -> Any:
         """
         Have a mover run *operation* and return what it returns.
+
+        Operations in the *background* leave one mover to the others, where there are several.
 
         *tell* is called with what the operation reports on its way. An operation that makes no progress for
         ``stall_timeout`` × *patience* seconds is taken for stuck: its mover is killed, and a ``FileTrouble`` with
@@ -111,7 +127,7 @@ class Movers:
         Raises ``FileTrouble``. When cancelled, the mover is killed: what it was doing may have happened, or in part.
         """
         request = (operation, arguments)
-        async with self._free:
+        async with self._background if background else contextlib.nullcontext(), self._free:
             for attempt in itertools.count(1):
                 try:
                     return await self._try(request, tell, self.stall_timeout * patience, operation)

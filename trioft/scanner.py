@@ -7,10 +7,14 @@ mover.
 A file is **ready** when nobody has it open for writing and it has been quiet here, on our own clock, for
 ``settle_closed`` where the former is proved, for ``settle`` where it is not. An old file is ready at once: the mover
 that opens it to copy it asks for the proof, and the file comes back if there is none.
+
+A file is **growing** when somebody has it open for writing, or it was seen to have grown, and it is large enough: it is
+copied while it is being written, in a lane of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import OrderedDict
@@ -27,6 +31,7 @@ from trioft.events import Changes
 from trioft.ledger import Known, Ledger, Port
 from trioft.model import FileState, Fingerprint, Found, Job, Manner
 from trioft.movers import Call
+from trioft.naming import Wanted
 from trioft.storage import Storage
 from trioft.surveyio import Listing, Look
 
@@ -56,27 +61,34 @@ class Scanner:
     _told: OrderedDict[bytes, None] = attrs.field(factory=OrderedDict, init=False)
     _incomplete: bool = attrs.field(default=False, init=False)  # the last scan found more than there was room for
     _unreadable: bool = attrs.field(default=False, init=False)  # the source as a whole; told once
+    _jobs: trio.MemorySendChannel[Job] = attrs.field(init=False)
+    _growing: trio.MemorySendChannel[Job] = attrs.field(init=False)
+    _followed: Wanted = attrs.field(init=False)  # which files are copied while they grow
     _refused: int = attrs.field(default=0, init=False)  # looks at the destination that failed while its probes succeed
 
-    async def run(self, jobs: trio.MemorySendChannel[Job]) -> None:
+    def __attrs_post_init__(self) -> None:
+        self._followed = Wanted(self.config.growing.include, self.config.growing.exclude)
+
+    async def run(self, jobs: trio.MemorySendChannel[Job], growing: trio.MemorySendChannel[Job]) -> None:
         """
-        Scan, wait, look, and hand out *jobs*.
+        Scan, wait, look, and hand out *jobs*, those of *growing* files in a lane of their own.
 
         Ends, once, when everything that was found has come to its end. Else runs until cancelled.
         """
-        with jobs, self.ledger:
+        self._jobs, self._growing = jobs, growing
+        with jobs, growing, self.ledger:
             next_scan = rested = -math.inf
             while True:
                 if trio.current_time() >= next_scan:
                     self._incomplete = False
-                    cost = await self._scan([b""], jobs)
+                    cost = await self._scan([b""])
                     self.board.scanned = True
                     rested = trio.current_time() + cost / _SHARE
                     pause = self.config.source.scan_interval
                     next_scan = math.inf if self.once else max(rested, trio.current_time() + pause)
-                if await self._look_at_changes(jobs):
+                if await self._look_at_changes():
                     next_scan = min(next_scan, rested)
-                await self._serve(jobs)
+                await self._serve()
                 if self.once and not self.backlog:
                     return
                 if self._incomplete and len(self.backlog) == 0:
@@ -88,7 +100,7 @@ class Scanner:
 
     # --- scanning
 
-    async def _scan(self, folders: list[bytes], jobs: trio.MemorySendChannel[Job]) -> float:
+    async def _scan(self, folders: list[bytes]) -> float:
         """Scan *folders* and those below them; return the processor time it took, in seconds."""
         if self.only is not None:
             await self._look_at([self.only])
@@ -123,9 +135,9 @@ class Scanner:
             begun = time.process_time()
             folders += listing.rest
             self.board.totals.already += listing.already
-            await self._take_in(listing, jobs)
+            await self._take_in(listing)
             cost += listing.seconds + time.process_time() - begun
-            await self._serve(jobs)
+            await self._serve()
         return cost
 
     async def _cope(self, trouble: Trouble) -> bool:
@@ -152,7 +164,7 @@ class Scanner:
             text = f"waiting for the source: {trouble}" if trouble is not None else "the source can be read again"
             self.board.notice("source", text)
 
-    async def _take_in(self, listing: Listing, jobs: trio.MemorySendChannel[Job]) -> None:
+    async def _take_in(self, listing: Listing) -> None:
         for path, reason in listing.skipped:
             if self._tell_once(path, reason):
                 self.board.skip(path, reason)
@@ -167,7 +179,7 @@ class Scanner:
             known = await self.ledger.call(Ledger.known_in, [folder for folder, _ in listing.folders])
         for found in files:
             while self.once and self.backlog.is_full:  # there is no other scan that would find the rest
-                await self._serve(jobs)
+                await self._serve()
                 with trio.move_on_at(self.backlog.next_due()):
                     await self.backlog.changed.wait()
                 self.backlog.changed = trio.Event()
@@ -199,7 +211,7 @@ class Scanner:
 
     # --- deciding
 
-    def _consider(self, found: Found, known: Known | None) -> None:
+    def _consider(self, found: Found, known: Known | None, writer: str = writers.UNKNOWN) -> None:
         """A regular file was seen: is there anything to do about it?"""
         pending = self.backlog.get(found.path)
         if pending is not None:
@@ -214,25 +226,37 @@ class Scanner:
             return
         now = trio.current_time()
         pending = self.backlog.add(found, now + self.config.source.settle_closed)
-        if self._is_old(found.fingerprint):
+        # One that failed would only fail again, at each write; one that was delivered has to be closed to be removed.
+        pending.closed_only = known is not None and (known.outcome == "failed" or known.is_still(found.fingerprint))
+        if writer == writers.BUSY and self._may_be_followed(pending):
+            self.backlog.make_growing(pending)
+        elif self._is_old(found.fingerprint):
             self.backlog.make_ready(pending)
+
+    def _may_be_followed(self, pending: Pending) -> bool:
+        growing, found = self.config.growing, pending.found
+        is_large = found.fingerprint.size >= growing.min_size
+        return growing.mode == "follow" and is_large and not pending.closed_only and self._followed.file(found.path)
 
     def _is_old(self, fingerprint: Fingerprint) -> bool:
         """Is its last change, by the wall clock, longer ago than ``settle``? A proof says whether to believe it."""
         return time.time() - fingerprint.changed_ns / 1e9 > self.config.source.settle
 
-    def _note_change(self, pending: Pending, found: Found) -> None:
+    def _note_change(self, pending: Pending, found: Found, writer: str = writers.UNKNOWN) -> None:
+        has_grown = pending.is_version_of(found) and found.fingerprint.size > pending.found.fingerprint.size
         self.backlog.replace(pending, found, trio.current_time() + self.config.source.settle_closed)
         if self.once and self.config.growing.mode == "wait":
             self._leave(pending)
+        elif (has_grown or writer == writers.BUSY) and self._may_be_followed(pending):
+            self.backlog.make_growing(pending)
 
-    async def _serve(self, jobs: trio.MemorySendChannel[Job]) -> None:
+    async def _serve(self) -> None:
         """Look at the files whose time has come, and hand out what is ready."""
         while due := self.backlog.pop_due(_LOOKS):
             await self._look_at([pending.found.path for pending in due])
-        self.backlog.offer(jobs)
+        self.backlog.offer(self._jobs, self._growing)
 
-    async def _look_at_changes(self, jobs: trio.MemorySendChannel[Job]) -> bool:
+    async def _look_at_changes(self) -> bool:
         """
         Look at what events told of, and return whether anything else may have changed too.
 
@@ -241,7 +265,7 @@ class Scanner:
         paths, everything = self.changes.take()
         for start in range(0, len(paths), _LOOKS):
             if folders := await self._look_at(paths[start : start + _LOOKS]):
-                await self._scan(folders, jobs)
+                await self._scan(folders)
         return everything
 
     async def _look_at(self, paths: list[bytes]) -> list[bytes]:
@@ -267,15 +291,15 @@ class Scanner:
             pending = self.backlog.get(look.path)
             if pending is None:
                 if look.found is not None:
-                    self._consider(look.found, known.get(look.path))
+                    self._consider(look.found, known.get(look.path), look.writer)
             elif pending.in_work:
                 continue  # its copier will notice by itself
             elif look.kind == "unreadable":
                 self.backlog.make_ready(pending)  # the copier meets the same error, and knows what to do about it
             elif look.found is None:
-                self.backlog.finished(pending, FileState.GONE)
+                await self._lose(pending)
             elif look.found.fingerprint != pending.found.fingerprint:
-                self._note_change(pending, look.found)
+                self._note_change(pending, look.found, look.writer)
             elif pending.entry.state != FileState.READY:
                 self._decide(pending, look.writer)
         return [look.path for look in looks if look.kind == "folder"]
@@ -289,6 +313,9 @@ class Scanner:
             if self.once and self.config.growing.mode == "wait":
                 self._leave(pending)
                 return
+            if self._may_be_followed(pending):
+                self.backlog.make_growing(pending)
+                return
             self.board.move(pending.entry, FileState.SETTLING, _HELD)
             self.backlog.look_again(pending, now + max(source.settle_closed, 0.1))
         elif pending.settled or (writer == writers.CLOSED and quiet >= source.settle_closed):
@@ -296,6 +323,16 @@ class Scanner:
         else:
             wait = source.settle_closed if writer == writers.CLOSED else source.settle
             self.backlog.look_again(pending, pending.since + wait)
+
+    async def _lose(self, pending: Pending) -> None:
+        """A file is gone. If a part of it is at the destination, it may go on under another name."""
+        if pending.entry.strategy in ("whole", "follow"):
+            with contextlib.suppress(FileTrouble):
+                source, found = self.storage.ends.source, pending.found
+                name = await self.call("locate", source, found.path, found.fingerprint[:2])
+                if name is not None:
+                    self.changes.add([name])
+        self.backlog.finished(pending, FileState.GONE)
 
     def _leave(self, pending: Pending) -> None:
         self.board.totals.busy += 1

@@ -25,6 +25,11 @@ CLOSED = "closed"  # proved: nobody has it open for writing, just now
 BUSY = "busy"  # proved: somebody has
 UNKNOWN = "unknown"
 
+# How sure it is that nobody writes a file any more, once that is taken for so.
+PROVED = "proved"  # the kernel says so
+LIKELY = "likely"  # no process of this machine, the only one that could; and it was quiet
+TIMEOUT = "timeout"  # it was quiet; nobody knows more
+
 # Where the kernel knows every writer (measured, memory maps and hard links included).
 _LEASES_PROVE = {linux.EXT4, linux.XFS, linux.BTRFS, linux.TMPFS, linux.OVERLAYFS}
 
@@ -42,10 +47,7 @@ def ask_lease(fd: int, device: int) -> str:
 
     The lease is released at once, since whoever opens the file for writing meanwhile waits for that.
     """
-    magic = _magic_of_device.get(device)
-    if magic is None:
-        magic = _magic_of_device[device] = linux.filesystem_magic(fd)
-    if magic not in _LEASES_PROVE:
+    if _magic(fd, device) not in _LEASES_PROVE:
         return UNKNOWN
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
@@ -53,6 +55,25 @@ def ask_lease(fd: int, device: int) -> str:
         return BUSY if error.errno == errno.EAGAIN else UNKNOWN
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return CLOSED
+
+
+def strength(fd: int, device: int, answer: str) -> str:
+    """
+    Say what it is worth that the file open as *fd* was found to have no writer: *answer* is CLOSED, or UNKNOWN.
+
+    The latter means that ``find_writers`` found none, and that it was quiet: more than that only if this process
+    may look into all others, and no other machine can write there.
+    """
+    if answer == CLOSED:
+        return PROVED
+    return LIKELY if os.geteuid() == 0 and _magic(fd, device) not in linux.SHARED else TIMEOUT
+
+
+def _magic(fd: int, device: int) -> int:
+    magic = _magic_of_device.get(device)
+    if magic is None:
+        magic = _magic_of_device[device] = linux.filesystem_magic(fd)
+    return magic
 
 
 def find_writers(files: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:

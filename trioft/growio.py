@@ -1,0 +1,246 @@
+"""
+The operations for files that are being written: look at the write head, copy behind it, compare what was copied with
+what the file holds in the end, and find a file again that was renamed meanwhile. Run in a mover.
+
+None of them disturbs whoever records: a lease is held for no longer than the question takes, and what is read of the
+source does not stay in the page cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from typing import NamedTuple
+
+from trioft import writers
+from trioft.copyio import open_pair, write_block
+from trioft.errors import FileTrouble, Side, trouble_of
+from trioft.fileio import (
+    READ,
+    Progress,
+    block_digest,
+    close_quietly,
+    close_written,
+    copy_attributes,
+    current_fingerprint,
+    fingerprint_of,
+    make_folder,
+    opened,
+    read_into,
+    sync_folder,
+)
+from trioft.model import BLOCK_SIZE, Ends, Found, Item, Manner, Root, Verdict
+
+# A hole of this size is where nothing has been written yet; smaller ones are what asynchronous writers leave for a
+# moment, and what some filesystems make of zeros.
+_HOLE = BLOCK_SIZE
+
+
+class Peek(NamedTuple):
+    """What a file that may be growing is right now."""
+
+    verdict: Verdict | None  # GONE or CHANGED: under this name there is none, or another one
+    found: Found | None = None
+    head: int = 0  # it has been written up to here; less than its size where it was preallocated
+    writer: str = writers.UNKNOWN
+    strength: str = ""  # what it would be worth to take it for closed
+
+
+def peek(source: Root, path: bytes, identity: tuple[int, int], copied: int) -> Peek:
+    """
+    Look at the file *identity* (device, inode) under the name *path*, of which *copied* bytes are not of interest.
+
+    That nobody has it open for writing is asked first: whatever was written before the answer shows in the version
+    that is looked at after it.
+    """
+    with opened(source, Side.SOURCE) as src:
+        try:
+            fd = os.open(path, READ, dir_fd=src)
+        except (FileNotFoundError, NotADirectoryError):
+            return Peek(Verdict.GONE)
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # a link has its name now
+                return Peek(Verdict.CHANGED)
+            raise FileTrouble(trouble_of(error, Side.SOURCE, "open", path)) from error
+        try:
+            writer = writers.ask_lease(fd, identity[0])
+            if writer == writers.UNKNOWN and writers.find_writers([identity]):
+                writer = writers.BUSY
+            status = os.fstat(fd)
+            fingerprint = fingerprint_of(status)
+            if fingerprint[:2] != identity or not stat.S_ISREG(status.st_mode):
+                return Peek(Verdict.CHANGED)
+            strength = "" if writer == writers.BUSY else writers.strength(fd, identity[0], writer)
+            found = Found(path, stat.S_IMODE(status.st_mode), fingerprint)
+            return Peek(None, found, _write_head(fd, copied, status.st_size), writer, strength)
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, Side.SOURCE, "stat", path)) from error
+        finally:
+            close_quietly(fd)
+
+
+def _write_head(fd: int, copied: int, size: int) -> int:
+    """Return up to where a file has been written: the end, or where a hole begins that is the end, or a large one."""
+    at = copied
+    with contextlib.suppress(OSError):  # it cannot tell, or has become shorter just now
+        while at < size and (hole := os.lseek(fd, at, os.SEEK_HOLE)) < size:
+            try:
+                at = os.lseek(fd, hole, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                return hole  # nothing follows
+            if at - hole >= _HOLE:
+                return hole
+    return size
+
+
+def copy_growing(
+    ends: Ends, item: Item, partial: bytes, start: int, end: int, known: tuple[int, bytes], progress: Progress
+) -> None:
+    """
+    Copy the bytes from *start*, a block's first, to *end*, or to where the file ends by now.
+
+    *known* are length and digest of what was copied of the first block before: that is read again, and written again
+    only if it has changed. Tells what ``copy_span`` tells; nothing is durable yet. A file that has another identity
+    by now is a trouble; a version is not asked for.
+    """
+    length, digest = known
+    buffer = memoryview(bytearray(min(BLOCK_SIZE, end - start)))
+    with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
+        src_fd, dst_fd = open_pair(src, dst, item.path, partial)
+        try:
+            if current_fingerprint(src_fd, item.path)[:2] != item.fingerprint[:2]:
+                raise FileTrouble(trouble_of(FileNotFoundError(errno.ENOENT, ""), Side.SOURCE, "open", item.path))
+            for offset in range(start, end, BLOCK_SIZE):
+                block = buffer[: min(BLOCK_SIZE, end - offset)]
+                block = block[: _read_up_to(src_fd, item.path, offset, block)]
+                is_same = 0 < length <= len(block) and block_digest(block[:length]) == digest
+                skipped = length if is_same else 0
+                write_block(dst_fd, partial, offset + skipped, block[skipped:], progress)
+                progress(("block", offset // BLOCK_SIZE, len(block), block_digest(block)))
+                if len(block) < BLOCK_SIZE:
+                    break  # it goes on here, and will be read again
+                # Only what is finished: the recorder's own pages of the block that grows stay, for the next time.
+                os.posix_fadvise(src_fd, offset, BLOCK_SIZE, os.POSIX_FADV_DONTNEED)
+                length = 0
+        except BaseException:
+            close_quietly(dst_fd)
+            raise
+        finally:
+            close_quietly(src_fd)
+        close_written(dst_fd, partial)
+
+
+def _read_up_to(fd: int, path: bytes, offset: int, view: memoryview) -> int:
+    """Read until *view* is full or the file ends; return how many bytes that were."""
+    done = 0
+    try:
+        while done < len(view) and (n := os.preadv(fd, [view[done:]], offset + done)):
+            done += n
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.SOURCE, "read", path, offset + done)) from error
+    return done
+
+
+def compare_span(source: Root, path: bytes, start: int, end: int, digests: bytes, progress: Progress) -> list[int]:
+    """
+    Read the source from *start*, a block's first, to *end*; return the numbers of the blocks that have other *digests*.
+
+    A source that ends before is a trouble.
+    """
+    differing: list[int] = []
+    buffer = memoryview(bytearray(min(BLOCK_SIZE, end - start)))
+    with opened(source, Side.SOURCE) as src:
+        try:
+            fd = os.open(path, READ, dir_fd=src)
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, Side.SOURCE, "open", path)) from error
+        try:
+            os.posix_fadvise(fd, start, end - start, os.POSIX_FADV_SEQUENTIAL)
+            for number, offset in enumerate(range(start, end, BLOCK_SIZE)):
+                block = buffer[: min(BLOCK_SIZE, end - offset)]
+                read_into(fd, Side.SOURCE, path, offset, block)
+                if block_digest(block) != digests[16 * number : 16 * number + 16]:
+                    differing.append(offset // BLOCK_SIZE)
+                progress(("compared", len(block)))
+            os.posix_fadvise(fd, start, end - start, os.POSIX_FADV_DONTNEED)
+        finally:
+            close_quietly(fd)
+    return differing
+
+
+def finish_attributes(ends: Ends, item: Item, partial: bytes, manner: Manner) -> None:
+    """Give the partial the permission bits and attributes that the source has now that it is closed, durably."""
+    with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
+        src_fd, dst_fd = open_pair(src, dst, item.path, partial)
+        try:
+            copy_attributes(src_fd, dst_fd, item, manner)
+            try:
+                os.fsync(dst_fd)
+            except OSError as error:
+                raise FileTrouble(trouble_of(error, Side.DESTINATION, "fsync", partial)) from error
+        except BaseException:
+            close_quietly(dst_fd)
+            raise
+        finally:
+            close_quietly(src_fd)
+        close_written(dst_fd, partial)
+
+
+# --- another name ----------------------------------------------------------------------------------------------------
+
+
+def locate(source: Root, path: bytes, identity: tuple[int, int], progress: Progress) -> bytes | None:
+    """
+    Return what the file *identity*, that was called *path*, is called now, or None if the source has it no more.
+
+    Its own folder is searched first, then all of the source.
+    """
+    device, inode = identity
+    with opened(source, Side.SOURCE) as src:
+        folders = list(dict.fromkeys([b"", os.path.dirname(path)]))
+        while folders:
+            folder = folders.pop()
+            prefix = folder + b"/" if folder else b""
+            with contextlib.suppress(OSError):  # gone, or not ours to read
+                fd = os.open(folder or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=src)
+                try:
+                    with os.scandir(fd) as entries:
+                        for entry in entries:
+                            name = prefix + os.fsencode(entry.name)
+                            if entry.inode() == inode and entry.stat(follow_symlinks=False).st_dev == device:
+                                return name
+                            if entry.is_dir(follow_symlinks=False):
+                                folders.append(name)
+                finally:
+                    close_quietly(fd)
+            progress(("searched", folder))
+    return None
+
+
+def adopt(ends: Ends, old: bytes, identity: tuple[int, int], partial: bytes, new_partial: bytes) -> bool:
+    """
+    Have the partial of the file *identity*, that was called *old*, go on under its new name, durably.
+
+    Returns False, and changes nothing, if the file is still called so (it has several names then), or the partial
+    is not there.
+    """
+    with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            status = os.stat(old, dir_fd=src, follow_symlinks=False)
+            if (status.st_dev, status.st_ino) == identity:
+                return False
+        try:
+            folders = {os.path.dirname(partial), os.path.dirname(new_partial)}
+            folders.update(make_folder(src, dst, os.path.dirname(new_partial)))
+            os.rename(partial, new_partial, src_dir_fd=dst, dst_dir_fd=dst)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, Side.DESTINATION, "rename", partial)) from error
+        for folder in folders:
+            sync_folder(dst, folder)
+    return True
