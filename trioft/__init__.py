@@ -10,9 +10,10 @@ DEST. The **movers** are a few disposable child processes that do nothing but fi
     cli ─▶ config ─▶ agent: opens the channels and the nurseries, owns signals and the order of ending
 
       services (outlive the pipeline)             pipeline (ended by the first signal)
-        ledger    ◀─ outcomes, checkpoints ─────────  scanner ─ jobs ▶ copier × N
-        storage   health, space, identity; gate ───▶     ▲               │ choose a strategy, finish, report
-        movers    child processes ◀─ calls ─────────     └── backlog ◀───┘ what has to wait
+        ledger    ◀─ outcomes, checkpoints ─────────  scanner ─ jobs ▶ copier × N    (files that are finished)
+        storage   health, space, identity; gate ───▶     ▲    └ jobs ▶ copier × M    (files that grow)
+        movers    child processes ◀─ calls ─────────     │               │ choose a strategy, finish, report
+                                                         └── backlog ◀───┘ what has to wait
         events    hints that something changed ────▶  sweeper: removes orphaned partials at the start
         display   progress ◀─ board
 
@@ -20,10 +21,12 @@ Glossary
 ========
 
 ready        nobody has the file open for writing, and it has been quiet for long enough
+growing      somebody is writing the file: it is followed, that is, copied meanwhile
 job          what a copier takes at a time: one large file, or a bundle of small ones
 block        8 MiB: one digest, one comparison
 span         up to eight blocks: what a mover copies in one call
 settle       make what was written durable, read it back, compare
+reconcile    compare all that was copied of a file that grew with what it holds once it is closed; write what differs
 checkpoint   an offset below which everything is settled, recorded in the ledger
 partial      ``NAME.<8 hex of the source's identity>.partial``: what a file is called until it is finished
 publish      give a settled partial its final name
@@ -57,7 +60,9 @@ notation         sizes, durations and rates as people write them
 linux            the few system calls that Python does not wrap                                       (in movers)
 writers          is anybody still writing this file? lease, then open-file table, then unknown        (in movers)
 fileio           what the file operations share: open, read, write, compare                           (in movers)
+resumeio         what of a partial is still good                                                      (in movers)
 copyio           write a bundle; prepare, copy and settle a large file                                (in movers)
+growio           look at a file that grows, copy behind its writer, compare, find its new name        (in movers)
 publishio        partial → final name; removal of a delivered source                                  (in movers)
 surveyio         what the ends are; scan, look, probe, search for partials                            (in movers)
 mover            the child process: read a request, run one operation, answer
@@ -73,8 +78,10 @@ backlog          files that are not delivered yet, and when to look at each agai
 events           file events: hints for the scanner
 ledger           SQLite: outcomes, checkpoints, history; readable schema in ``ledger.sql``
 storage          the destination's health, space and identity; the gate
-scanner          walks and watches the source, decides what is ready
-strategies       ``bundle``, ``whole``
+scanner          walks and watches the source, decides what is ready and what grows
+transfer         a large file on its way: plan, write, settle; what copiers and strategies work with
+follow           the strategy for files that are being written: watch, copy, reconcile
+strategies       ``bundle``, ``whole``, ``follow``: the table of them, and which is for which job
 finish           partial → delivered → source removed, in commented steps
 copier           one job at a time, from admission to report; what happens on an error
 sweeper          removes orphaned partials at the start

@@ -23,7 +23,15 @@ from trioft.fileio import mismatch
 from trioft.growio import Peek
 from trioft.model import BLOCK_SIZE, MIB, SPAN_SIZE, VOID, Checkpoint, FileState, Found, Item, Job, Result, Verdict
 from trioft.resumeio import Prepared
-from trioft.transfer import PATIENCE, Block, Tools, Transfer, kept_when_cancelled, open_nursery_for_one_trouble, prepare
+from trioft.transfer import (
+    PATIENCE,
+    Block,
+    Tools,
+    Transfer,
+    begin,
+    kept_when_cancelled,
+    open_nursery_for_one_trouble,
+)
 
 # Bytes at either end that are compared where `growing.reconcile` is `edges`.
 EDGE = 64 * MIB
@@ -43,7 +51,7 @@ async def follow(job: Job, tools: Tools) -> list[Result]:
     BUSY, if it is open for writing although *job* does not say that it is to be followed.
     """
     (item,) = job.items
-    prepared = await prepare(item, tools, growing=True)
+    prepared = await begin(item, tools, growing=True)
     if isinstance(prepared, Result):
         return [prepared]
     first: Peek = await tools.looking(

@@ -33,8 +33,8 @@ from trioft.fileio import (
 )
 from trioft.model import BLOCK_SIZE, Ends, Found, Item, Manner, Root, Verdict
 
-# A hole of this size is where nothing has been written yet; smaller ones are what asynchronous writers leave for a
-# moment, and what some filesystems make of zeros.
+# A hole of this size, or this near to the end, is where nothing has been written yet; others are what some filesystems
+# make of zeros.
 _HOLE = BLOCK_SIZE
 
 
@@ -82,7 +82,7 @@ def peek(source: Root, path: bytes, identity: tuple[int, int], copied: int) -> P
 
 
 def _write_head(fd: int, copied: int, size: int) -> int:
-    """Return up to where a file has been written: the end, or where a hole begins that is the end, or a large one."""
+    """Return up to where a file has been written: the end, or a hole that is no part of its content."""
     at = copied
     with contextlib.suppress(OSError):  # it cannot tell, or has become shorter just now
         while at < size and (hole := os.lseek(fd, at, os.SEEK_HOLE)) < size:
@@ -92,7 +92,7 @@ def _write_head(fd: int, copied: int, size: int) -> int:
                 if error.errno != errno.ENXIO:
                     raise
                 return hole  # nothing follows
-            if at - hole >= _HOLE:
+            if at - hole >= _HOLE or hole >= size - _HOLE:
                 return hole
     return size
 

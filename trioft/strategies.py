@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from trioft.follow import follow
 from trioft.model import BUNDLE_FILE_SIZE, Checkpoint, Job, Result, Verdict
-from trioft.transfer import PATIENCE, Tools, Transfer, kept_when_cancelled, prepare
+from trioft.transfer import PATIENCE, Tools, Transfer, begin, kept_when_cancelled
 
 Strategy = Callable[[Job, Tools], Awaitable[list[Result]]]
 
@@ -48,7 +48,7 @@ async def bundle(job: Job, tools: Tools) -> list[Result]:
 async def whole(job: Job, tools: Tools) -> list[Result]:
     """One large file, from its last checkpoint on: spans are written side by side while what is written settles."""
     (item,) = job.items
-    prepared = await prepare(item, tools, growing=False)
+    prepared = await begin(item, tools, growing=False)
     if isinstance(prepared, Result):
         return [prepared]
     transfer = Transfer(item, prepared, tools, target=item.fingerprint.size, ended=True)

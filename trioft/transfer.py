@@ -99,7 +99,7 @@ async def open_nursery_for_one_trouble() -> AsyncIterator[trio.Nursery]:
         raise first from None
 
 
-async def prepare(item: Item, tools: Tools, *, growing: bool) -> Prepared | Result:
+async def begin(item: Item, tools: Tools, *, growing: bool) -> Prepared | Result:
     """
     Have the partial of a large file ready to be written, and the ledger say no more of it than is true.
 
