@@ -71,7 +71,8 @@ class _Recording(Transfer):
     """One file that is being followed."""
 
     def __init__(self, item: Item, prepared: Prepared, tools: Tools, first: Peek, found: Found) -> None:
-        super().__init__(item, prepared, tools, target=prepared.offset, ended=False)
+        # What is VOID differs from the source, and is found when all of it is compared.
+        super().__init__(item, prepared, tools, target=prepared.offset, ended=False, keep_void=True)
         self.settings = tools.config.growing
         self.doubtful = prepared.doubtful
         self.recorded = prepared.offset  # up to here the ledger's checkpoint reaches

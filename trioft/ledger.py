@@ -267,10 +267,6 @@ class Ledger:
         self.drop_checkpoint(old)
         self.save_checkpoint(new, checkpoint)
 
-    def transfers(self) -> list[tuple[bytes, bytes]]:
-        """Return path and partial of every transfer in progress."""
-        return self._db.execute("SELECT path, partial FROM checkpoint").fetchall()
-
     def save_checkpoint(self, path: bytes, checkpoint: Checkpoint) -> None:
         dev, ino, *rest = checkpoint.fingerprint
         self._db.execute(
@@ -284,10 +280,14 @@ class Ledger:
     def drop_checkpoint(self, path: bytes) -> None:
         self._db.execute("DELETE FROM checkpoint WHERE path = ?", (path,))
 
-    def without_checkpoint(self, partials: Iterable[bytes]) -> list[bytes]:
-        """Return those of *partials* that no transfer is going to continue."""
-        query = "SELECT 1 FROM checkpoint WHERE partial = ?"
-        return [partial for partial in partials if self._db.execute(query, (partial,)).fetchone() is None]
+    def transfers_into(self, partials: Iterable[bytes]) -> dict[bytes, tuple[bytes, Checkpoint]]:
+        """Return, for those of *partials* that a transfer in progress writes, its file and its checkpoint."""
+        transfers = {}
+        for partial in partials:
+            row = self._db.execute("SELECT path FROM checkpoint WHERE partial = ?", (partial,)).fetchone()
+            if row is not None and (checkpoint := self.checkpoint_of(row[0])) is not None:
+                transfers[partial] = row[0], checkpoint
+        return transfers
 
     def record(self, entries: Iterable[Entry]) -> None:
         """Record outcomes: the newest knowledge about each file, and one line of history."""

@@ -4,7 +4,7 @@ What of a partial is still good: how a transfer that was interrupted goes on. Ru
 Three cases. A checkpoint of the very version of the source that is to be copied: what it covers is kept as far as the
 partial still holds it. A checkpoint of a file that was growing, or has changed since: all of it is kept, as every block
 will be compared with the source in the end. None, since the ledger was lost: the partial's blocks are compared with
-the source's now, and kept as far as they match.
+the source's now, and those that match are kept.
 """
 
 from __future__ import annotations
@@ -21,9 +21,18 @@ class Prepared(NamedTuple):
     """A partial that is ready to be written from *offset* on."""
 
     offset: int
-    digests: bytes  # of the blocks below *offset*; of a growing file's, VOID for those that have to be written again
+    digests: bytes  # of the blocks below *offset*; VOID for those that have to be written again
     closed: str = ""  # how sure it is that nobody writes the source
     doubtful: bool = False  # a growing file may be another one than the partial was made of: all has to be compared
+
+    @property
+    def void(self) -> list[int]:
+        """The numbers of the blocks that have to be written again."""
+        return _void(self.digests)
+
+
+def _void(digests: bytes) -> list[int]:
+    return [n for n in range(len(digests) // 16) if digests[16 * n : 16 * n + 16] == VOID]
 
 
 def plan_resume(
@@ -47,11 +56,10 @@ def plan_resume(
             and (checkpoint.digests or manner.verify == "size")  # not made at a lower level than is asked for now
         ):
             digests = _check(fd, partial, checkpoint, manner, progress)
-            bad = next((n for n in range(len(digests) // 16) if digests[16 * n : 16 * n + 16] == VOID), None)
-            if bad is None:
+            if not (bad := _void(digests)):
                 return Prepared(checkpoint.offset, digests)
-            if bad and manner.verify == "readback":
-                return Prepared(bad * BLOCK_SIZE, digests[: 16 * bad])
+            if bad[0] and manner.verify == "readback":
+                return Prepared(bad[0] * BLOCK_SIZE, digests[: 16 * bad[0]])
         return _compare(src_fd, fd, item, partial, size, progress)
     except OSError as error:
         raise FileTrouble(trouble_of(error, Side.DESTINATION, "fsync", partial)) from error
@@ -104,17 +112,18 @@ def _check(fd: int, partial: bytes, checkpoint: Checkpoint, manner: Manner, prog
 
 
 def _compare(src_fd: int, fd: int, item: Item, partial: bytes, size: int, progress: Progress) -> Prepared:
-    """Keep the blocks that match the source's, up to the first that does not."""
+    """Keep the blocks that match the source's, up to the last that does."""
     os.fsync(fd)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     digests = bytearray()
-    offset = 0
+    kept = 0
     # Whole blocks only: the last, shorter one is cheap to write again.
-    while offset + BLOCK_SIZE <= size:
+    for offset in range(0, size // BLOCK_SIZE * BLOCK_SIZE, BLOCK_SIZE):
         there = block_digest(read_exactly(fd, Side.DESTINATION, partial, offset, BLOCK_SIZE))
-        if there != block_digest(read_exactly(src_fd, Side.SOURCE, item.path, offset, BLOCK_SIZE)):
-            break
+        if there == block_digest(read_exactly(src_fd, Side.SOURCE, item.path, offset, BLOCK_SIZE)):
+            kept = offset + BLOCK_SIZE
+        else:
+            there = VOID
         digests += there
-        offset += BLOCK_SIZE
         progress(("compared", BLOCK_SIZE))
-    return Prepared(offset, bytes(digests))
+    return Prepared(kept, bytes(digests[: kept // BLOCK_SIZE * 16]))

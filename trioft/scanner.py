@@ -231,7 +231,12 @@ class Scanner:
         if writer == writers.BUSY and self._may_be_followed(pending):
             self.backlog.make_growing(pending)
         elif self._is_old(found.fingerprint):
-            self.backlog.make_ready(pending)
+            if self._may_be_followed(pending):
+                # Its writer may only pause: asked before it waits behind others, who would find out late.
+                pending.since -= self.config.source.settle_closed
+                self.backlog.look_again(pending, now)
+            else:
+                self.backlog.make_ready(pending)
 
     def _may_be_followed(self, pending: Pending) -> bool:
         growing, found = self.config.growing, pending.found

@@ -19,8 +19,9 @@ _OLD = 24 * 60 * 60  # seconds: what is younger may belong to somebody who is on
 
 async def sweep(call: Call, storage: Storage, backlog: Backlog, ledger: Port, board: Board, done: trio.Event) -> None:
     """
-    Search the destination for partials older than a day that no ledger row and no file at hand belongs to; remove them.
+    Search the destination for partials older than a day that nobody is going to continue; remove them.
 
+    That is, no file at hand belongs to them, and no ledger row of a file that the source still has, under any name.
     Ends when the destination has been searched, or at its first trouble: the next start tries again. Sets *done* then.
     """
     with ledger:
@@ -32,9 +33,18 @@ async def sweep(call: Call, storage: Storage, backlog: Backlog, ledger: Port, bo
                 old = [path for path, age in found.partials if age > _OLD]
                 if not old:
                     continue
-                orphans = await ledger.call(Ledger.without_checkpoint, old)
+                begun = await ledger.call(Ledger.transfers_into, old)
+                left = {
+                    partial: name
+                    for partial, (name, checkpoint) in begun.items()
+                    if await call("locate", storage.ends.source, name, checkpoint.fingerprint[:2]) is None
+                }
+                orphans = [path for path in old if path not in begun or path in left]
                 orphans = [path for path in orphans if not backlog.owns_partial(path)]
                 await call("discard", storage.ends.destination, orphans)
+                for partial in orphans:
+                    if partial in left:
+                        await ledger.call(Ledger.drop_checkpoint, left[partial])
                 for path in orphans:
                     text = f"removed a partial of a transfer that nobody continues: {show_path(path)}"
                     board.notice("partial", text)

@@ -121,13 +121,14 @@ async def begin(item: Item, tools: Tools, *, growing: bool) -> Prepared | Result
     prepared: Prepared | Result = await tools.call(
         "prepare", tools.storage.ends, item, checkpoint, tools.manner, growing, patience=PATIENCE
     )
-    if isinstance(prepared, Prepared) and checkpoint is not None:
-        if prepared.offset == 0:
-            # The partial is not what it was. Forgotten before anything is written: once the new one had grown as
-            # long, a restart would believe a checkpoint that nothing of it was settled for.
-            await ledger.call(Ledger.drop_checkpoint, item.path)
-        elif (prepared.offset, prepared.digests) != (checkpoint.offset, checkpoint.digests):
-            held = checkpoint._replace(offset=prepared.offset, digests=prepared.digests)
+    if isinstance(prepared, Prepared):
+        held = Checkpoint(partial, item.fingerprint, prepared.offset, prepared.digests, growing)
+        # The partial may not be what it was. Forgotten before anything is written: once the new one had grown as long,
+        # a restart would believe a checkpoint that nothing of it was settled for.
+        if held.offset == 0 or (not growing and prepared.void):
+            if checkpoint is not None:
+                await ledger.call(Ledger.drop_checkpoint, item.path)
+        elif held != checkpoint:
             await ledger.call(Ledger.save_checkpoint, item.path, held)
     return prepared
 
@@ -143,11 +144,13 @@ class Transfer:
     """
     One large file on its way.
 
-    All of it is one task's except for the methods that say so. ``target`` is how many bytes may be copied; it is final
-    once ``ended``.
+    ``target`` is how many bytes may be copied; it is final once ``ended``. Blocks of the partial that are VOID are
+    written again at once, unless *keep_void* says that somebody will see to that.
     """
 
-    def __init__(self, item: Item, prepared: Prepared, tools: Tools, *, target: int, ended: bool) -> None:
+    def __init__(
+        self, item: Item, prepared: Prepared, tools: Tools, *, target: int, ended: bool, keep_void: bool = False
+    ) -> None:
         self.item = item
         self.partial = partial_of(item.path, *item.fingerprint[:2])
         self.tools = tools
@@ -159,12 +162,16 @@ class Transfer:
             n: Block(min(BLOCK_SIZE, prepared.offset - n * BLOCK_SIZE), prepared.digests[16 * n : 16 * n + 16])
             for n in range(_blocks(prepared.offset))
         }
+        if not keep_void and prepared.void:
+            for n in prepared.void:
+                del self.blocks[n]
+            self.settled = self.written = prepared.void[0] * BLOCK_SIZE
         self._span = BLOCK_SIZE
         # Never more than this is written and not settled: what a crash can cost. Settling begins at half of it, so
         # that writing goes on meanwhile.
         self._unsettled_most = max(2, tools.config.copy.checkpoint_size // BLOCK_SIZE) * BLOCK_SIZE
         self._stirred = trio.Event()
-        tools.board.resumed(self.entry, prepared.offset)
+        tools.board.resumed(self.entry, sum(block.length for block in self.blocks.values()))
 
     def digests_between(self, start: int, end: int) -> bytes:
         return b"".join(self.blocks[n].digest for n in range(start // BLOCK_SIZE, _blocks(end)))
@@ -205,9 +212,15 @@ class Transfer:
         with spans:
             while not (self.ended and start >= self.target):
                 first = start // BLOCK_SIZE * BLOCK_SIZE
+                if start == first and (kept := self.blocks.get(start // BLOCK_SIZE)) is not None:
+                    start += kept.length  # an earlier attempt's
+                    continue
                 end = min(first + self._span, self.target, self.settled + self._unsettled_most)
                 if not self.ended and end - first > BLOCK_SIZE:
                     end = end // BLOCK_SIZE * BLOCK_SIZE
+                end = next(
+                    (n * BLOCK_SIZE for n in range(first // BLOCK_SIZE + 1, _blocks(end)) if n in self.blocks), end
+                )
                 # A block that has begun is continued by one writer after the other.
                 if end <= start or (start > first and self.written < start):
                     await self.wait()
