@@ -24,12 +24,13 @@ LARGE = BUNDLE_FILE_SIZE + 1
 
 
 class Desk:
-    """A backlog, its board, and both ends of the channel of jobs."""
+    """A backlog, its board, and both ends of the channels of jobs, one for files that are finished, one for others."""
 
-    def __init__(self, *, oldest_first: bool = True, room: int = 64) -> None:
+    def __init__(self, *, oldest_first: bool = True, room: int = 64, growing_room: int = 64) -> None:
         self.board = Board()
         self.backlog = Backlog(self.board, oldest_first=oldest_first)
         self.send, self.receive = trio.open_memory_channel[Job](room)
+        self.send_growing, self.receive_growing = trio.open_memory_channel[Job](growing_room)
 
     def ready(self, *files: Found) -> list[Pending]:
         made = [self.backlog.add(file, trio.current_time()) for file in files]
@@ -37,17 +38,33 @@ class Desk:
             self.backlog.make_ready(pending)
         return made
 
+    def growing(self, *files: Found) -> list[Pending]:
+        made = [self.backlog.add(file, trio.current_time()) for file in files]
+        for pending in made:
+            self.backlog.make_growing(pending)
+        return made
+
     def change(self, pending: Pending, size: int = 1, version: int = 1) -> None:
         """Another version of the file is seen; it becomes ready when it has settled."""
         self.backlog.replace(pending, found(pending.found.path, size, version=version), trio.current_time())
 
+    def offer(self) -> None:
+        self.backlog.offer(self.send, self.send_growing)
+
     def offered(self) -> list[Job]:
-        """Offer, and return what was handed out."""
-        self.backlog.offer(self.send)
-        jobs = []
-        while self.receive.statistics().current_buffer_used:
-            jobs.append(self.receive.receive_nowait())
-        return jobs
+        """Offer, and return what was handed out of the files that are finished."""
+        self.offer()
+        return taken(self.receive)
+
+    def offered_growing(self) -> list[Job]:
+        """Offer, and return what was handed out of the files that grow."""
+        self.offer()
+        return taken(self.receive_growing)
+
+
+def taken(jobs: trio.MemoryReceiveChannel[Job]) -> list[Job]:
+    """Take all jobs that lie ready."""
+    return [jobs.receive_nowait() for _ in range(jobs.statistics().current_buffer_used)]
 
 
 def paths(jobs: Sequence[Job]) -> list[list[bytes]]:
@@ -137,7 +154,7 @@ async def test_waiting_copier_is_given_its_job_at_once() -> None:
     """A channel without a buffer takes one job for each copier that waits for one."""
     desk = Desk(room=0)
     desk.ready(found(b"a", LARGE, mtime=1), found(b"b", LARGE, mtime=2))
-    desk.backlog.offer(desk.send)
+    desk.offer()
     got: list[Job] = []
 
     async def take() -> None:
@@ -146,8 +163,118 @@ async def test_waiting_copier_is_given_its_job_at_once() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(take)
         await trio.testing.wait_all_tasks_blocked()
-        desk.backlog.offer(desk.send)
+        desk.offer()
     assert paths(got) == [[b"a"]]
+
+
+# --- Files that grow
+
+
+async def test_growing_files_have_a_lane_of_their_own() -> None:
+    """However many finished files wait, a recording need not wait for them, nor they for it."""
+    desk = Desk(room=0)
+    desk.ready(found(b"finished", LARGE))
+    desk.growing(found(b"grows", LARGE))
+    assert paths(desk.offered_growing()) == [[b"grows"]]
+    desk = Desk(growing_room=0)
+    desk.ready(found(b"finished", LARGE))
+    desk.growing(found(b"grows", LARGE))
+    assert paths(desk.offered()) == [[b"finished"]]
+
+
+async def test_each_growing_file_is_a_job_that_says_so() -> None:
+    """Whatever its size, it is in no bundle; whoever was seen to grow first is followed first."""
+    desk = Desk(oldest_first=True)
+    desk.growing(found(b"first", mtime=9), found(b"second", LARGE, mtime=1), found(b"third", 0, mtime=5))
+    desk.ready(found(b"finished"))
+    jobs = desk.offered_growing()
+    assert paths(jobs) == [[b"first"], [b"second"], [b"third"]]
+    assert [job.growing for job in jobs] == [True] * 3
+    assert [(job.growing, job.items[0].path) for job in desk.offered()] == [(False, b"finished")]
+    assert desk.offered_growing() == []
+
+
+async def test_no_more_growing_files_are_handed_out_than_there_is_room_for() -> None:
+    """What finds no free lane waits for one, in its order, and is handed out once."""
+    desk = Desk(growing_room=1)
+    desk.growing(*(found(b"%d" % n, LARGE) for n in range(3)))
+    assert [paths(desk.offered_growing()) for _ in range(4)] == [[[b"0"]], [[b"1"]], [[b"2"]], []]
+
+
+async def test_growing_file_that_is_queued_is_left_alone_by_the_scanner(autojump_clock: MockClock) -> None:
+    """Promise 4: from the moment that it waits for its lane, only a copier changes it, and no look is due."""
+    desk = Desk()
+    (pending,) = desk.growing(found(b"grows", LARGE))
+    for _ in range(2):
+        await trio.sleep(9)
+        assert pending.in_work
+        assert (desk.backlog.pop_due(9), desk.backlog.next_due()) == ([], math.inf)
+        assert (pending.entry.state, pending.entry.reason, pending.entry.growing) == (S.GROWING, "being written", True)
+        desk.offered_growing()  # the second time, it is in a copier's hands
+
+
+async def test_copier_takes_a_growing_file_in_whatever_version() -> None:
+    """It is another one at each look; whoever follows it looks for himself."""
+    desk = Desk()
+    (pending,) = desk.growing(found(b"grows", LARGE))
+    (job,) = desk.offered_growing()
+    pending.found = found(b"grows", LARGE + 1, version=1)
+    assert _start(job.items[0], True, desk.backlog) is pending
+
+
+async def test_job_of_a_growing_file_is_none_of_a_finished_one() -> None:
+    """A job that says wrongly whether its file is still written is void: another copier has the file, or will."""
+    desk = Desk()
+    (grows,) = desk.growing(found(b"grows", LARGE))
+    (finished,) = desk.ready(found(b"finished", LARGE))
+    (growing_job,), (job,) = desk.offered_growing(), taken(desk.receive)
+    assert (_start(growing_job.items[0], False, desk.backlog), _start(job.items[0], True, desk.backlog)) == (None, None)
+    assert _start(growing_job.items[0], True, desk.backlog) is grows
+    assert _start(job.items[0], False, desk.backlog) is finished
+
+
+async def test_file_that_a_copier_gave_back_is_in_the_lane_that_suits_it_now() -> None:
+    """One that was growing may be finished by the next look, or grow again; it is handed out once each time."""
+    desk = Desk()
+    (pending,) = desk.growing(found(b"a", LARGE))
+    assert len(desk.offered_growing()) == 1
+    desk.board.move(pending.entry, S.COPYING)
+    desk.backlog.again(pending, S.WAITING, "retry in 1 s", 1)
+    assert not pending.in_work
+    desk.backlog.make_growing(pending)
+    assert (len(desk.offered_growing()), desk.offered()) == (1, [])
+    desk.board.move(pending.entry, S.COPYING)
+    desk.backlog.again(pending, S.SETTLING, "somebody has it open for writing", 1)
+    desk.backlog.make_ready(pending)
+    assert not pending.entry.growing
+    assert (desk.offered_growing(), len(taken(desk.receive))) == ([], 1)
+
+
+async def test_file_that_has_only_grown_goes_on_with_the_life_it_had() -> None:
+    """What is copied of a recording stays copied, and its failures stay counted; another file begins a new life."""
+    desk = Desk()
+    for version, same, kept in ((1, True, 5), (2, False, 0)):
+        (pending,) = desk.growing(found(b"a", LARGE))
+        desk.board.move(pending.entry, S.COPYING)
+        desk.board.copied(pending.entry, 5)
+        pending.entry.attempt = 3
+        desk.backlog.again(pending, S.WAITING, "retry in 1 s", 1)
+        another = found(b"a" if same else b"another", LARGE + 9, version=version)._replace(path=b"a")
+        assert pending.is_version_of(another) == same
+        desk.backlog.replace(pending, another, 0)
+        assert (pending.entry.size, pending.entry.bytes_copied) == (LARGE + 9, kept)
+        assert pending.entry.attempt == (3 if same else 0)
+        assert desk.board.pending_bytes == LARGE + 9 - kept
+        desk.backlog.finished(pending, S.GONE)
+
+
+async def test_file_that_is_only_copied_when_closed_may_be_followed_in_its_next_version() -> None:
+    """What made one version fail, or was delivered of it, says nothing about another."""
+    desk = Desk()
+    (pending,) = desk.ready(found(b"a", LARGE))
+    pending.closed_only = True
+    desk.change(pending, LARGE + 1)
+    assert not pending.closed_only
 
 
 # --- Files that change while they are ready
@@ -195,7 +322,7 @@ async def test_copier_takes_a_file_that_is_as_it_was() -> None:
     """The ordinary case: what was handed out is what is taken."""
     desk = Desk()
     pending, job = await queued(desk)
-    assert _start(job.items[0], desk.backlog) is pending
+    assert _start(job.items[0], False, desk.backlog) is pending
 
 
 async def test_file_that_changed_while_its_job_was_queued_is_dropped() -> None:
@@ -203,11 +330,11 @@ async def test_file_that_changed_while_its_job_was_queued_is_dropped() -> None:
     desk = Desk()
     pending, job = await queued(desk)
     desk.change(pending)
-    assert _start(job.items[0], desk.backlog) is None
+    assert _start(job.items[0], False, desk.backlog) is None
     desk.backlog.make_ready(pending)
-    assert _start(job.items[0], desk.backlog) is None
+    assert _start(job.items[0], False, desk.backlog) is None
     (newer,) = desk.offered()
-    assert _start(newer.items[0], desk.backlog) is pending
+    assert _start(newer.items[0], False, desk.backlog) is pending
 
 
 async def test_file_that_vanished_while_its_job_was_queued_is_dropped() -> None:
@@ -215,9 +342,9 @@ async def test_file_that_vanished_while_its_job_was_queued_is_dropped() -> None:
     desk = Desk()
     pending, job = await queued(desk)
     desk.backlog.finished(pending, S.GONE)
-    assert _start(job.items[0], desk.backlog) is None
+    assert _start(job.items[0], False, desk.backlog) is None
     desk.ready(found(b"a"))
-    assert _start(job.items[0], desk.backlog) is None
+    assert _start(job.items[0], False, desk.backlog) is None
 
 
 @pytest.mark.parametrize("state", [S.COPYING, S.WAITING])
@@ -226,7 +353,7 @@ async def test_file_that_another_copier_has_is_dropped(state: FileState) -> None
     desk = Desk()
     pending, job = await queued(desk)
     desk.board.move(pending.entry, state)
-    assert _start(job.items[0], desk.backlog) is None
+    assert _start(job.items[0], False, desk.backlog) is None
 
 
 # --- When a file is looked at again
@@ -357,13 +484,15 @@ async def test_partial_of_a_file_at_hand_is_known() -> None:
 
 
 class Traffic:
-    """Files that appear, change and become ready in any order, and copiers that take jobs and give files back."""
+    """Files that appear, change, grow and become ready in any order, and copiers that take jobs and give files back."""
 
     def __init__(self, data: st.DataObject) -> None:
         self.data = data
-        self.desk = Desk(oldest_first=data.draw(st.booleans()), room=data.draw(st.integers(1, 3)))
+        rooms = st.integers(1, 3)
+        self.desk = Desk(oldest_first=data.draw(st.booleans()), room=data.draw(rooms), growing_room=data.draw(rooms))
         self.settling: list[Pending] = []
         self.waiting: list[Pending] = []  # ready, or in a queued job
+        self.growing: list[Pending] = []  # or in a queued job: nobody else touches them
         self.held: list[list[Pending]] = []  # one list for each copier at work
         self.versions = 0
 
@@ -392,22 +521,41 @@ class Traffic:
             self.desk.backlog.make_ready(pending)
             self.waiting.append(pending)
 
+    def grow(self) -> None:
+        if self.settling:
+            pending = self.settling.pop(self.data.draw(st.integers(0, len(self.settling) - 1)))
+            self.desk.backlog.make_growing(pending)
+            self.growing.append(pending)
+
     def offer(self) -> None:
-        self.desk.backlog.offer(self.desk.send)
+        self.desk.offer()
+
+    def follow(self) -> None:
+        if not self.desk.receive_growing.statistics().current_buffer_used:
+            return
+        job = self.desk.receive_growing.receive_nowait()
+        (item,) = job.items
+        pending = _start(item, job.growing, self.desk.backlog)
+        assert job.growing
+        assert pending is not None
+        self.growing.remove(pending)  # nobody else has it
+        self.desk.board.move(pending.entry, S.COPYING)
+        self.held.append([pending])
 
     def take(self) -> None:
         if not self.desk.receive.statistics().current_buffer_used:
             return
         job = self.desk.receive.receive_nowait()
+        assert not job.growing
         assert 1 <= len(job.items) <= BUNDLE_FILES
         assert len(job.items) == 1 or job.size <= BUNDLE_BYTES
         assert len(job.items) == 1 or all(item.fingerprint.size <= BUNDLE_FILE_SIZE for item in job.items)
-        taken = [p for item in job.items if (p := _start(item, self.desk.backlog)) is not None]
-        assert len({id(p) for p in taken}) == len(taken), "twice in one job"
-        for pending in taken:
+        started = [p for item in job.items if (p := _start(item, job.growing, self.desk.backlog)) is not None]
+        assert len({id(p) for p in started}) == len(started), "twice in one job"
+        for pending in started:
             self.waiting.remove(pending)  # nobody else has it
             self.desk.board.move(pending.entry, S.COPYING)
-        self.held.append(taken)
+        self.held.append(started)
 
     def give_back(self) -> None:
         if self.held:
@@ -425,6 +573,7 @@ class Traffic:
                 self.settle()
             self.offer()
             self.take()
+            self.follow()
             for held in self.held:
                 for pending in held:
                     self.desk.backlog.finished(pending, S.DONE)
@@ -437,7 +586,8 @@ class Traffic:
 async def test_every_file_has_one_owner_and_none_is_lost(data: st.DataObject) -> None:
     """Promise 4: whatever happens in whatever order, no file is in two hands, and every file comes to its end."""
     traffic = Traffic(data)
-    steps = [traffic.appear, traffic.change, traffic.settle, traffic.offer, traffic.take, traffic.give_back]
+    steps = [traffic.appear, traffic.change, traffic.settle, traffic.grow, traffic.offer]
+    steps += [traffic.take, traffic.follow, traffic.give_back]
     for step in data.draw(st.lists(st.sampled_from(steps), max_size=40)):
         step()
     traffic.finish()

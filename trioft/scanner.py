@@ -29,7 +29,7 @@ from trioft.config import Config
 from trioft.errors import FileTrouble, Side, Trouble
 from trioft.events import Changes
 from trioft.ledger import Known, Ledger, Port
-from trioft.model import FileState, Fingerprint, Found, Job, Manner
+from trioft.model import BUNDLE_FILE_SIZE, FileState, Fingerprint, Found, Job, Manner
 from trioft.movers import Call
 from trioft.naming import Wanted
 from trioft.storage import Storage
@@ -330,8 +330,8 @@ class Scanner:
             self.backlog.look_again(pending, pending.since + wait)
 
     async def _lose(self, pending: Pending) -> None:
-        """A file is gone. If a part of it is at the destination, it may go on under another name."""
-        if pending.entry.strategy in ("whole", "follow"):
+        """A file is gone. A large one may have got another name, and what is copied of it goes on under that."""
+        if pending.entry.size > BUNDLE_FILE_SIZE:
             with contextlib.suppress(FileTrouble):
                 source, found = self.storage.ends.source, pending.found
                 name = await self.call("locate", source, found.path, found.fingerprint[:2])
