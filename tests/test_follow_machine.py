@@ -23,7 +23,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support import Running, Site, pattern, wait_until
+from support import Running, Site, movers_of, pattern, wait_until
 
 MIB = 1 << 20
 BLOCK = 8 * MIB
@@ -38,7 +38,7 @@ destination: {if_exists: overwrite}
 places = st.one_of(st.sampled_from([0, 1, BLOCK - 1, BLOCK, 2 * BLOCK - 3]), st.integers(0, MOST))
 lengths = st.one_of(st.sampled_from([1, 4096, MIB, BLOCK, BLOCK + 1]), st.integers(1, 2 * BLOCK))
 seeds = st.integers(0, 99)
-pauses = st.sampled_from([0.0, 0.05, 0.12, 0.3])
+pauses = st.sampled_from([0.0, 0.05, 0.12, 0.3, 0.6])
 steps = st.one_of(
     st.tuples(st.just("append"), lengths, seeds),
     st.tuples(st.just("append"), lengths, seeds),
@@ -46,6 +46,7 @@ steps = st.one_of(
     st.tuples(st.just("map"), places, st.integers(1, MIB), seeds),
     st.tuples(st.just("cut"), places),
     st.tuples(st.just("preallocate"), places),
+    st.tuples(st.just("pause"), pauses),
     st.tuples(st.just("pause"), pauses),
     st.tuples(st.just("close"), pauses),
     st.tuples(st.just("rename"), st.sampled_from(["a", "b", "folder/c"])),
@@ -67,7 +68,9 @@ class Take:
         self.agent = self.start()
 
     def start(self) -> Running:
-        return self.site.watch("-c", self.config, "--settle", "2s")
+        agent = self.site.watch("-c", self.config, "--settle", "2s")
+        wait_until(lambda: movers_of(agent.process.pid))
+        return agent
 
     def open(self) -> int:
         if self.fd is None:
@@ -156,7 +159,7 @@ def take() -> Iterator[Take]:
 @settings(max_examples=int(os.environ.get("TRIOFT_TEST_TAKES", "15")), derandomize="CI" in os.environ, print_blob=True)
 @given(st.lists(steps, min_size=3, max_size=14))
 def test_whatever_a_recorder_does_what_arrives_is_what_it_left(steps: list[tuple[Any, ...]]) -> None:
-    """Writes, cuts, pauses, closes, new names and deaths of trioft in any order: the delivered bytes are the source's."""
+    """Writes, cuts, pauses, closes, names and deaths of trioft in any order: what is delivered is the source."""
     with take() as recording:
         for step in steps:
             recording.do(step)

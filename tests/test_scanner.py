@@ -47,10 +47,10 @@ class NoLedger(Port):
 
 
 class World:
-    """A source that exists in this class only, a scanner on it, and one copier that says what it was given."""
+    """A source that exists in this class only, a scanner on it, and a copier for each lane that says what it got."""
 
-    def __init__(self, *, once: bool = False, growing: Any = "follow", room: int = 4, **groups: Any) -> None:
-        self.config = Config(growing=Growing(mode=growing), **groups)
+    def __init__(self, *, once: bool = False, room: int = 4, growing_room: int = 4, **groups: Any) -> None:
+        self.config = Config(**groups)
         self.board = Board()
         self.told: list[str] = []
         self.heard: list[tuple[bytes, str, str | None]] = []
@@ -66,8 +66,11 @@ class World:
         self.troubles: list[Trouble] = []  # of the next calls
         self.calls: list[tuple[float, str, Any]] = []
         self.jobs: list[tuple[float, list[bytes], bool]] = []
+        self.followed: list[tuple[float, bytes]] = []  # handed out in the lane of those that grow
+        self.names: dict[tuple[int, int], bytes] = {}  # what files that have another name by now are called
         self.begun = trio.current_time()
         self.send, self.receive = trio.open_memory_channel[Job](room)
+        self.send_growing, self.receive_growing = trio.open_memory_channel[Job](growing_room)
         self.scanner = Scanner(
             config=self.config,
             once=once,
@@ -86,7 +89,9 @@ class World:
     def now(self) -> float:
         return trio.current_time() - self.begun
 
-    async def call(self, operation: str, *arguments: Any, tell: object = None, patience: float = 1) -> Any:
+    async def call(
+        self, operation: str, *arguments: Any, tell: object = None, patience: float = 1, background: bool = False
+    ) -> Any:
         self.calls.append((self.now, operation, arguments[1] if operation != "make_folders" else arguments[2]))
         await trio.lowlevel.checkpoint()
         if self.troubles:
@@ -101,6 +106,8 @@ class World:
             )
         if operation == "make_folders":
             return []
+        if operation == "locate":
+            return self.names.get(arguments[2])
         assert operation == "look"
         return [self.look(path) for path in arguments[1]]
 
@@ -118,13 +125,25 @@ class World:
     async def copy(self) -> None:
         """Take every job, and deliver its files at once."""
         async for job in self.receive:
+            assert not job.growing
             self.jobs.append((self.now, [item.path for item in job.items], all(item.settled for item in job.items)))
-            for item in job.items:
-                if (pending := self.backlog.find(item.id)) is not None and pending.entry.state == S.READY:
-                    self.board.move(pending.entry, S.COPYING)
-                    size, mtime_ns = item.fingerprint[2:4]
-                    self.known[item.path] = Known("delivered", "", size, mtime_ns, item.fingerprint.ctime_ns)
-                    self.backlog.finished(pending, S.DONE)
+            self.deliver(job, S.READY)
+
+    async def follow(self) -> None:
+        """Take every job in the lane of the files that grow, and deliver them at once."""
+        async for job in self.receive_growing:
+            assert job.growing
+            (item,) = job.items
+            self.followed.append((self.now, item.path))
+            self.deliver(job, S.GROWING)
+
+    def deliver(self, job: Job, state: FileState) -> None:
+        for item in job.items:
+            if (pending := self.backlog.find(item.id)) is not None and pending.entry.state == state:
+                self.board.move(pending.entry, S.COPYING)
+                size, mtime_ns = item.fingerprint[2:4]
+                self.known[item.path] = Known("delivered", "", size, mtime_ns, item.fingerprint.ctime_ns)
+                self.backlog.finished(pending, S.DONE)
 
     async def run(self, seconds: float = 10_000, *, then: Callable[[], Awaitable[None]] | None = None) -> float:
         """Run the scanner, for some time or to its end; return when it ended, or infinity."""
@@ -132,9 +151,10 @@ class World:
         with trio.move_on_after(seconds):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.copy)
+                nursery.start_soon(self.follow)
                 if then is not None:
                     nursery.start_soon(then)
-                await self.scanner.run(self.send)
+                await self.scanner.run(self.send, self.send_growing)
                 ended = self.now
                 nursery.cancel_scope.cancel()
         return ended
@@ -321,8 +341,9 @@ async def test_sync_ends_when_everything_has_come_to_its_end(autojump_clock: Moc
     assert await world.run() == pytest.approx(0.5)
     assert [paths for _, paths, _ in world.jobs] == [[b"old"], [b"new"]]
     assert world.scans() == [0]
-    with pytest.raises(trio.ClosedResourceError):
-        world.send.send_nowait(Job(()))
+    for lane in (world.send, world.send_growing):
+        with pytest.raises(trio.ClosedResourceError):
+            lane.send_nowait(Job(()))
 
 
 async def test_sync_of_an_empty_source_ends_at_once(autojump_clock: MockClock) -> None:
@@ -348,7 +369,7 @@ async def test_sync_stays_until_files_are_closed(autojump_clock: MockClock) -> N
 @pytest.mark.parametrize("growing", ["open", "changing"])
 async def test_sync_that_does_not_wait_leaves_growing_files(autojump_clock: MockClock, growing: str) -> None:
     """With ``growing.mode: wait`` they are counted, told, and left for the next run."""
-    world = World(source=source(), once=True, growing="wait")
+    world = World(source=source(), once=True, growing=Growing(mode="wait"))
     world.put(b"closed")
     world.put(b"growing", writer=writers.BUSY if growing == "open" else writers.UNKNOWN)
 
@@ -581,7 +602,9 @@ async def probing(world: World, *, succeeds_after: int) -> None:
     """Stand in for the storage's own task: some probes fail, then all succeed."""
     failed = 0
 
-    async def call(operation: str, *arguments: Any, tell: object = None, patience: float = 1) -> Any:
+    async def call(
+        operation: str, *arguments: Any, tell: object = None, patience: float = 1, background: bool = False
+    ) -> Any:
         nonlocal failed
         failed += 1
         if failed <= succeeds_after:
@@ -617,7 +640,9 @@ async def test_hiccups_between_folders_are_not_added_up(autojump_clock: MockCloc
     world = World(once=True, source=source(), retry=Retry(retries=1, first=1, longest=1))
     tries = 0
 
-    async def fail_every_other_time(operation: str, *arguments: Any, tell: object = None, patience: float = 1) -> Any:
+    async def fail_every_other_time(
+        operation: str, *arguments: Any, tell: object = None, patience: float = 1, background: bool = False
+    ) -> Any:
         nonlocal tries
         await trio.lowlevel.checkpoint()
         tries += 1
@@ -637,7 +662,9 @@ async def test_missing_folders_are_made_also_empty_ones(autojump_clock: MockCloc
     call = world.call
     failures = [EIO]
 
-    async def fail_to_make(operation: str, *arguments: Any, tell: object = None, patience: float = 1) -> Any:
+    async def fail_to_make(
+        operation: str, *arguments: Any, tell: object = None, patience: float = 1, background: bool = False
+    ) -> Any:
         if operation == "make_folders" and failures:
             raise FileTrouble(failures.pop())
         return await call(operation, *arguments)

@@ -75,8 +75,8 @@ GrowingMode = Annotated[
     typer.Option(
         "--growing",
         metavar="MODE",
-        help="follow: sync stays until files still being written are closed. wait: it leaves them for the next run."
-        " Default: follow.",
+        help="follow: copy files while they are being written; sync stays until they are closed. wait: copy them when"
+        " they are closed; sync leaves them for the next run. Default: follow.",
     ),
 ]
 Settle = Annotated[

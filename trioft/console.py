@@ -95,6 +95,8 @@ class Voice:
                 self.say("info", f"{path}: skipped: {entry.reason}")
             case FileState.DONE:
                 closed = f", closed: {entry.closed}" if entry.closed else ""
+                if entry.bytes_patched:
+                    closed += f", {size_text(entry.bytes_patched)} copied again as its recorder had rewritten it"
                 self.say("debug", f"{path}: {entry.reason or f'delivered, {entry.size:,} bytes{closed}'}")
             case _ if self._is_worth_a_line(entry):
                 self.say("debug", f"{path}: {entry.state}" + (f": {entry.reason}" if entry.reason else ""))

@@ -99,7 +99,7 @@ def render(board: Board, rate: float | None) -> RenderableType:
             ProgressBar(total=max(1, entry.size), completed=entry.bytes_copied, width=24),
             f"{_percent(entry)}",
             f"{size_text(entry.size)}",
-            str(entry.state),
+            _doing(entry),
         )
     lines: list[RenderableType] = [head, table]
     if everything:
@@ -115,6 +115,16 @@ def render(board: Board, rate: float | None) -> RenderableType:
 
 def _percent(entry: Entry) -> str:
     return f"{100 * entry.bytes_copied // entry.size if entry.size else 100:3d} %"
+
+
+def _doing(entry: Entry) -> str:
+    """Say what is being done with a file; how far behind its recorder one is that grows."""
+    if entry.state == FileState.VERIFYING and entry.bytes_compared is not None:
+        return f"comparing, {100 * entry.bytes_compared // max(1, entry.size)} %"
+    if entry.growing and entry.state == FileState.COPYING:
+        behind = "" if entry.lag_seconds is None else f", {entry.lag_seconds:.1f} s behind"
+        return f"following{behind}"
+    return str(entry.state)
 
 
 def _shorten(text: str, width: int = 40) -> str:

@@ -1,0 +1,1288 @@
+"""Files that are being written: looked at, copied behind their writer, compared, and found under another name."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from files import (
+    MANNER,
+    Ground,
+    fingerprint,
+    held,
+    name_of,
+    need_leases,
+    need_xattrs,
+    open_files,
+    ordinary_user,
+    read,
+)
+from support import files_of, pattern
+from trioft import growio, linux, writers
+from trioft.errors import FileTrouble
+from trioft.fileio import Away, block_digest
+from trioft.growio import Peek
+from trioft.model import BLOCK_SIZE, KIB, VOID, Ends, Found, Item, Root, Verdict
+from trioft.naming import partial_of
+
+BLOCK = 4096  # what a block is here where files are copied or compared: see ``ground``
+LARGE = 3 * BLOCK + 123  # four blocks, the last one short
+PIECE = 64 * KIB  # filesystems have no smaller holes
+NAME = b"recording"
+NFS, FAT = 0x6969, 0x4D44
+NOTHING = (0, b"")  # of the first block has been copied before
+
+
+@pytest.fixture
+def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
+    monkeypatch.setattr(growio, "BLOCK_SIZE", BLOCK)
+    with Ground(tmp_path) as place:
+        yield place
+        left = [name for name in open_files() if str(tmp_path) in name]
+        assert left == [], "an operation left something open"
+
+
+def digests(content: bytes) -> bytes:
+    return b"".join(block_digest(content[at : at + BLOCK]) for at in range(0, len(content), BLOCK))
+
+
+def spoiled(content: bytes, *offsets: int) -> bytes:
+    changed = bytearray(content)
+    for offset in offsets:
+        changed[offset] ^= 1
+    return bytes(changed)
+
+
+def failing(
+    monkeypatch: pytest.MonkeyPatch, call: str, number: int, when: Callable[..., bool] = lambda *_: True
+) -> None:
+    """Let a call of ``os`` fail with *number*, where *when* says so of its arguments."""
+    real = getattr(os, call)
+
+    def maybe(*args: Any, **kwargs: Any) -> Any:
+        if when(*args):
+            raise OSError(number, os.strerror(number))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(os, call, maybe)
+
+
+def closing_fails(monkeypatch: pytest.MonkeyPatch, number: int, when: Callable[[str], bool]) -> None:
+    """Let a close report an error, after it has closed, where *when* says so of the file's name."""
+    real = os.close
+
+    def late(fd: int) -> None:
+        fails = when(name_of(fd))
+        real(fd)
+        if fails:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "close", late)
+
+
+def noting(monkeypatch: pytest.MonkeyPatch, call: str, note: Callable[..., object]) -> list[Any]:
+    """Return a list that gets what *note* makes of the arguments of each call of ``os``, once it has been done."""
+    real = getattr(os, call)
+    noted: list[Any] = []
+
+    def then(*args: Any, **kwargs: Any) -> Any:
+        result = real(*args, **kwargs)
+        noted.append(note(*args))
+        return result
+
+    monkeypatch.setattr(os, call, then)
+    return noted
+
+
+def partial_name(ground: Ground, item: Item) -> bytes:
+    return os.path.relpath(ground.partial(item), os.fsencode(ground.dest))
+
+
+def put_partial(ground: Ground, item: Item, content: bytes = b"") -> None:
+    os.makedirs(os.path.dirname(ground.partial(item)), exist_ok=True)
+    with open(ground.partial(item), "wb") as file:
+        file.write(content)
+
+
+@pytest.mark.parametrize("call", ["peek", "copy_growing", "compare_span", "finish_attributes", "locate", "adopt"])
+@pytest.mark.parametrize("side", ["source", "destination"])
+def test_nothing_is_done_below_a_folder_that_is_another_filesystem(ground: Ground, side: str, call: str) -> None:
+    """An end whose device has changed is not looked into, and gets no byte: promise 5."""
+    item = ground.add(NAME, 100)
+    put_partial(ground, item)
+    identity, partial, tell = item.fingerprint[:2], partial_name(ground, item), ground.told.append
+    root = getattr(ground.ends, side)
+    ends: Ends = ground.ends._replace(**{side: Root(root.path, root.dev + 1)})
+    calls: dict[str, Callable[[], object]] = {
+        "peek": lambda: growio.peek(ends.source, NAME, identity, 0),
+        "copy_growing": lambda: growio.copy_growing(ends, item, partial, 0, 100, NOTHING, tell),
+        "compare_span": lambda: growio.compare_span(ends.source, NAME, 0, 100, bytes(16), tell),
+        "finish_attributes": lambda: growio.finish_attributes(ends, item, partial, MANNER),
+        "locate": lambda: growio.locate(ends.source, NAME, identity, tell),
+        "adopt": lambda: growio.adopt(ends, b"old", identity, partial, b"new.partial"),
+    }
+    if side == "destination" and call in ("peek", "compare_span", "locate"):
+        calls[call]()  # these have nothing to do with it
+        return
+    with pytest.raises(Away):
+        calls[call]()
+    assert files_of(ground.dest) == {partial: b""}
+
+
+@pytest.mark.parametrize("call", ["peek", "copy_growing", "compare_span", "finish_attributes", "locate"])
+def test_what_is_only_read_may_fail_to_close(ground: Ground, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """An error at the close of a source or a folder says nothing about any byte, and stops nothing."""
+    item = ground.add(NAME, 100)
+    put_partial(ground, item)
+    identity, partial, tell = item.fingerprint[:2], partial_name(ground, item), ground.told.append
+    calls: dict[str, tuple[Callable[[], object], object]] = {
+        "peek": (lambda: growio.peek(ground.ends.source, NAME, identity, 0).head, 100),
+        "copy_growing": (lambda: growio.copy_growing(ground.ends, item, partial, 0, 100, NOTHING, tell), None),
+        "compare_span": (lambda: growio.compare_span(ground.ends.source, NAME, 0, 100, VOID, tell), [0]),
+        "finish_attributes": (lambda: growio.finish_attributes(ground.ends, item, partial, MANNER), None),
+        "locate": (lambda: growio.locate(ground.ends.source, b"old", identity, tell), NAME),
+    }
+    operation, answer = calls[call]
+    with monkeypatch.context() as patch:
+        closing_fails(patch, errno.EIO, lambda name: not name.endswith(".partial"))
+        assert operation() == answer
+
+
+# --- a look: which file ----------------------------------------------------------------------------------------------
+
+
+def peek(ground: Ground, item: Item, copied: int = 0) -> Peek:
+    return growio.peek(ground.ends.source, item.path, item.fingerprint[:2], copied)
+
+
+def nothing_proves(monkeypatch: pytest.MonkeyPatch, magic: int = FAT) -> None:
+    """Have the source on a filesystem where the kernel does not know all writers."""
+    monkeypatch.setattr(writers, "_magic_of_device", {})
+    monkeypatch.setattr(linux, "filesystem_magic", lambda fd: magic)
+
+
+@pytest.mark.parametrize("how", ["removed", "renamed", "folder removed", "folder renamed", "folder replaced"])
+def test_a_file_that_has_its_name_no_more_is_gone(ground: Ground, how: str) -> None:
+    """Nothing is under the name, or there is no such folder any more: another look may find it elsewhere."""
+    item = ground.add(b"x/a")
+    match how:
+        case "removed":
+            os.unlink(ground.at_source(b"x/a"))
+        case "renamed":
+            os.rename(ground.at_source(b"x/a"), ground.at_source(b"x/b"))
+        case "folder removed":
+            os.unlink(ground.at_source(b"x/a"))
+            os.rmdir(ground.at_source(b"x"))
+        case _:
+            os.rename(ground.at_source(b"x"), ground.at_source(b"y"))
+            if how == "folder replaced":
+                ground.add(b"x", b"a file")
+    assert peek(ground, item) == Peek(Verdict.GONE)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("how", ["another file", "a link to it", "a link to another", "a folder", "a pipe"])
+def test_another_file_under_its_name_is_a_change(ground: Ground, how: str) -> None:
+    """What has been copied is of one file: what has its name now is never taken for more of it."""
+    item = ground.add(NAME, b"content")
+    path, away = ground.at_source(NAME), ground.at_source(b"away")
+    os.rename(path, away)
+    match how:
+        case "another file":
+            ground.add(NAME, b"content")
+        case "a link to it":
+            os.symlink(b"away", path)
+        case "a link to another":
+            os.symlink(b"nowhere", path)
+        case "a folder":
+            os.mkdir(path)
+        case "a pipe":
+            os.mkfifo(path)
+    assert peek(ground, item) == Peek(Verdict.CHANGED)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("what", ["a folder", "a pipe"])
+def test_what_is_no_regular_file_is_never_found(ground: Ground, what: str) -> None:
+    """An inode number is given away again at once: what has it now may be no file at all."""
+    path = ground.at_source(NAME)
+    if what == "a folder":
+        os.mkdir(path)
+    else:
+        os.mkfifo(path)
+    assert peek(ground, ground.item(NAME)) == Peek(Verdict.CHANGED)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["device", "inode"])
+def test_device_and_inode_both_tell_a_file_from_another(ground: Ground, which: int) -> None:
+    """One that differs is enough."""
+    item = ground.add(NAME)
+    identity = list(item.fingerprint[:2])
+    identity[which] += 1
+    assert growio.peek(ground.ends.source, NAME, (identity[0], identity[1]), 0) == Peek(Verdict.CHANGED)
+
+
+def test_a_file_is_found_as_it_is_now(ground: Ground) -> None:
+    """Its present version, whatever it was when somebody looked before: size, times and permission bits."""
+    need_leases(ground.source)
+    item = ground.add(b"x/" + NAME, b"content", mode=0o640)
+    for _ in range(2):
+        version = fingerprint(ground.at_source(item.path))
+        mode = stat.S_IMODE(os.stat(ground.at_source(item.path)).st_mode)
+        found = Found(item.path, mode, version)
+        assert peek(ground, item) == Peek(None, found, version.size, writers.CLOSED, writers.PROVED)
+        with open(ground.at_source(item.path), "ab") as file:
+            file.write(b", and more")
+        os.chmod(ground.at_source(item.path), 0o600)
+    assert version.size == len(b"content, and more")
+
+
+def test_what_was_written_before_the_answer_is_in_the_version(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that closes between two questions leaves no gap: the version is looked at after the writer."""
+    need_leases(ground.source)
+    item = ground.add(NAME, b"content")
+    real = writers.ask_lease
+
+    def last_words(fd: int, device: int) -> str:
+        with open(ground.at_source(NAME), "ab") as file:
+            file.write(b", and its end")
+        return real(fd, device)
+
+    monkeypatch.setattr(writers, "ask_lease", last_words)
+    answer = peek(ground, item)
+    assert answer.writer == writers.CLOSED
+    assert answer.head == len(b"content, and its end")
+    assert answer.found is not None
+    assert answer.found.fingerprint == fingerprint(ground.at_source(NAME))
+
+
+def test_a_file_that_may_not_be_read_is_a_trouble(ground: Ground) -> None:
+    """That trioft has no access is neither a file that is gone nor another one."""
+    item = ground.add(NAME, mode=0o000)
+    with ordinary_user(), pytest.raises(FileTrouble) as caught:
+        peek(ground, item)
+    assert caught.value.trouble[:5] == ("source", "open", NAME, None, errno.EACCES)
+
+
+@pytest.mark.parametrize("how", ["proved", "not proved"])
+def test_an_error_in_the_middle_of_a_look_is_a_trouble(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A source that does not answer is told with its name, and nothing stays open."""
+    if how == "not proved":
+        nothing_proves(monkeypatch)
+    item = ground.add(NAME)
+    failing(monkeypatch, "fstat", errno.ESTALE, lambda fd: name_of(fd) == os.fsdecode(NAME))
+    with pytest.raises(FileTrouble) as caught:
+        peek(ground, item)
+    assert caught.value.trouble[:5] == ("source", "stat", NAME, None, errno.ESTALE)
+
+
+# --- a look: who writes it -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("how", "answer", "strength"),
+    [
+        ("writer", writers.BUSY, ""),
+        ("reader and writer", writers.BUSY, ""),
+        ("memory map", writers.BUSY, ""),  # its descriptor is closed: only the kernel still knows of it
+        ("reader", writers.CLOSED, writers.PROVED),
+    ],
+)
+def test_a_writer_is_seen_as_long_as_it_is_there(ground: Ground, how: str, answer: str, strength: str) -> None:
+    """By a descriptor or by a memory map: while anybody can still write, nothing is worth anything."""
+    need_leases(ground.source)
+    item = ground.add(NAME)
+    with held(ground.at_source(NAME), how):
+        assert peek(ground, item)[3:] == (answer, strength)
+    assert peek(ground, item)[3:] == (writers.CLOSED, writers.PROVED)
+
+
+@pytest.mark.parametrize(
+    ("magic", "user", "strength"),
+    [
+        (FAT, 0, writers.LIKELY),
+        (FAT, 1000, writers.TIMEOUT),  # it may not look into the processes of others
+        (NFS, 0, writers.TIMEOUT),  # another machine may write
+        (NFS, 1000, writers.TIMEOUT),
+    ],
+    ids=["local, root", "local, a user", "shared, root", "shared, a user"],
+)
+def test_where_the_kernel_proves_nothing_the_strength_says_so(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, magic: int, user: int, strength: str
+) -> None:
+    """That no writer was found is worth what trioft could look at, and never a proof: promise 3."""
+    nothing_proves(monkeypatch, magic)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    item = ground.add(NAME)
+    assert peek(ground, item)[3:] == (writers.UNKNOWN, strength)
+    with held(ground.at_source(NAME), "reader"):
+        assert peek(ground, item)[3:] == (writers.UNKNOWN, strength)
+
+
+@pytest.mark.parametrize("magic", [FAT, NFS], ids=["local", "shared"])
+def test_where_the_kernel_proves_nothing_a_writer_of_this_machine_is_found(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, magic: int
+) -> None:
+    """Whoever is in the open-file table is a writer, whatever the filesystem."""
+    nothing_proves(monkeypatch, magic)
+    item = ground.add(NAME)
+    with held(ground.at_source(NAME), "writer"):
+        assert peek(ground, item)[3:] == (writers.BUSY, "")
+    assert peek(ground, item).writer == writers.UNKNOWN
+
+
+@pytest.mark.parametrize("how", ["reader", "writer"])
+def test_the_open_file_table_is_not_read_where_the_kernel_has_answered(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A lease takes microseconds, the table of all processes milliseconds: several times a second that counts."""
+    need_leases(ground.source)
+    item = ground.add(NAME)
+    monkeypatch.setattr(writers, "find_writers", lambda files: pytest.fail("it was read"))
+    with held(ground.at_source(NAME), how):
+        assert peek(ground, item).verdict is None
+
+
+def test_a_look_keeps_no_writer_waiting(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease is given back before anything else is looked at: a recorder opens the file as if nobody had asked."""
+    need_leases(ground.source)
+    item = ground.add(NAME)
+    opened: list[int] = []
+    real = os.fstat
+
+    def meanwhile(fd: int) -> os.stat_result:
+        if name_of(fd) == os.fsdecode(NAME) and not opened:
+            opened.append(os.open(ground.at_source(NAME), os.O_WRONLY | os.O_NONBLOCK))
+            os.close(opened[0])
+        return real(fd)
+
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # what a lease's holder gets would end this process
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fstat", meanwhile)
+            assert peek(ground, item).writer == writers.CLOSED
+        assert len(opened) == 1
+        fd = ground.open(ground.at_source(NAME), os.O_WRONLY | os.O_NONBLOCK)
+        assert fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_UNLCK
+        os.close(fd)
+    finally:
+        signal.signal(signal.SIGIO, before)
+
+
+# --- a look: the write head ------------------------------------------------------------------------------------------
+
+
+def need_holes(folder: Path, *, preallocated: bool = False) -> None:
+    """Skip where files have no holes that can be asked for."""
+    path = folder / "holes"
+    try:
+        with open(path, "wb") as file:
+            if preallocated:
+                os.posix_fallocate(file.fileno(), 0, 4 * PIECE)
+            file.write(bytes(PIECE))
+            file.flush()
+            os.ftruncate(file.fileno(), 4 * PIECE)
+            if os.lseek(file.fileno(), 0, os.SEEK_HOLE) != PIECE:
+                pytest.skip(f"no sparse files on the filesystem of {folder}")
+    except OSError as error:
+        pytest.skip(f"no sparse files on the filesystem of {folder}: {error}")
+    finally:
+        path.unlink()
+
+
+def recording(ground: Ground, size: int, *pieces: tuple[int, int], preallocate: bool = False) -> Item:
+    """Make a source file of *size* bytes in which only these *pieces* (start, end) have been written."""
+    item = ground.add(NAME, b"")
+    fd = os.open(ground.at_source(NAME), os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if preallocate:
+            os.posix_fallocate(fd, 0, size)
+        else:
+            os.ftruncate(fd, size)
+        for start, end in pieces:
+            for at in range(start, end, PIECE):
+                os.pwrite(fd, b"x" * min(PIECE, end - at), at)
+    finally:
+        os.close(fd)
+    return item
+
+
+@pytest.mark.parametrize("size", [0, 1, 12_345, PIECE])
+def test_a_plain_file_has_been_written_up_to_its_end(ground: Ground, size: int) -> None:
+    """Where nothing was preallocated, the size says it all."""
+    item = ground.add(NAME, size)
+    assert peek(ground, item).head == size
+    assert peek(ground, item, size).head == size
+    assert peek(ground, item, size + 1).head == size  # it has become shorter
+
+
+@pytest.mark.parametrize("preallocate", [False, True], ids=["truncated", "preallocated"])
+@pytest.mark.parametrize("reserved", [PIECE, BLOCK_SIZE, 4 * BLOCK_SIZE])
+def test_space_that_was_reserved_is_no_content(ground: Ground, preallocate: bool, reserved: int) -> None:
+    """A file that is filled from its beginning has been written up to where only a hole follows."""
+    need_holes(ground.source, preallocated=preallocate)
+    for filled in (0, PIECE, 5 * PIECE):
+        item = recording(ground, 5 * PIECE + reserved, (0, filled), preallocate=preallocate)
+        assert peek(ground, item).head == filled
+        assert peek(ground, item, min(filled, 2 * PIECE)).head == filled
+
+
+def test_a_small_hole_in_the_middle_is_content(ground: Ground) -> None:
+    """Some filesystems keep zeros as holes: what is smaller than a block, and far from the end, ends nothing."""
+    need_holes(ground.source)
+    small = BLOCK_SIZE - PIECE
+    size = PIECE + small + PIECE + BLOCK_SIZE
+    item = recording(ground, size, (0, PIECE), (PIECE + small, size))
+    assert peek(ground, item).head == size
+    # Several of them, too.
+    size = 5 * PIECE + BLOCK_SIZE
+    item = recording(ground, size, (PIECE, 2 * PIECE), (3 * PIECE, size))
+    assert peek(ground, item).head == size
+
+
+@pytest.mark.parametrize("hole", [BLOCK_SIZE, BLOCK_SIZE + PIECE, 3 * BLOCK_SIZE])
+def test_a_hole_of_a_block_or_more_is_where_it_ends(ground: Ground, hole: int) -> None:
+    """A recorder that wrote its index at the end first has not written what lies between."""
+    need_holes(ground.source)
+    size = 2 * PIECE + hole + 2 * BLOCK_SIZE
+    item = recording(ground, size, (0, 2 * PIECE), (2 * PIECE + hole, size))
+    assert peek(ground, item).head == 2 * PIECE
+
+
+@pytest.mark.parametrize(("behind", "is_content"), [(0, False), (BLOCK_SIZE - 2 * PIECE, False), (BLOCK_SIZE, True)])
+def test_a_small_hole_near_the_end_is_where_it_ends(ground: Ground, behind: int, is_content: bool) -> None:
+    """The last block may be preallocated only partly: within a block of the end, every hole counts."""
+    need_holes(ground.source)
+    size = 3 * PIECE + behind
+    item = recording(ground, size, (0, PIECE), (2 * PIECE, size))
+    assert peek(ground, item).head == (size if is_content else PIECE)
+
+
+def test_a_hole_that_begins_exactly_a_block_before_the_end_is_near_it(ground: Ground) -> None:
+    """The border belongs to the end; one piece more belongs to the middle."""
+    need_holes(ground.source)
+    for more in (0, PIECE):
+        size = PIECE + BLOCK_SIZE + more
+        item = recording(ground, size, (0, PIECE), (2 * PIECE, size))
+        assert peek(ground, item).head == (size if more else PIECE)
+
+
+def test_what_was_copied_is_not_looked_at_again(ground: Ground) -> None:
+    """Holes below what was copied are settled; one that it ends in begins there, as far as anybody cares."""
+    need_holes(ground.source)
+    hole = 2 * BLOCK_SIZE
+    item = recording(ground, 2 * PIECE + hole, (0, PIECE), (PIECE + hole, 2 * PIECE + hole))
+    assert peek(ground, item, PIECE).head == PIECE
+    assert peek(ground, item, 5 * PIECE).head == 5 * PIECE  # inside the hole
+    assert peek(ground, item, PIECE + hole).head == 2 * PIECE + hole  # behind it
+    item = recording(ground, 4 * PIECE, (0, PIECE))
+    assert peek(ground, item, 2 * PIECE).head == 2 * PIECE  # inside the one at the end
+
+
+@settings(max_examples=50)
+@given(
+    written=st.lists(st.booleans(), min_size=1, max_size=16),
+    copied=st.integers(0, 17),
+)
+@example(written=[True, False, False, False, True, True, True, True, True], copied=0)
+def test_the_head_is_the_first_hole_that_is_large_or_near_the_end(
+    ground: Ground, written: list[bool], copied: int
+) -> None:
+    """Whatever has been written in whatever order, nothing below the head is a large hole, and it is no further on."""
+    need_holes(ground.source)
+    block = 4  # pieces
+    size = len(written)
+    head = size
+    for n in range(copied, size):
+        if not written[n] and (n == copied or written[n - 1]):
+            length = [*written[n:], True].index(True)
+            if length >= block or n >= size - block:
+                head = n
+                break
+    item = recording(ground, size * PIECE, *[(n * PIECE, (n + 1) * PIECE) for n in range(size) if written[n]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(growio, "_HOLE", block * PIECE)
+        assert peek(ground, item, copied * PIECE).head == head * PIECE
+
+
+@pytest.mark.parametrize("how", ["not known", "one hole, at the end", "shorter by then"])
+def test_where_holes_cannot_be_asked_for_the_size_is_the_head(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A filesystem that cannot tell is one on which everything counts as written."""
+    item = recording(ground, 2 * BLOCK_SIZE, (0, PIECE))
+    if how == "not known":
+        failing(monkeypatch, "lseek", errno.EINVAL)
+    elif how == "shorter by then":
+        real = os.lseek
+
+        def cut(fd: int, at: int, whence: int) -> int:
+            os.truncate(ground.at_source(NAME), 0)
+            return real(fd, at, whence)
+
+        monkeypatch.setattr(os, "lseek", cut)
+    else:
+        monkeypatch.setattr(os, "lseek", lambda fd, at, whence: 2 * BLOCK_SIZE)
+    assert peek(ground, item).head == 2 * BLOCK_SIZE
+
+
+# --- copying behind the writer ---------------------------------------------------------------------------------------
+
+
+def copy(ground: Ground, item: Item, start: int, end: int, known: tuple[int, bytes] = NOTHING) -> None:
+    growio.copy_growing(ground.ends, item, partial_name(ground, item), start, end, known, ground.told.append)
+
+
+def begun(content: bytes, start: int, length: int) -> tuple[int, bytes]:
+    """Return what is known of the block at *start* once *length* bytes of it have been copied."""
+    return length, block_digest(content[start : start + length])
+
+
+def blocks_told(ground: Ground) -> list[tuple[int, int, bytes]]:
+    return [message[1:] for message in ground.told if message[0] == "block"]
+
+
+def blocks_of(content: bytes, start: int, end: int) -> list[tuple[int, int, bytes]]:
+    pieces = [(at, content[at : min(at + BLOCK, end)]) for at in range(start, end, BLOCK)]
+    return [(at // BLOCK, len(piece), block_digest(piece)) for at, piece in pieces]
+
+
+def bytes_told(ground: Ground) -> int:
+    return sum(message[1] for message in ground.told if message[0] == "bytes")
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Where the partial was written, and how many bytes."""
+    return noting(monkeypatch, "pwrite", lambda fd, view, at: (at, len(view)))
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(0, LARGE), (0, 1), (0, BLOCK), (BLOCK, 3 * BLOCK), (2 * BLOCK, 2 * BLOCK + 77), (3 * BLOCK, LARGE)],
+)
+def test_what_lies_between_two_offsets_is_copied(ground: Ground, start: int, end: int) -> None:
+    """It lands where it belongs, and each block is told with the length and the digest that it has by now."""
+    content = pattern(LARGE)
+    item = ground.add(b"x/a", content)
+    put_partial(ground, item)
+    copy(ground, item, start, end)
+    assert read(ground.partial(item)) == bytes(start) + content[start:end]
+    assert blocks_told(ground) == blocks_of(content, start, end)
+    assert bytes_told(ground) == end - start
+
+
+def test_a_block_is_told_once_it_is_written(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a mover has told of has reached the partial, should it die right after."""
+    content = pattern(LARGE)
+    item = ground.add(NAME, content)
+    put_partial(ground, item)
+
+    def tell(message: Any) -> None:
+        if message[0] == "block":
+            _, number, length, digest = message
+            there = read(ground.partial(item))
+            assert block_digest(there[number * BLOCK : number * BLOCK + length]) == digest
+            ground.told.append(message)
+
+    growio.copy_growing(ground.ends, item, partial_name(ground, item), 0, LARGE, NOTHING, tell)
+    assert len(ground.told) == 4
+
+
+@pytest.mark.parametrize("length", [1, 1000, BLOCK - 1])
+@pytest.mark.parametrize("end", [BLOCK + 1010, 2 * BLOCK, 3 * BLOCK + 50])
+def test_a_block_that_was_begun_goes_on_where_it_was(
+    ground: Ground, written: list[tuple[int, int]], length: int, end: int
+) -> None:
+    """Of the last block, only what is new is written, and the digest is that of all of it."""
+    content = pattern(LARGE)
+    item = ground.add(NAME, content)
+    end = max(end, BLOCK + length + 1)
+    put_partial(ground, item, content[: BLOCK + length])
+    copy(ground, item, BLOCK, end, begun(content, BLOCK, length))
+    assert read(ground.partial(item)) == content[:end]
+    assert written[0] == (BLOCK + length, min(end, 2 * BLOCK) - BLOCK - length)
+    assert [at for at, _ in written[1:]] == list(range(2 * BLOCK, end, BLOCK))
+    assert bytes_told(ground) == end - BLOCK - length
+    assert blocks_told(ground) == blocks_of(content, BLOCK, end)
+
+
+def test_nothing_new_is_nothing_to_write(ground: Ground, written: list[tuple[int, int]]) -> None:
+    """A block that has not grown is read, compared and told, and stays as it is."""
+    content = pattern(LARGE)
+    item = ground.add(NAME, content[:1000])
+    put_partial(ground, item, content[:1000])
+    copy(ground, item, 0, BLOCK, begun(content, 0, 1000))
+    assert sum(length for _, length in written) == 0
+    assert blocks_told(ground) == [(0, *begun(content, 0, 1000))]
+
+
+@pytest.mark.parametrize("offset", [0, 500, 999])
+def test_a_begun_block_that_was_rewritten_is_written_again_from_its_start(
+    ground: Ground, written: list[tuple[int, int]], offset: int
+) -> None:
+    """A recorder that goes back a little, as to correct a header, is followed there."""
+    former = pattern(LARGE)
+    content = spoiled(former, BLOCK + offset)
+    item = ground.add(NAME, content)
+    put_partial(ground, item, former[: BLOCK + 1000])
+    copy(ground, item, BLOCK, 2 * BLOCK + 5, begun(former, BLOCK, 1000))
+    assert written == [(BLOCK, BLOCK), (2 * BLOCK, 5)]
+    assert read(ground.partial(item)) == former[:BLOCK] + content[BLOCK : 2 * BLOCK + 5]
+    assert blocks_told(ground) == blocks_of(content, BLOCK, 2 * BLOCK + 5)
+
+
+def test_what_is_known_of_the_first_block_is_not_taken_for_the_next(ground: Ground) -> None:
+    """Blocks that begin alike are written all the same."""
+    content = pattern(BLOCK) * 3
+    item = ground.add(NAME, content)
+    put_partial(ground, item, content[:1000])
+    copy(ground, item, 0, 3 * BLOCK, begun(content, 0, 1000))
+    assert read(ground.partial(item)) == content
+
+
+def test_a_begun_block_that_was_cut_is_written_again(ground: Ground, written: list[tuple[int, int]]) -> None:
+    """A file that ends before what was known of it: its rest is written, and told with the length it has."""
+    content = pattern(LARGE)
+    item = ground.add(NAME, content[: BLOCK + 400])
+    put_partial(ground, item, content[: BLOCK + 1000])
+    copy(ground, item, BLOCK, 2 * BLOCK, begun(content, BLOCK, 1000))
+    assert written == [(BLOCK, 400)]
+    assert blocks_told(ground) == [(1, 400, block_digest(content[BLOCK : BLOCK + 400]))]
+
+
+@pytest.mark.parametrize("size", [2 * BLOCK + 10, 2 * BLOCK, 2 * BLOCK - 1, BLOCK + 1])
+def test_a_file_that_ends_before_is_copied_to_its_end(ground: Ground, size: int) -> None:
+    """That is no trouble: what is told says how far it went, and nothing is invented behind it."""
+    content = pattern(size)
+    item = ground.add(NAME, content)
+    put_partial(ground, item)
+    copy(ground, item, BLOCK, 6 * BLOCK)
+    assert read(ground.partial(item)) == bytes(BLOCK) + content[BLOCK:]
+    told = [block for block in blocks_told(ground) if block[1]]
+    assert told == blocks_of(content, BLOCK, size)
+    assert bytes_told(ground) == size - BLOCK
+
+
+@pytest.mark.parametrize("size", [0, BLOCK - 1, BLOCK])
+def test_of_a_file_that_ends_before_the_first_block_nothing_is_copied(ground: Ground, size: int) -> None:
+    """It has become shorter than what was copied: there is nothing to add."""
+    item = ground.add(NAME, size)
+    put_partial(ground, item, bytes(BLOCK))
+    copy(ground, item, BLOCK, 3 * BLOCK)
+    assert read(ground.partial(item)) == bytes(BLOCK)
+    assert sum(length for _, length, _ in blocks_told(ground)) == 0
+
+
+def test_a_file_that_goes_on_meanwhile_is_no_trouble(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version is not asked for: what is written while it is copied is for the next time."""
+    content = pattern(LARGE)
+    item = ground.add(NAME, content[: 2 * BLOCK])
+    put_partial(ground, item)
+
+    def write_on(*_: object) -> None:
+        with open(ground.at_source(NAME), "ab") as file:
+            file.write(b"more")
+
+    noting(monkeypatch, "preadv", write_on)
+    copy(ground, item, 0, 2 * BLOCK)
+    assert os.stat(ground.at_source(NAME)).st_size > 2 * BLOCK
+    assert read(ground.partial(item)) == content[: 2 * BLOCK]
+    assert blocks_told(ground) == blocks_of(content, 0, 2 * BLOCK)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["device", "inode"])
+def test_bytes_of_another_file_are_never_added(ground: Ground, which: int) -> None:
+    """Under the name is another file by now: to whoever asked for this one, it is not there."""
+    item = ground.add(NAME, LARGE)
+    put_partial(ground, item, b"untouched")
+    before = read(ground.partial(item))
+    partial = partial_name(ground, item)
+    other = list(item.fingerprint)
+    other[which] += 1
+    item = item._replace(fingerprint=type(item.fingerprint)(*other))
+    with pytest.raises(FileTrouble) as caught:
+        growio.copy_growing(ground.ends, item, partial, 0, LARGE, NOTHING, ground.told.append)
+    assert caught.value.trouble[:5] == ("source", "open", NAME, None, errno.ENOENT)
+    assert files_of(ground.dest) == {partial: before}
+    assert ground.told == []
+
+
+@pytest.mark.parametrize("operation", ["copy_growing", "finish_attributes"])
+@pytest.mark.parametrize(
+    ("what", "number"),
+    [
+        ("no source", errno.ENOENT),
+        ("no partial", errno.ENOENT),
+        ("a link for a source", errno.ELOOP),
+        ("a link for a partial", errno.ELOOP),
+    ],
+)
+def test_both_files_have_to_be_there(ground: Ground, operation: str, what: str, number: int) -> None:
+    """A partial that somebody removed is not made again, and no link is followed, on either side."""
+    item = ground.add(NAME, LARGE)
+    put_partial(ground, item)
+    at_source = what.endswith("source")
+    path = ground.at_source(NAME) if at_source else ground.partial(item)
+    os.rename(path, path + b"~")
+    if number == errno.ELOOP:
+        os.symlink(os.path.basename(path) + b"~", path)
+    before = files_of(ground.dest)
+    operations: dict[str, Callable[[], None]] = {
+        "copy_growing": lambda: copy(ground, item, 0, LARGE),
+        "finish_attributes": lambda: finish(ground, item),
+    }
+    with pytest.raises(FileTrouble) as caught:
+        operations[operation]()
+    side, name = ("source", NAME) if at_source else ("destination", partial_name(ground, item))
+    assert caught.value.trouble[:5] == (side, "open", name, None, number)
+    assert files_of(ground.dest) == before
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE])
+@pytest.mark.parametrize("fails_at", [0, BLOCK, 3 * BLOCK])
+def test_a_failed_write_tells_its_byte_and_no_block_beyond(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, number: int, fails_at: int
+) -> None:
+    """A block is told only when all of it has been written."""
+    content = pattern(LARGE)
+    item = ground.add(NAME, content)
+    put_partial(ground, item)
+    failing(monkeypatch, "pwrite", number, lambda fd, view, at: at >= fails_at)
+    with pytest.raises(FileTrouble) as caught:
+        copy(ground, item, 0, LARGE)
+    assert caught.value.trouble[:5] == ("destination", "write", partial_name(ground, item), fails_at, number)
+    assert blocks_told(ground) == blocks_of(content, 0, fails_at)
+
+
+def test_a_failed_write_of_a_begun_block_tells_its_byte(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The offset is that of the first byte that is new."""
+    content = pattern(LARGE)
+    item = ground.add(NAME, content)
+    put_partial(ground, item, content[: BLOCK + 1000])
+    failing(monkeypatch, "pwrite", errno.EIO)
+    with pytest.raises(FileTrouble) as caught:
+        copy(ground, item, BLOCK, 2 * BLOCK, begun(content, BLOCK, 1000))
+    expected = ("destination", "write", partial_name(ground, item), BLOCK + 1000, errno.EIO)
+    assert caught.value.trouble[:5] == expected
+    assert blocks_told(ground) == []
+
+
+@pytest.mark.parametrize("failed_before", [False, True], ids=["alone", "after a failed write"])
+def test_a_failed_close_is_a_failed_write(ground: Ground, monkeypatch: pytest.MonkeyPatch, failed_before: bool) -> None:
+    """What a network filesystem says at the close is not lost; nor does it hide what went wrong before."""
+    item = ground.add(NAME, LARGE)
+    put_partial(ground, item)
+    if failed_before:
+        failing(monkeypatch, "pwrite", errno.ESTALE)
+    with monkeypatch.context() as patch:
+        closing_fails(patch, errno.EDQUOT, lambda name: name.endswith(".partial"))
+        with pytest.raises(FileTrouble) as caught:
+            copy(ground, item, 0, LARGE)
+    expected = ("write", 0, errno.ESTALE) if failed_before else ("close", None, errno.EDQUOT)
+    assert caught.value.trouble[:5] == ("destination", expected[0], partial_name(ground, item), *expected[1:])
+
+
+def test_a_source_that_cannot_be_read_tells_its_byte(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a trouble of the source, whatever the destination has taken so far."""
+    content = pattern(LARGE)
+    item = ground.add(NAME, content)
+    put_partial(ground, item)
+    failing(monkeypatch, "preadv", errno.EIO, lambda fd, views, at: at >= BLOCK)
+    with pytest.raises(FileTrouble) as caught:
+        copy(ground, item, 0, LARGE)
+    assert caught.value.trouble[:5] == ("source", "read", NAME, BLOCK, errno.EIO)
+    assert read(ground.partial(item)) == content[:BLOCK]
+
+
+def test_short_reads_and_writes_leave_no_gap(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system call that does less than it was asked to is no end of the file."""
+    content = pattern(LARGE)
+    item = ground.add(NAME, content)
+    put_partial(ground, item, content[:1000])
+    pwrite, preadv = os.pwrite, os.preadv
+    monkeypatch.setattr(os, "pwrite", lambda fd, view, at: pwrite(fd, view[: max(1, len(view) // 3)], at))
+    monkeypatch.setattr(os, "preadv", lambda fd, views, at: preadv(fd, [views[0][: 1 + len(views[0]) // 2]], at))
+    copy(ground, item, 0, LARGE, begun(content, 0, 1000))
+    assert read(ground.partial(item)) == content
+    assert blocks_told(ground) == blocks_of(content, 0, LARGE)
+
+
+@pytest.mark.parametrize(
+    ("end", "finished"),
+    [(LARGE, [0, 1, 2]), (2 * BLOCK, [0, 1]), (BLOCK - 1, []), (9 * BLOCK, [0, 1, 2])],
+)
+def test_finished_blocks_leave_the_page_cache(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, end: int, finished: list[int]
+) -> None:
+    """What is read of a recording pushes nothing out of memory; the block that still grows will be read again soon."""
+    item = ground.add(NAME, LARGE)
+    put_partial(ground, item)
+    advice = noting(monkeypatch, "posix_fadvise", lambda fd, *rest: (name_of(fd), *rest))
+    copy(ground, item, 0, end)
+    dropped = [(name, at, length) for name, at, length, kind in advice if kind == os.POSIX_FADV_DONTNEED]
+    assert dropped == [(os.fsdecode(NAME), n * BLOCK, BLOCK) for n in finished]
+
+
+# --- comparing -------------------------------------------------------------------------------------------------------
+
+
+def compare(ground: Ground, item: Item, start: int, end: int, expected: bytes) -> list[int]:
+    return growio.compare_span(ground.ends.source, item.path, start, end, digests(expected), ground.told.append)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "differing"),
+    [
+        ([], []),
+        ([0], [0]),
+        ([BLOCK - 1], [0]),
+        ([BLOCK], [1]),
+        ([LARGE - 1], [3]),  # the last, shorter one
+        ([1, 2, 2 * BLOCK, LARGE - 1], [0, 2, 3]),
+    ],
+)
+def test_blocks_that_are_not_what_was_copied_are_named(
+    ground: Ground, offsets: list[int], differing: list[int]
+) -> None:
+    """Those, and no others, are to be written again: one wrong bit is enough."""
+    content = pattern(LARGE)
+    item = ground.add(NAME, content)
+    assert compare(ground, item, 0, LARGE, spoiled(content, *offsets)) == differing
+    assert [message[0] for message in ground.told] == ["compared"] * 4
+    assert sum(message[1] for message in ground.told) == LARGE
+
+
+def test_compared_blocks_are_numbered_from_the_files_start(ground: Ground) -> None:
+    """A span in the middle names its blocks as the whole file does, and looks at nothing else."""
+    content = pattern(LARGE)
+    item = ground.add(NAME, spoiled(content, 0, 2 * BLOCK + 1, LARGE - 1))
+    assert compare(ground, item, BLOCK, 3 * BLOCK, content[BLOCK : 3 * BLOCK]) == [2]
+    assert compare(ground, item, 3 * BLOCK, LARGE, content[3 * BLOCK :]) == [3]
+
+
+def test_a_block_without_a_digest_always_differs(ground: Ground) -> None:
+    """VOID is no block's digest, not even that of zeros."""
+    ground.add(NAME, bytes(2 * BLOCK))
+    expected = VOID + block_digest(bytes(BLOCK))
+    assert growio.compare_span(ground.ends.source, NAME, 0, 2 * BLOCK, expected, ground.told.append) == [0]
+
+
+@pytest.mark.parametrize("size", [0, BLOCK, 2 * BLOCK + 5, LARGE - 1])
+def test_a_source_that_ends_too_early_is_no_difference_but_a_trouble(ground: Ground, size: int) -> None:
+    """It is not the version that was to be compared: how far it goes is told."""
+    content = pattern(LARGE)
+    item = ground.add(NAME, content[:size])
+    with pytest.raises(FileTrouble) as caught:
+        compare(ground, item, 0, LARGE, content)
+    assert caught.value.trouble[:5] == ("source", "read", NAME, size, None)
+
+
+@pytest.mark.parametrize("what", ["gone", "a link", "unreadable", "read error"])
+def test_a_source_that_cannot_be_compared_is_a_trouble(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Never is a block taken for equal that was not read."""
+    content = pattern(LARGE)
+    item = ground.add(NAME, content)
+    path = ground.at_source(NAME)
+    match what:
+        case "gone":
+            os.unlink(path)
+        case "a link":
+            os.rename(path, path + b"~")
+            os.symlink(NAME + b"~", path)
+        case "unreadable":
+            os.chmod(path, 0)
+        case "read error":
+            failing(monkeypatch, "preadv", errno.EIO, lambda fd, views, at: at == BLOCK)
+    with ordinary_user(), pytest.raises(FileTrouble) as caught:
+        compare(ground, item, 0, LARGE, content)
+    expected: dict[str, tuple[str, int | None, int]] = {
+        "gone": ("open", None, errno.ENOENT),
+        "a link": ("open", None, errno.ELOOP),
+        "unreadable": ("open", None, errno.EACCES),
+        "read error": ("read", BLOCK, errno.EIO),
+    }
+    op, offset, number = expected[what]
+    assert caught.value.trouble[:5] == ("source", op, NAME, offset, number)
+
+
+def test_what_was_compared_leaves_the_page_cache(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison of a large file pushes nothing out of memory: its range is dropped after it has been read."""
+    content = pattern(LARGE)
+    item = ground.add(NAME, content)
+    calls: list[object] = []
+    noting(monkeypatch, "preadv", lambda fd, views, at: calls.append("read"))
+    noting(monkeypatch, "posix_fadvise", lambda fd, *rest: calls.append((name_of(fd), *rest)))
+    assert compare(ground, item, BLOCK, LARGE, content[BLOCK:]) == []
+    assert calls[-2:] == ["read", (os.fsdecode(NAME), BLOCK, LARGE - BLOCK, os.POSIX_FADV_DONTNEED)]
+
+
+# --- attributes ------------------------------------------------------------------------------------------------------
+
+
+def finish(ground: Ground, item: Item, *, xattrs: bool = True) -> None:
+    growio.finish_attributes(ground.ends, item, partial_name(ground, item), MANNER._replace(xattrs=xattrs))
+
+
+@pytest.mark.parametrize(
+    ("mode", "partials"), [(0o751, 0o751), (0o644, 0o644), (0o044, 0o644), (0o440, 0o640), (0o4755, 0o755)], ids=oct
+)
+def test_permission_bits_that_a_recording_got_last_arrive(ground: Ground, mode: int, partials: int) -> None:
+    """What its recorder gave it when it was closed; the owner may still read and write the partial."""
+    item = ground.add(NAME, b"content")
+    put_partial(ground, item, b"content")
+    os.chmod(ground.at_source(NAME), mode)
+    finish(ground, ground.item(NAME))
+    assert stat.S_IMODE(os.stat(ground.partial(item)).st_mode) == partials
+    assert read(ground.partial(item)) == b"content"
+
+
+@pytest.mark.parametrize("xattrs", [True, False])
+def test_attributes_that_a_recording_got_last_arrive(ground: Ground, xattrs: bool) -> None:
+    """User attributes too, where the destination takes them."""
+    need_xattrs(ground.source)
+    item = ground.add(NAME)
+    put_partial(ground, item)
+    os.setxattr(ground.at_source(NAME), "user.take", b"7")
+    os.setxattr(ground.at_source(NAME), "user.binary", b"\0\xff")
+    finish(ground, item, xattrs=xattrs)
+    there = {name: os.getxattr(ground.partial(item), name) for name in os.listxattr(ground.partial(item))}
+    assert {name: value for name, value in there.items() if name.startswith("user.")} == (
+        {"user.take": b"7", "user.binary": b"\0\xff"} if xattrs else {}
+    )
+
+
+def test_last_attributes_are_durable(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The partial is synced once it has them, not before: promise 2."""
+    need_xattrs(ground.source)
+    item = ground.add(NAME)
+    put_partial(ground, item)
+    os.setxattr(ground.at_source(NAME), "user.take", b"7")
+    calls: list[tuple[str, str]] = []
+    for call in ("fchmod", "setxattr", "fsync"):
+        noting(monkeypatch, call, lambda fd, *_, call=call: calls.append((call, name_of(fd))))
+    finish(ground, item)
+    name = os.fsdecode(partial_name(ground, item))
+    assert calls == [("fchmod", name), ("setxattr", name), ("fsync", name)]
+
+
+def test_attributes_that_the_destination_does_not_take_are_done_without(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recording arrives without them; what is said of that, the destination's probe says once."""
+    item = ground.add(NAME)
+    put_partial(ground, item)
+    failing(monkeypatch, "fchmod", errno.EPERM)
+    failing(monkeypatch, "listxattr", errno.EOPNOTSUPP)
+    synced = noting(monkeypatch, "fsync", name_of)
+    finish(ground, item)
+    assert synced == [os.fsdecode(partial_name(ground, item))]
+
+
+@pytest.mark.parametrize(
+    ("call", "op", "number"),
+    [("fsync", "fsync", errno.EIO), ("fsync", "fsync", errno.ENOSPC), ("close", "close", errno.EDQUOT)],
+)
+def test_attributes_that_are_not_durable_are_a_trouble(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, call: str, op: str, number: int
+) -> None:
+    """An error of the destination is told, and leaves nothing open."""
+    item = ground.add(NAME)
+    put_partial(ground, item)
+    with monkeypatch.context() as patch:
+        if call == "close":
+            closing_fails(patch, number, lambda name: name.endswith(".partial"))
+        else:
+            failing(patch, call, number)
+        with pytest.raises(FileTrouble) as caught:
+            finish(ground, item)
+    assert caught.value.trouble[:5] == ("destination", op, partial_name(ground, item), None, number)
+
+
+def test_a_destination_that_is_gone_is_no_attribute_to_do_without(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They can be set later, when it is back."""
+    item = ground.add(NAME)
+    put_partial(ground, item)
+    failing(monkeypatch, "fchmod", errno.EHOSTDOWN)
+    with pytest.raises(FileTrouble) as caught:
+        finish(ground, item)
+    assert (caught.value.trouble.side, caught.value.trouble.errno) == ("destination", errno.EHOSTDOWN)
+
+
+# --- another name ----------------------------------------------------------------------------------------------------
+
+
+def locate(ground: Ground, item: Item) -> bytes | None:
+    return growio.locate(ground.ends.source, item.path, item.fingerprint[:2], ground.told.append)
+
+
+def rename(ground: Ground, old: bytes, new: bytes) -> None:
+    os.makedirs(os.path.dirname(ground.at_source(new)), exist_ok=True)
+    os.rename(ground.at_source(old), ground.at_source(new))
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        b"x/b.mov",
+        b"b.mov",
+        b"y/b.mov",
+        b"y/a.mov",
+        b"x/y/z/b.mov",
+        b"x/.hidden",
+        b"x/a.mov.partial",
+        b"y\xff/\xfe\x80",
+        b"y/line\nbreak",
+        b"y/" + b"n" * 255,
+    ],
+)
+def test_a_file_that_was_renamed_is_found(ground: Ground, new: bytes) -> None:
+    """In its folder, above it, in another or a new one, whatever its name is made of."""
+    for other in (b"x/c.mov", b"y/d.mov", b"e.mov"):
+        ground.add(other)
+    item = ground.add(b"x/a.mov")
+    rename(ground, b"x/a.mov", new)
+    assert locate(ground, item) == new
+
+
+def test_a_file_of_the_topmost_folder_is_found(ground: Ground) -> None:
+    """The source itself is a folder like any other."""
+    item = ground.add(b"a.mov")
+    assert locate(ground, item) == b"a.mov"  # it still has its name
+    rename(ground, b"a.mov", b"b.mov")
+    assert locate(ground, item) == b"b.mov"
+
+
+def test_a_file_whose_folder_was_renamed_is_found(ground: Ground) -> None:
+    """It has kept its own name, and its former folder is not there."""
+    item = ground.add(b"x/y/a.mov")
+    os.rename(ground.at_source(b"x"), ground.at_source(b"z"))
+    assert locate(ground, item) == b"z/y/a.mov"
+
+
+def test_a_file_that_is_gone_is_not_found(ground: Ground) -> None:
+    """Another file under its name is not taken for it, nor is one with the same content."""
+    item = ground.add(b"x/a.mov", b"content")
+    rename(ground, b"x/a.mov", b"../away")
+    ground.add(b"x/a.mov", b"content")
+    ground.add(b"y/a.mov", b"content")
+    assert locate(ground, item) is None
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["device", "inode"])
+def test_only_the_file_with_this_device_and_inode_is_found(ground: Ground, which: int) -> None:
+    """Inode numbers are the same on many filesystems, and one source may have several of them below it."""
+    item = ground.add(b"a")
+    identity = list(item.fingerprint[:2])
+    identity[which] += 1
+    assert growio.locate(ground.ends.source, b"a", (identity[0], identity[1]), ground.told.append) is None
+
+
+def test_links_lead_nowhere(ground: Ground) -> None:
+    """What has left the source is not found through a link, neither the file's nor a folder's."""
+    item = ground.add(b"a")
+    elsewhere = ground.source.parent / "elsewhere"
+    elsewhere.mkdir()
+    os.rename(ground.at_source(b"a"), elsewhere / "a")
+    (ground.source / "a").symlink_to(elsewhere / "a")
+    (ground.source / "folder").symlink_to(elsewhere)
+    assert locate(ground, item) is None
+
+
+def test_its_own_folder_is_searched_first(ground: Ground) -> None:
+    """A file is mostly renamed where it is: of two names, the one beside its former name is found."""
+    item = ground.add(b"x/a")
+    for other in (b"b", b"w/b", b"y/b"):
+        ground.add(other)
+        os.unlink(ground.at_source(other))
+        os.link(ground.at_source(b"x/a"), ground.at_source(other))
+    rename(ground, b"x/a", b"x/c")
+    assert locate(ground, item) == b"x/c"
+    assert ground.told == []  # no other folder was searched before
+
+
+def test_each_folder_that_was_searched_is_told(ground: Ground) -> None:
+    """A search through a million files is slow, not stalled."""
+    item = ground.add(b"x/a")
+    ground.add(b"y/z/b")
+    os.unlink(ground.at_source(b"x/a"))
+    assert locate(ground, item) is None
+    assert {folder for _, folder in ground.told} == {b"", b"x", b"y", b"y/z"}
+    assert {what for what, _ in ground.told} == {"searched"}
+
+
+def test_a_folder_that_may_not_be_read_does_not_end_the_search(ground: Ground) -> None:
+    """It is left out, and the others are searched."""
+    item = ground.add(b"x/a")
+    for n in range(5):
+        ground.add(b"closed %d/b" % n)
+        os.chmod(ground.at_source(b"closed %d" % n), 0)
+    rename(ground, b"x/a", b"y/a")
+    try:
+        with ordinary_user():
+            assert locate(ground, item) == b"y/a"
+    finally:
+        for n in range(5):
+            os.chmod(ground.at_source(b"closed %d" % n), 0o755)
+
+
+# --- the partial under another name ----------------------------------------------------------------------------------
+
+
+def adopt(ground: Ground, item: Item, new: bytes) -> bool:
+    """Have *item*'s partial go on as that of *new*."""
+    identity = item.fingerprint[:2]
+    return growio.adopt(ground.ends, item.path, identity, partial_name(ground, item), partial_of(new, *identity))
+
+
+def test_a_partial_goes_on_under_the_new_name(ground: Ground) -> None:
+    """It is renamed, not copied: what there is of it is kept."""
+    item = ground.add(b"x/a", LARGE)
+    put_partial(ground, item, b"copied so far")
+    inode = os.stat(ground.partial(item)).st_ino
+    rename(ground, b"x/a", b"x/b")
+    assert adopt(ground, item, b"x/b")
+    assert files_of(ground.dest) == {partial_name(ground, ground.item(b"x/b")): b"copied so far"}
+    assert os.stat(ground.partial(ground.item(b"x/b"))).st_ino == inode
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "synced"),
+    [
+        (b"a", b"b", ["dest"]),
+        (b"x/a", b"x/b", ["x"]),
+        (b"x/a", b"b", ["dest", "x"]),
+        (b"x/a", b"y/a", ["dest", "x", "y"]),  # y is new there
+        (b"x/a", b"y/z/a", ["dest", "x", "y", "z"]),
+        (b"x/a", b"x/z/a", ["x", "z"]),
+    ],
+)
+def test_the_renamed_partial_is_found_again_after_a_power_cut(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, old: bytes, new: bytes, synced: list[str]
+) -> None:
+    """Both folders are made durable once it has moved, and so is every folder that got a new one: promise 2."""
+    item = ground.add(old)
+    put_partial(ground, item)
+    rename(ground, old, new)
+    target = ground.partial(ground.item(new))
+    noted = noting(monkeypatch, "fsync", lambda fd: (name_of(fd), os.path.exists(target)))
+    assert adopt(ground, item, new)
+    assert sorted(noted) == [(name, True) for name in synced]
+
+
+def test_folders_that_are_missing_are_made_as_they_are_at_the_source(ground: Ground) -> None:
+    """The new name may be in a folder that the destination does not have yet."""
+    item = ground.add(b"a")
+    put_partial(ground, item, b"copied so far")
+    rename(ground, b"a", b"y/z/a")
+    os.chmod(ground.at_source(b"y"), 0o750)
+    os.chmod(ground.at_source(b"y/z"), 0o555)
+    assert adopt(ground, item, b"y/z/a")
+    assert files_of(ground.dest) == {partial_of(b"y/z/a", *item.fingerprint[:2]): b"copied so far"}
+    assert stat.S_IMODE(os.stat(ground.at_dest(b"y")).st_mode) == 0o750
+    assert stat.S_IMODE(os.stat(ground.at_dest(b"y/z")).st_mode) == 0o755
+
+
+def test_a_file_that_still_has_its_old_name_keeps_its_partial(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has two names then, and each is a file of its own: nothing is touched."""
+    item = ground.add(b"x/a")
+    put_partial(ground, item, b"copied so far")
+    os.link(ground.at_source(b"x/a"), ground.at_source(b"b"))
+    synced = noting(monkeypatch, "fsync", name_of)
+    assert adopt(ground, item, b"b") is False
+    assert files_of(ground.dest) == {partial_name(ground, item): b"copied so far"}
+    assert synced == []
+
+
+@pytest.mark.parametrize("there", ["nothing", "another file", "a link to it", "no folder", "a file for a folder"])
+def test_whatever_else_has_the_old_name_keeps_nothing(ground: Ground, there: str) -> None:
+    """Only the very file that was copied has a claim on the partial."""
+    item = ground.add(b"x/a")
+    put_partial(ground, item, b"copied so far")
+    rename(ground, b"x/a", b"b")
+    match there:
+        case "another file":
+            ground.add(b"x/a")
+        case "a link to it":
+            os.symlink(ground.at_source(b"b"), ground.at_source(b"x/a"))
+        case "no folder":
+            os.rmdir(ground.at_source(b"x"))
+        case "a file for a folder":
+            os.rmdir(ground.at_source(b"x"))
+            ground.add(b"x")
+    assert adopt(ground, item, b"b")
+    assert files_of(ground.dest) == {partial_of(b"b", *item.fingerprint[:2]): b"copied so far"}
+
+
+@pytest.mark.parametrize("what", ["partial", "folder"])
+def test_where_there_is_no_partial_nothing_is_adopted(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """It was finished, or removed, meanwhile: the file begins anew, and that is no trouble."""
+    item = ground.add(b"x/a")
+    if what == "partial":
+        put_partial(ground, item)
+        os.unlink(ground.partial(item))
+    rename(ground, b"x/a", b"b")
+    before = sorted(os.listdir(ground.dest))
+    synced = noting(monkeypatch, "fsync", name_of)
+    assert adopt(ground, item, b"b") is False
+    assert sorted(os.listdir(ground.dest)) == before
+    assert synced == []
+
+
+@pytest.mark.parametrize(
+    ("call", "op", "number"),
+    [("rename", "rename", errno.EIO), ("rename", "rename", errno.EACCES), ("fsync", "fsync", errno.EIO)],
+)
+def test_a_partial_that_cannot_be_renamed_is_a_trouble(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, call: str, op: str, number: int
+) -> None:
+    """Whether it has moved for good is not known: the destination's error is told."""
+    item = ground.add(b"a")
+    put_partial(ground, item)
+    rename(ground, b"a", b"b")
+    failing(monkeypatch, call, number)
+    with pytest.raises(FileTrouble) as caught:
+        adopt(ground, item, b"b")
+    path = partial_name(ground, item) if call == "rename" else b""
+    assert caught.value.trouble[:5] == ("destination", op, path, None, number)
+
+
+def test_a_file_in_the_way_of_the_new_folder_is_a_trouble(ground: Ground) -> None:
+    """What is there under a folder's name is not touched."""
+    item = ground.add(b"a")
+    put_partial(ground, item, b"copied so far")
+    rename(ground, b"a", b"y/a")
+    ground.old(b"y", b"a file")
+    with pytest.raises(FileTrouble) as caught:
+        adopt(ground, item, b"y/a")
+    assert (caught.value.trouble.side, caught.value.trouble.errno) == ("destination", errno.ENOTDIR)
+    assert files_of(ground.dest) == {partial_name(ground, item): b"copied so far", b"y": b"a file"}
+
+
+def test_a_folder_that_cannot_be_made_durable_where_servers_cannot_is_no_trouble(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rename is then as durable as the server makes it."""
+    item = ground.add(b"a")
+    put_partial(ground, item)
+    rename(ground, b"a", b"b")
+    failing(monkeypatch, "fsync", errno.EINVAL)
+    assert adopt(ground, item, b"b")
