@@ -50,6 +50,12 @@ class Pending:
         """A copier has it: nobody else changes its state."""
         return self.due == math.inf and self.entry.state != FileState.READY
 
+    @property
+    def is_paused(self) -> bool:
+        """It is to be tried again later, whatever is written to it until then."""
+        is_waiting = self.growing and self.entry.state == FileState.WAITING
+        return is_waiting and self.due > trio.current_time()
+
     def is_version_of(self, found: Found) -> bool:
         """Is *found* the same file, whatever has been written to it meanwhile?"""
         return self.found.fingerprint[:2] == found.fingerprint[:2]
@@ -120,7 +126,7 @@ class Backlog:
         else:
             pending.entry.attempt = 0
             pending.entry.trouble = None
-            pending.closed_only = False
+            pending.closed_only = pending.closed_only and pending.is_version_of(found)
             self._board.resize(pending.entry, found.fingerprint.size)
         pending.growing = False
         pending.found = found

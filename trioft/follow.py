@@ -103,7 +103,8 @@ class _Recording(Transfer):
             self._take(await self._peek())
             if self.over is None:
                 raise
-        self.tools.board.lag(self.entry, None, None)
+        finally:
+            self.tools.board.lag(self.entry, None, None)
         if self.over is None:
             assert result is not None
             return result

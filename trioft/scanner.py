@@ -215,7 +215,7 @@ class Scanner:
         """A regular file was seen: is there anything to do about it?"""
         pending = self.backlog.get(found.path)
         if pending is not None:
-            if pending.found.fingerprint != found.fingerprint and not pending.in_work:
+            if pending.found.fingerprint != found.fingerprint and not pending.in_work and not pending.is_paused:
                 self._note_change(pending, found)
             return
         # One whose removal is pending was delivered by a run that was killed then: its delivery is proved once more.
@@ -297,7 +297,7 @@ class Scanner:
             if pending is None:
                 if look.found is not None:
                     self._consider(look.found, known.get(look.path), look.writer)
-            elif pending.in_work:
+            elif pending.in_work or pending.is_paused:
                 continue  # its copier will notice by itself
             elif look.kind == "unreadable":
                 self.backlog.make_ready(pending)  # the copier meets the same error, and knows what to do about it
@@ -312,8 +312,9 @@ class Scanner:
     def _decide(self, pending: Pending, writer: str) -> None:
         """A file is unchanged since the last look: is it ready?"""
         source, now = self.config.source, trio.current_time()
-        quiet = now - pending.since
-        pending.settled = quiet >= source.settle
+        # As sums, not differences: what is due by now must not, for a rounding error, be due at once for ever.
+        closed_at, settled_at = pending.since + source.settle_closed, pending.since + source.settle
+        pending.settled = now >= settled_at
         if writer == writers.BUSY:
             if self.once and self.config.growing.mode == "wait":
                 self._leave(pending)
@@ -323,11 +324,10 @@ class Scanner:
                 return
             self.board.move(pending.entry, FileState.SETTLING, _HELD)
             self.backlog.look_again(pending, now + max(source.settle_closed, 0.1))
-        elif pending.settled or (writer == writers.CLOSED and quiet >= source.settle_closed):
+        elif pending.settled or (writer == writers.CLOSED and now >= closed_at):
             self.backlog.make_ready(pending)
         else:
-            wait = source.settle_closed if writer == writers.CLOSED else source.settle
-            self.backlog.look_again(pending, pending.since + wait)
+            self.backlog.look_again(pending, closed_at if writer == writers.CLOSED else settled_at)
 
     async def _lose(self, pending: Pending) -> None:
         """A file is gone. A large one may have got another name, and what is copied of it goes on under that."""
