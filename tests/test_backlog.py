@@ -268,13 +268,29 @@ async def test_file_that_has_only_grown_goes_on_with_the_life_it_had() -> None:
         desk.backlog.finished(pending, S.GONE)
 
 
-async def test_file_that_is_only_copied_when_closed_may_be_followed_in_its_next_version() -> None:
-    """What made one version fail, or was delivered of it, says nothing about another."""
+async def test_file_that_is_copied_only_when_it_is_closed_stays_that_until_it_is_another() -> None:
+    """What made a recording fail, or was delivered of it, is not mended by the next write to it."""
     desk = Desk()
     (pending,) = desk.ready(found(b"a", LARGE))
     pending.closed_only = True
     desk.change(pending, LARGE + 1)
+    assert pending.closed_only
+    desk.backlog.replace(pending, found(b"another", LARGE + 2)._replace(path=b"a"), 0)
     assert not pending.closed_only
+
+
+async def test_growing_file_that_pauses_is_told_from_one_that_waits_for_a_look(autojump_clock: MockClock) -> None:
+    """A recording that is to be tried again later changes at once; only the end of the pause makes it try."""
+    desk = Desk()
+    grows, finished = desk.growing(found(b"grows", LARGE)) + desk.ready(found(b"finished", LARGE))
+    assert not grows.is_paused
+    for pending in (grows, finished):
+        desk.board.move(pending.entry, S.COPYING)
+        desk.backlog.again(pending, S.WAITING, "retry in 3 s", 3)
+    assert (grows.is_paused, finished.is_paused) == (True, False)
+    await trio.sleep(3)
+    assert desk.backlog.pop_due(9) == [grows, finished]
+    assert not grows.is_paused
 
 
 # --- Files that change while they are ready

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trioft import config
-from trioft.config import Config, Copy, Destination, Retry, Source, State, load_config
+from trioft.config import Config, Copy, Destination, Growing, Retry, Source, State, load_config
 from trioft.errors import ConfigError
 from trioft.kinds import MinFree, OnSuccess
 
@@ -69,7 +69,16 @@ def test_without_file_and_options_everything_has_its_default() -> None:
         require_mount=False,
         marker=None,
     )
-    assert loaded.growing.mode == "follow"
+    assert loaded.growing == Growing(
+        mode="follow",
+        min_size=16 * 2**20,
+        transfers=8,
+        headroom=0,
+        poll=0.25,
+        reconcile="full",
+        include=(),
+        exclude=(),
+    )
     assert loaded.copy == Copy(
         transfers=4,
         movers=4,
@@ -142,6 +151,13 @@ READ: list[tuple[str, str, object]] = [
     ("destination.require_mount", "true", True),
     ("destination.marker", ".trioft/volume..7", ".trioft/volume..7"),
     ("growing.mode", "wait", "wait"),
+    ("growing.min_size", "0B", 0),
+    ("growing.transfers", "64", 64),
+    ("growing.headroom", "4MiB", 4 * 2**20),
+    ("growing.poll", "50ms", 0.05),
+    ("growing.reconcile", "edges", "edges"),
+    ("growing.include", '["*.mxf", "live/**"]', ("*.mxf", "live/**")),
+    ("growing.exclude", '\n    - "draft*"', ("draft*",)),
     ("copy.transfers", "64", 64),
     ("copy.movers", "1", 1),
     ("copy.verify", "size", "size"),
@@ -267,6 +283,14 @@ REFUSED = [
     ("copy.transfers", "65", "65", COUNT),
     ("copy.movers", "0", "0", COUNT),
     ("copy.movers", "65", "65", COUNT),
+    ("growing.transfers", "0", "0", COUNT),
+    ("growing.transfers", "65", "65", COUNT),
+    ("growing.min_size", "-1B", '"-1B"', SIZE),
+    ("growing.min_size", "16", "16", SIZE),
+    ("growing.headroom", "off", "false", SIZE),
+    ("growing.poll", "49ms", '"49ms"', "a duration of at least 50ms"),
+    ("growing.include", '["/abs"]', '"/abs"', PATTERNS),
+    ("growing.exclude", '["/abs"]', '"/abs"', PATTERNS),
     ("retry.retries", "-1", "-1", "a whole number from 0"),
     ("copy.checkpoint_size", "8191KiB", '"8191KiB"', "a size of at least 8MiB"),
     ("copy.checkpoint_time", "0s", '"0s"', "a duration of at least 1ms"),
@@ -282,6 +306,7 @@ REFUSED = [
     ("destination.if_exists", "replace", '"replace"', "rename, overwrite, skip, fail or null"),
     ("destination.if_exists", '"null"', '"null"', "rename, overwrite, skip, fail or null"),
     ("growing.mode", "null", "null", "follow or wait"),
+    ("growing.reconcile", "none", '"none"', "full or edges"),
     ("copy.verify", "Size", '"Size"', "size, transfer or readback"),
     ("copy.verify", "[size]", "a list", "size, transfer or readback"),
     ("log.level", "off", "false", "debug, info, warning or error"),
@@ -535,6 +560,17 @@ _CONFIGS = st.builds(
         require_mount=st.booleans(),
         marker=st.sampled_from([None, "off", "1:30", "yes", "~", "a: b", "# c", " d "]),
     ),
+    growing=st.builds(
+        Growing,
+        mode=st.sampled_from(["follow", "wait"]),
+        min_size=st.integers(0, 2**63 - 1),
+        transfers=st.integers(1, 64),
+        headroom=st.integers(0, 2**63 - 1),
+        poll=_SECONDS,
+        reconcile=st.sampled_from(["full", "edges"]),
+        include=_PATTERN_LISTS,
+        exclude=_PATTERN_LISTS,
+    ),
     copy=st.builds(
         Copy,
         transfers=st.integers(1, 64),
@@ -572,6 +608,9 @@ def test_dump_uses_the_notation_of_the_file() -> None:
         "on_success: archive:/done",
         "bwlimit: 1MB/s",
         "checkpoint_size: 256MiB",
+        "min_size: 16MiB",
+        "headroom: 0B",
+        "poll: 250ms",
         "keep_history: 14d",
     ):
         assert f"\n  {line}\n" in text

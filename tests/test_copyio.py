@@ -27,10 +27,10 @@ from files import (
 )
 from support import files_of, pattern
 from trioft import copyio, linux, publishio, writers
-from trioft.copyio import Prepared
 from trioft.errors import FileTrouble, Remedy, classify
 from trioft.fileio import Away, block_digest, file_digest
-from trioft.model import BLOCK_SIZE, BUNDLE_FILE_SIZE, Checkpoint, Ends, Item, Result, Root, Verdict
+from trioft.model import BLOCK_SIZE, BUNDLE_FILE_SIZE, VOID, Checkpoint, Ends, Item, Result, Root, Verdict
+from trioft.resumeio import Prepared
 
 LARGE = 2 * BLOCK_SIZE + 123  # three blocks, the last one short
 
@@ -158,14 +158,14 @@ def test_a_write_protected_file_is_copied_and_stays_write_protected(ground: Grou
     partial = os.path.basename(ground.partial(big))
     with ordinary_user():
         assert verdicts(bundle(ground, [small])) == ["written"]
-        assert isinstance(copyio.prepare(ground.ends, big, None, MANNER, ground.told.append), Prepared)
+        assert isinstance(copyio.prepare(ground.ends, big, None, MANNER, False, ground.told.append), Prepared)
         copyio.copy_span(ground.ends, big, partial, 0, len(content), MANNER, ground.told.append)
         destination = ground.ends.destination
         assert copyio.settle(
             destination, partial, 0, len(content), digests(content), "readback", ground.told.append
         ) == []  # fmt: skip
         # A restart finds its partial and may go on with it.
-        assert isinstance(copyio.prepare(ground.ends, big, None, MANNER, ground.told.append), Prepared)
+        assert isinstance(copyio.prepare(ground.ends, big, None, MANNER, False, ground.told.append), Prepared)
         copyio.copy_span(ground.ends, big, partial, BLOCK_SIZE, len(content), MANNER, ground.told.append)
         results = publishio.publish(ground.ends, [publication(small), publication(big)], MANNER)
     assert verdicts(results) == ["published"] * 2
@@ -359,7 +359,7 @@ def test_nothing_is_written_below_a_folder_that_is_not_the_destination(ground: G
     partial = os.path.basename(ground.partial(item))
     calls: dict[str, Callable[[], object]] = {
         "write_bundle": lambda: copyio.write_bundle(ends, [item], MANNER, ground.told.append),
-        "prepare": lambda: copyio.prepare(ends, item, None, MANNER, ground.told.append),
+        "prepare": lambda: copyio.prepare(ends, item, None, MANNER, False, ground.told.append),
         "copy_span": lambda: copyio.copy_span(ends, item, partial, 0, 100, MANNER, ground.told.append),
         "settle": lambda: copyio.settle(ends.destination, partial, 0, 100, b"", "size", ground.told.append),
     }
@@ -372,7 +372,14 @@ def test_nothing_is_written_below_a_folder_that_is_not_the_destination(ground: G
 
 
 def prepare(ground: Ground, item: Item, checkpoint: Checkpoint | None = None, **manner: Any) -> Result | Prepared:
-    return copyio.prepare(ground.ends, item, checkpoint, MANNER._replace(**manner), ground.told.append)
+    return copyio.prepare(ground.ends, item, checkpoint, MANNER._replace(**manner), False, ground.told.append)
+
+
+def resumed(ground: Ground, item: Item, checkpoint: Checkpoint | None = None, **manner: Any) -> tuple[int, bytes]:
+    """Prepare a partial; return from which byte on it is written, and the digests of what is below."""
+    answer = prepare(ground, item, checkpoint, **manner)
+    assert isinstance(answer, Prepared)
+    return answer.offset, answer.digests
 
 
 def checkpoint_of(ground: Ground, item: Item, offset: int, content: bytes | None = None) -> Checkpoint:
@@ -393,7 +400,7 @@ def spoiled(content: bytes, offset: int) -> bytes:
 def test_a_large_file_begins_with_an_empty_partial(ground: Ground) -> None:
     """Nothing is there: it starts at byte 0, in a folder that has been made for it."""
     item = ground.add(b"x/y/a", large(), mode=0o640)
-    assert prepare(ground, item) == Prepared(0, b"")
+    assert resumed(ground, item) == (0, b"")
     assert read(ground.partial(item)) == b""
     assert stat.S_IMODE(os.stat(ground.partial(item)).st_mode) == 0o640
 
@@ -424,7 +431,7 @@ def test_a_checkpoint_of_this_version_is_where_it_goes_on(ground: Ground, offset
     os.utime(ground.at_source(b"a"), ns=(0, item.fingerprint.mtime_ns))
     item = ground.item(b"a")
     checkpoint = checkpoint._replace(fingerprint=item.fingerprint)
-    assert prepare(ground, item, checkpoint, verify=verify) == Prepared(offset, checkpoint.digests)
+    assert resumed(ground, item, checkpoint, verify=verify) == (offset, checkpoint.digests)
     assert os.stat(ground.partial(item)).st_size == offset
 
 
@@ -434,9 +441,9 @@ def test_at_level_readback_every_block_below_a_checkpoint_is_read_again(ground: 
     put_partial(ground, item, spoiled(large(), BLOCK_SIZE + 7))
     for offset in (2 * BLOCK_SIZE, LARGE):
         checkpoint = checkpoint_of(ground, item, offset)
-        assert prepare(ground, item, checkpoint) == Prepared(BLOCK_SIZE, digests(large()[:BLOCK_SIZE]))
+        assert resumed(ground, item, checkpoint) == (BLOCK_SIZE, digests(large()[:BLOCK_SIZE]))
         put_partial(ground, item, spoiled(large(), BLOCK_SIZE + 7))
-    assert prepare(ground, item, checkpoint, verify="transfer") == Prepared(LARGE, digests(large()))
+    assert resumed(ground, item, checkpoint, verify="transfer") == (LARGE, digests(large()))
 
 
 def test_a_checkpoint_at_level_size_has_no_digests_and_is_trusted_at_that_level(ground: Ground) -> None:
@@ -444,7 +451,7 @@ def test_a_checkpoint_at_level_size_has_no_digests_and_is_trusted_at_that_level(
     item = ground.add(b"a", large())
     put_partial(ground, item, large())
     checkpoint = checkpoint_of(ground, item, BLOCK_SIZE)._replace(digests=b"")
-    assert prepare(ground, item, checkpoint, verify="size") == Prepared(BLOCK_SIZE, b"")
+    assert resumed(ground, item, checkpoint, verify="size") == (BLOCK_SIZE, b"")
 
 
 @pytest.mark.parametrize("verify", ["transfer", "readback"])
@@ -453,7 +460,7 @@ def test_a_checkpoint_of_a_lower_level_proves_nothing_at_a_higher_one(ground: Gr
     item = ground.add(b"a", large())
     put_partial(ground, item, spoiled(large(), BLOCK_SIZE + 7))
     checkpoint = checkpoint_of(ground, item, 2 * BLOCK_SIZE)._replace(digests=b"")
-    assert prepare(ground, item, checkpoint, verify=verify) == Prepared(BLOCK_SIZE, digests(large()[:BLOCK_SIZE]))
+    assert resumed(ground, item, checkpoint, verify=verify) == (BLOCK_SIZE, digests(large()[:BLOCK_SIZE]))
 
 
 @pytest.mark.parametrize("how", ["none", "other version", "other partial", "last block differs", "shorter partial"])
@@ -474,31 +481,32 @@ def test_without_a_checkpoint_that_fits_blocks_are_compared_and_kept_as_far_as_t
             checkpoint = checkpoint._replace(partial=b"b.00000000.partial")
         case "shorter partial":
             put_partial(ground, item, large()[: 2 * BLOCK_SIZE - 1])
-    assert prepare(ground, item, checkpoint) == Prepared(BLOCK_SIZE, digests(large()[:BLOCK_SIZE]))
+    assert resumed(ground, item, checkpoint) == (BLOCK_SIZE, digests(large()[:BLOCK_SIZE]))
     assert os.stat(ground.partial(item)).st_size == BLOCK_SIZE
     assert ("compared", BLOCK_SIZE) in ground.told
 
 
 @pytest.mark.parametrize(
-    ("there", "kept"),
+    ("there", "kept", "again"),
     [
-        (lambda: b"", 0),
-        (lambda: large()[: BLOCK_SIZE - 1], 0),
-        (lambda: pattern(LARGE, 99), 0),
-        (lambda: large()[:BLOCK_SIZE] + bytes(BLOCK_SIZE), BLOCK_SIZE),
-        (lambda: spoiled(large(), 0), 0),
-        (lambda: large(), 2 * BLOCK_SIZE),  # the short last block is cheap to write again
-        (lambda: large() + b"more", 2 * BLOCK_SIZE),
+        (lambda: b"", 0, 0),
+        (lambda: large()[: BLOCK_SIZE - 1], 0, 0),
+        (lambda: pattern(LARGE, 99), 0, 0),
+        (lambda: large()[:BLOCK_SIZE] + bytes(BLOCK_SIZE), BLOCK_SIZE, 0),
+        (lambda: spoiled(large(), 0), 2 * BLOCK_SIZE, 1),
+        (lambda: large(), 2 * BLOCK_SIZE, 0),  # the short last block is cheap to write again
+        (lambda: large() + b"more", 2 * BLOCK_SIZE, 0),
     ],
     ids=["empty", "less than a block", "another file", "zeros behind", "first byte", "all of it", "longer"],
 )
 def test_what_a_partial_without_a_row_has_in_common_with_the_source_is_kept(
-    ground: Ground, there: Callable[[], bytes], kept: int
+    ground: Ground, there: Callable[[], bytes], kept: int, again: int
 ) -> None:
     """With the state folder lost, a 25 GB file still goes on near where it was, and is right to the last byte."""
     item = ground.add(b"a", large())
     put_partial(ground, item, there())
-    assert prepare(ground, item) == Prepared(kept, digests(large()[:kept]))
+    # Blocks that differ have no digest, and are written again.
+    assert resumed(ground, item) == (kept, again * VOID + digests(large()[:kept])[again * 16 :])
     assert os.stat(ground.partial(item)).st_size == kept
 
 
@@ -507,7 +515,7 @@ def test_a_partial_is_compared_as_it_is_on_the_disk(ground: Ground, monkeypatch:
     item = ground.add(b"a", large())
     put_partial(ground, item, large())
     spoiling(monkeypatch, b"a", BLOCK_SIZE + 5)
-    assert prepare(ground, item) == Prepared(BLOCK_SIZE, digests(large()[:BLOCK_SIZE]))
+    assert resumed(ground, item) == (BLOCK_SIZE, digests(large()[:BLOCK_SIZE]))
 
 
 def test_a_shorter_source_keeps_no_more_than_it_has(ground: Ground) -> None:
@@ -515,7 +523,7 @@ def test_a_shorter_source_keeps_no_more_than_it_has(ground: Ground) -> None:
     content = large()[: BLOCK_SIZE + 5]
     item = ground.add(b"a", content)
     put_partial(ground, item, large())
-    assert prepare(ground, item) == Prepared(BLOCK_SIZE, digests(content[:BLOCK_SIZE]))
+    assert resumed(ground, item) == (BLOCK_SIZE, digests(content[:BLOCK_SIZE]))
 
 
 @pytest.mark.parametrize("verdict", ["gone", "changed", "busy", "already", "exists"])
@@ -564,7 +572,7 @@ def span(ground: Ground, item: Item, start: int, end: int, **manner: Any) -> Non
     copyio.copy_span(ground.ends, item, partial, start, end, MANNER._replace(**manner), ground.told.append)
 
 
-def blocks_told(ground: Ground) -> list[tuple[int, bytes]]:
+def blocks_told(ground: Ground) -> list[tuple[int, int, bytes]]:
     return [message[1:] for message in ground.told if message[0] == "block"]
 
 
@@ -580,8 +588,8 @@ def test_spans_may_be_written_in_any_order(ground: Ground) -> None:
     assert read(ground.partial(item)) == bytes(BLOCK_SIZE) + large()[BLOCK_SIZE:]
     span(ground, item, 0, BLOCK_SIZE)
     assert read(ground.partial(item)) == large()
-    numbers, told = zip(*blocks_told(ground), strict=True)
-    assert numbers == (1, 2, 0)
+    numbers, lengths, told = zip(*blocks_told(ground), strict=True)
+    assert (numbers, lengths) == ((1, 2, 0), (BLOCK_SIZE, 123, BLOCK_SIZE))
     assert told[2] + told[0] + told[1] == digests(large())
     assert bytes_told(ground) == LARGE
 
@@ -591,7 +599,7 @@ def test_at_level_size_no_digest_is_made(ground: Ground) -> None:
     item = ground.add(b"a", large())
     put_partial(ground, item, b"")
     span(ground, item, 0, LARGE, verify="size")
-    assert blocks_told(ground) == [(0, b""), (1, b""), (2, b"")]
+    assert blocks_told(ground) == [(0, BLOCK_SIZE, b""), (1, BLOCK_SIZE, b""), (2, 123, b"")]
 
 
 def test_a_span_survives_short_reads_and_writes(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -654,7 +662,7 @@ def test_a_failed_write_tells_its_byte_and_no_block_beyond(
         span(ground, item, 0, LARGE)
     partial = os.path.basename(ground.partial(item))
     assert caught.value.trouble[:5] == ("destination", "write", partial, BLOCK_SIZE + 3 * 2**20, number)
-    assert blocks_told(ground) == [(0, block_digest(large()[:BLOCK_SIZE]))]
+    assert blocks_told(ground) == [(0, BLOCK_SIZE, block_digest(large()[:BLOCK_SIZE]))]
 
 
 @pytest.mark.parametrize("failed_before", [False, True], ids=["alone", "after a failed write"])

@@ -15,7 +15,7 @@ from support import pattern
 from trioft import fileio, linux, writers
 from trioft.errors import FileTrouble, Remedy, Side, classify
 from trioft.fileio import Away
-from trioft.model import BLOCK_SIZE, Root, Verdict
+from trioft.model import BLOCK_SIZE, Result, Root, Verdict
 
 
 @pytest.fixture
@@ -198,8 +198,8 @@ def test_only_a_server_that_cannot_sync_folders_may_refuse_to(
 def test_a_quiet_source_is_opened(ground: Ground, src: int) -> None:
     """A file that is the version asked for, and that nobody writes, may be copied."""
     item = ground.add(b"a", b"content")
-    fd, refused = fileio.open_source(src, item)
-    assert refused is None
+    fd, opening = fileio.open_source(src, item)
+    assert opening == Result(Verdict.WRITTEN, closed=opening.closed)
     assert os.read(fd, 10) == b"content"
 
 
@@ -226,8 +226,7 @@ def test_another_version_of_the_source_is_refused(ground: Ground, src: int, chan
     before = open_files()
     fd, refused = fileio.open_source(src, item)
     assert fd == -1
-    assert refused is not None
-    assert refused.verdict == Verdict.CHANGED
+    assert refused == Result(Verdict.CHANGED)
     assert open_files() == before
 
 
@@ -235,9 +234,9 @@ def test_a_source_that_is_gone_is_gone(ground: Ground, src: int) -> None:
     """A file that was removed meanwhile, or its folder, is nobody's fault."""
     item = ground.add(b"folder/a")
     os.unlink(ground.at_source(b"folder/a"))
-    assert fileio.open_source(src, item)[1] == (Verdict.GONE, b"", None, None, "")
+    assert fileio.open_source(src, item) == (-1, Result(Verdict.GONE))
     os.rmdir(ground.at_source(b"folder"))
-    assert fileio.open_source(src, item)[1] == (Verdict.GONE, b"", None, None, "")
+    assert fileio.open_source(src, item) == (-1, Result(Verdict.GONE))
 
 
 def test_a_link_in_the_place_of_a_source_is_not_followed(ground: Ground, src: int, tmp_path: Path) -> None:
@@ -257,9 +256,7 @@ def test_a_pipe_in_the_place_of_a_source_does_not_block(ground: Ground, src: int
     item = ground.add(b"a")
     os.unlink(ground.at_source(b"a"))
     os.mkfifo(ground.at_source(b"a"))
-    refused = fileio.open_source(src, item)[1]
-    assert refused is not None
-    assert refused.verdict == Verdict.CHANGED
+    assert fileio.open_source(src, item) == (-1, Result(Verdict.CHANGED))
 
 
 def test_a_source_that_somebody_writes_is_busy(ground: Ground, src: int) -> None:
@@ -267,23 +264,56 @@ def test_a_source_that_somebody_writes_is_busy(ground: Ground, src: int) -> None
     need_leases(ground.source)
     item = ground.add(b"a")
     with held(ground.at_source(b"a"), "writer"):
-        refused = fileio.open_source(src, item)[1]
-        assert refused is not None
-        assert refused.verdict == Verdict.BUSY
-    assert fileio.open_source(src, item)[1] is None
+        assert fileio.open_source(src, item) == (-1, Result(Verdict.BUSY))
+    assert fileio.open_source(src, item)[1] == Result(Verdict.WRITTEN, closed="proved")
 
 
 def test_where_nothing_can_be_proved_only_a_settled_file_is_copied(
     ground: Ground, src: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a filesystem whose leases prove nothing, a file must have been seen to be quiet."""
+    """On a filesystem whose leases prove nothing, a file must have been seen to be quiet; no more is said of it."""
     ground.add(b"a")
     monkeypatch.setattr(writers, "_magic_of_device", {})
     monkeypatch.setattr(linux, "filesystem_magic", lambda fd: 0x6969)  # NFS
-    refused = fileio.open_source(src, ground.item(b"a", settled=False))[1]
-    assert refused is not None
-    assert refused.verdict == Verdict.UNPROVEN
-    assert fileio.open_source(src, ground.item(b"a", settled=True))[1] is None
+    assert fileio.open_source(src, ground.item(b"a", settled=False)) == (-1, Result(Verdict.UNPROVEN))
+    assert fileio.open_source(src, ground.item(b"a", settled=True))[1] == Result(Verdict.WRITTEN, closed="timeout")
+
+
+@pytest.mark.parametrize("change", ["nothing", "appended", "truncated", "time", "attributes"])
+def test_a_growing_source_is_opened_in_whatever_version(ground: Ground, src: int, change: str) -> None:
+    """It is another one at every look: that somebody writes it, or has, is no reason not to copy it."""
+    item = ground.add(b"a", b"content")
+    path = ground.source / "a"
+    with held(ground.at_source(b"a"), "writer"):
+        match change:
+            case "appended":
+                with path.open("ab") as file:
+                    file.write(b"+")
+            case "truncated":
+                os.truncate(path, 3)
+            case "time":
+                os.utime(path, (1, 1))
+            case "attributes":
+                path.chmod(0o600)
+        fd, opening = fileio.open_growing(src, item)
+    assert opening == Result(Verdict.WRITTEN)
+    assert os.read(fd, 10) == read(path)
+
+
+@pytest.mark.parametrize(("change", "verdict"), [("replaced", "changed"), ("folder", "changed"), ("gone", "gone")])
+def test_a_growing_source_is_still_the_same_file(ground: Ground, src: int, change: str, verdict: str) -> None:
+    """Bytes of another file, that has got its name, are never added to what was copied."""
+    item = ground.add(b"a", b"content")
+    path = ground.source / "a"
+    path.rename(ground.source / "b")
+    match change:
+        case "replaced":
+            path.write_bytes(b"content")
+        case "folder":
+            path.mkdir()
+    before = open_files()
+    assert fileio.open_growing(src, item) == (-1, Result(Verdict(verdict)))
+    assert open_files() == before
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
@@ -300,10 +330,11 @@ def test_a_source_that_cannot_be_opened_or_looked_at_is_a_trouble(
     for call in ("open", "fstat"):
         with monkeypatch.context() as patch:
             patch.setattr(os, call, refuse)
-            with pytest.raises(FileTrouble) as caught:
-                fileio.open_source(src, item)
-        trouble = caught.value.trouble
-        assert (trouble.side, trouble.path, trouble.errno) == ("source", b"a", number)
+            for opening in (fileio.open_source, fileio.open_growing):
+                with pytest.raises(FileTrouble) as caught:
+                    opening(src, item)
+                trouble = caught.value.trouble
+                assert (trouble.side, trouble.path, trouble.errno) == ("source", b"a", number)
         assert open_files() == before
 
 
@@ -364,7 +395,7 @@ def test_a_renamed_copy_is_found_under_its_number(ground: Ground, src: int, dst:
     os.utime(ground.at_dest(b"take_1.mov"), ns=(0, item.fingerprint.mtime_ns))
     fd, _ = fileio.open_source(src, item)
     result = fileio.look_for_existing(fd, dst, item, MANNER._replace(if_exists="rename"), ground.told.append)
-    assert result == (Verdict.ALREADY, b"take_1.mov", None, None, "")
+    assert result == Result(Verdict.ALREADY, b"take_1.mov")
 
 
 @pytest.mark.parametrize("off", [0, 1, 99, 100, -99, -100, 10**9])
@@ -390,7 +421,7 @@ def test_before_a_source_is_removed_what_is_there_is_compared_byte_for_byte(
     result = fileio.look_for_existing(fd, dst, item, manner, ground.told.append)
     blocks = [content[at : at + BLOCK_SIZE] for at in range(0, size, BLOCK_SIZE)]
     digest = fileio.file_digest(b"".join(map(fileio.block_digest, blocks)))
-    assert result == (Verdict.ALREADY, b"a", digest, None, "")
+    assert result == Result(Verdict.ALREADY, b"a", digest)
     assert sum(count for _, count in ground.told) == size
     if size:
         with open(ground.at_dest(b"a"), "r+b") as file:

@@ -164,7 +164,7 @@ def test_what_arrives_is_what_the_recorder_left(profile: str, command: str, site
     line = done.files("done")["take.mxf"]
     assert (line["strategy"], line["closed"]) == ("follow", "proved")
     if profile in ("mxf", "mp4"):
-        assert line["bytes_patched"] >= BLOCK
+        assert 4096 <= line["bytes_patched"] < 2 * BLOCK  # not all the blocks that something was rewritten in
     assert [event for event, _, _ in history(site)] == ["delivered"]
     assert "closed: proved" in history(site)[0][2]
     check_promises(site, {b"take.mxf": content})

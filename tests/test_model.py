@@ -8,6 +8,7 @@ import pickle
 import pytest
 
 from trioft.errors import Side, Trouble
+from trioft.fileio import block_digest
 from trioft.model import (
     BLOCK_SIZE,
     BUNDLE_BYTES,
@@ -16,6 +17,7 @@ from trioft.model import (
     FINAL,
     SPAN_SIZE,
     TRANSITIONS,
+    VOID,
     Checkpoint,
     Ends,
     FileState,
@@ -39,7 +41,7 @@ LEGAL = {
     S.READY: "settling copying waiting gone",
     S.COPYING: "settling verifying waiting done failed skipped gone",
     S.VERIFYING: "settling copying waiting done failed skipped gone",
-    S.WAITING: "settling ready copying failed gone",
+    S.WAITING: "settling ready growing copying failed gone",
     S.DONE: "",
     S.FAILED: "",
     S.SKIPPED: "",
@@ -61,6 +63,11 @@ def test_ends_are_final() -> None:
 def test_only_a_file_that_was_copied_or_verified_can_be_done() -> None:
     """Nothing is called done that no copier has had in its hands."""
     assert {state for state in S if S.DONE in TRANSITIONS[state]} == {S.COPYING, S.VERIFYING}
+
+
+def test_a_file_may_be_followed_whenever_no_copier_has_it() -> None:
+    """One that grew is followed again after a pause; one that is ready has to settle anew before it can grow."""
+    assert {state for state in S if S.GROWING in TRANSITIONS[state]} == {S.SETTLING, S.WAITING}
 
 
 def reachable(start: FileState) -> set[FileState]:
@@ -103,6 +110,12 @@ def test_job_is_as_large_as_its_files() -> None:
     assert Job(()).size == 0
 
 
+def test_no_empty_or_zero_block_has_the_digest_of_one_that_is_written_again() -> None:
+    """VOID is as long as a digest, and none: it stands for no content."""
+    assert len(VOID) == len(block_digest(b""))
+    assert VOID not in {block_digest(bytes(size)) for size in (0, 1, 16, BUNDLE_FILE_SIZE, BLOCK_SIZE)}
+
+
 def test_sizes_fit_into_each_other() -> None:
     """Spans are whole blocks, and a file that travels in a bundle is one block, so that it has one digest."""
     assert SPAN_SIZE % BLOCK_SIZE == 0
@@ -116,10 +129,13 @@ def test_sizes_fit_into_each_other() -> None:
     [
         Found(b"\xff\n", 0o644, PRINT),
         Ends(Root(b"/a", 1), Root(b"/b", 2)),
-        Job((Item(1, b"a", 0o644, PRINT, True),)),
+        Job((Item(1, b"a", 0o644, PRINT, True),), growing=True),
         Manner("readback", "rename", True, 100, True),
-        Result(Verdict.TROUBLE, b"a", b"d" * 16, Trouble(Side.SOURCE, "read", b"a", 0, errno.EIO, "text"), "closed"),
-        Checkpoint(b"a.01234567.partial", PRINT, 8, b"d" * 16),
+        Result(
+            *(Verdict.TROUBLE, b"a", b"d" * 16, Trouble(Side.SOURCE, "read", b"a", 0, errno.EIO, "text"), "closed"),
+            *("proved", Found(b"a", 0o644, PRINT), "not all of it"),
+        ),
+        Checkpoint(b"a.01234567.partial", PRINT, 8, b"d" * 16, growing=True),
         Publication(b"a", b"a.01234567.partial", 0o644, PRINT),
         *S,
     ],

@@ -77,7 +77,7 @@ def test_a_free_name_is_given(ground: Ground, policy: str) -> None:
     item = ready(ground, b"x/a.mov")
     os.utime(ground.at_source(b"x/a.mov"), ns=(111, 1_234_567_890_123_456_789))
     item = ground.item(b"x/a.mov")
-    assert publish(ground, item, if_exists=policy) == [(Verdict.PUBLISHED, b"x/a.mov", None, None, "")]
+    assert publish(ground, item, if_exists=policy) == [Result(Verdict.PUBLISHED, b"x/a.mov")]
     assert files_of(ground.dest) == {b"x/a.mov": b"new content"}
     assert os.stat(ground.at_dest(b"x/a.mov")).st_mtime_ns == 1_234_567_890_123_456_789
 
@@ -361,7 +361,7 @@ def test_a_rename_that_raised_and_has_happened_counts(
         raise OSError(number, "")
 
     monkeypatch.setattr(os, "rename", lose)
-    assert publish(ground, item) == [(Verdict.PUBLISHED, b"a.mov", None, None, "")]
+    assert publish(ground, item) == [Result(Verdict.PUBLISHED, b"a.mov")]
     assert files_of(ground.dest) == {b"a.mov": b"new content"}
 
 
@@ -512,7 +512,7 @@ def test_a_delivered_source_goes(ground: Ground, archive: Path | None) -> None:
     """Unchanged and written by nobody: it is removed, or archived with its folder, and the proof is told."""
     need_leases(ground.source)
     item = ground.add(b"x/a.mov", b"content")
-    assert remove(ground, item, archive=archive) == [(Verdict.PUBLISHED, b"", None, None, "closed")]
+    assert remove(ground, item, archive=archive) == [Result(Verdict.PUBLISHED, writer="closed")]
     assert files_of(ground.source) == {}
     assert archive is None or files_of(archive) == {b"x/a.mov": b"content"}
     # A mover that died right after that is repeated.

@@ -1,4 +1,7 @@
-"""When the scanner takes a file for ready, when it looks again, and what it leaves alone. On a clock that jumps."""
+"""
+When the scanner takes a file for ready or for growing, when it looks again, and what it leaves alone; and who hears of
+events. On a clock that jumps.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,11 @@ from trioft.config import Config, Growing, Retry, Source
 from trioft.errors import FileTrouble, Side, Trouble
 from trioft.events import Changes
 from trioft.ledger import Known, Port
-from trioft.model import BUNDLE_FILE_SIZE, Ends, FileState, Found, Job, Manner, Root
+from trioft.model import BUNDLE_FILE_SIZE, MIB, Ends, FileState, Found, Job, Manner, Root
 from trioft.scanner import Scanner
 from trioft.storage import Storage
 from trioft.surveyio import Listing, Look, Probed
+from trioft.watcher import MOST
 
 S = FileState
 ENDS = Ends(Root(b"/in", 1), Root(b"/out", 2))
@@ -205,6 +209,28 @@ async def test_new_file_is_ready_when_it_was_quiet_for_long_enough(
     assert when == pytest.approx(ready_at)
 
 
+@pytest.mark.parametrize("settle", [10.0, 0.5], ids=["default", "as-short-as-for-closed"])
+async def test_old_large_file_about_which_nothing_is_known_is_quiet_here_first(
+    autojump_clock: MockClock, settle: float
+) -> None:
+    """Times that another machine has set prove nothing: ``settle`` counts from the first look, on the own clock."""
+    world = World(source=source(settle=settle))
+    world.put(b"old", 16 * MIB, mtime=time.time() - 3600, writer=writers.UNKNOWN)
+    await world.run(50)
+    ((ready_at, _, settled),) = world.jobs
+    assert ready_at == pytest.approx(settle)
+    assert settled
+
+
+async def test_old_large_file_that_is_closed_is_ready_at_once(autojump_clock: MockClock) -> None:
+    """It is looked at first, as its writer may only pause; one look is all that it costs."""
+    world = World(source=source())
+    world.put(b"old", 16 * MIB, mtime=time.time() - 3600)
+    await world.run(1)
+    assert world.jobs == [(0, [b"old"], False)]
+    assert world.looks(b"old") == [0]
+
+
 async def test_age_is_taken_from_the_last_change_of_any_kind(autojump_clock: MockClock) -> None:
     """A copy that keeps an old modification time is as new as its attributes say: it may still be written."""
     world = World(source=source())
@@ -328,6 +354,277 @@ async def test_unreadable_file_is_handed_to_a_copier(autojump_clock: MockClock) 
     await world.run(5)
     assert look(b"a").kind == "file"
     assert [paths for _, paths, _ in world.jobs] == [[b"a"]]
+
+
+# --- When a file is followed while it grows
+
+BIG = 16 * MIB  # the least size that is followed, by default
+
+
+@pytest.mark.parametrize("seen_by", ["scan", "event"])
+@pytest.mark.parametrize(("age", "at"), [(-(10.0**6), 0.5), (3600, 0.0)], ids=["new", "left-alone-for-long"])
+async def test_large_file_that_somebody_writes_is_followed(
+    autojump_clock: MockClock, age: float, at: float, seen_by: str
+) -> None:
+    """At the first look that finds a writer, also where the writer has paused for long; an event makes it a look."""
+    world = World(source=source())
+
+    async def appear() -> None:
+        await trio.sleep(5 if seen_by == "event" else 0)
+        world.put(b"take.mxf", BIG, mtime=time.time() - age, writer=writers.BUSY)
+        world.changes.add([b"take.mxf"])
+
+    if seen_by == "scan":
+        world.put(b"take.mxf", BIG, mtime=time.time() - age, writer=writers.BUSY)
+    await world.run(50, then=appear if seen_by == "event" else None)
+    assert world.followed == [(5 if seen_by == "event" else at, b"take.mxf")]
+    assert world.jobs == []
+    assert (b"take.mxf", "growing", "being written") in world.heard
+
+
+@pytest.mark.parametrize("writer", [writers.CLOSED, writers.UNKNOWN])
+@pytest.mark.parametrize("told", [True, False], ids=["event", "look"])
+async def test_large_file_that_has_grown_is_followed(autojump_clock: MockClock, told: bool, writer: str) -> None:
+    """Who writes need not have it open all the time, or be seen: that it is longer than before is enough."""
+    world = World(source=source())
+    world.put(b"take.mxf", BIG, writer=writer)
+
+    async def grow() -> None:
+        await trio.sleep(0.2)
+        world.put(b"take.mxf", BIG + 1, writer=writer)
+        if told:
+            world.changes.add([b"take.mxf"])
+
+    await world.run(50, then=grow)
+    assert world.followed == [(0.2 if told else 0.5, b"take.mxf")]
+    assert world.jobs == []
+
+
+async def test_file_is_followed_once_it_is_large_enough(autojump_clock: MockClock) -> None:
+    """Most files are closed before that, and are then copied like any other."""
+    world = World(source=source(), growing=Growing(min_size=1000))
+    world.put(b"a", 1, writer=writers.BUSY)
+    sizes: list[int] = []
+
+    async def grow() -> None:
+        for size in range(100, 1100, 100):
+            await trio.sleep(1)
+            assert world.followed == []
+            sizes.append(size)
+            world.put(b"a", size, writer=writers.BUSY)
+            world.changes.add([b"a"])
+
+    await world.run(50, then=grow)
+    assert (sizes[-1], world.followed, world.jobs) == (1000, [(10, b"a")], [])
+
+
+@pytest.mark.parametrize("change", ["shorter", "rewritten", "replaced"])
+async def test_file_that_changed_without_growing_is_not_followed(autojump_clock: MockClock, change: str) -> None:
+    """What is finished, and replaced or rewritten by another version, has nothing to be followed: it settles anew."""
+    world = World(source=source())
+    world.put(b"take.mxf", BIG + 9)
+
+    async def rewrite() -> None:
+        await trio.sleep(0.2)
+        world.put(b"take.mxf", BIG + {"shorter": 0, "rewritten": 9, "replaced": 99}[change])
+        if change == "replaced":
+            replaced = world.files[b"take.mxf"]
+            world.files[b"take.mxf"] = replaced._replace(fingerprint=replaced.fingerprint._replace(ino=7))
+        world.changes.add([b"take.mxf"])
+
+    await world.run(50, then=rewrite)
+    assert world.followed == []
+    ((when, paths, settled),) = world.jobs
+    assert (paths, settled) == ([b"take.mxf"], False)
+    assert when == pytest.approx(0.7)
+
+
+async def test_recording_never_waits_behind_finished_files(autojump_clock: MockClock) -> None:
+    """However many of them wait, and however slowly they are taken, it is handed out at the look that finds it."""
+    world = World(source=source(), room=1)
+    world.receive = trio.open_memory_channel[Job](0)[1]  # nobody takes what is finished
+    for n in range(5):
+        world.put(b"%d" % n, 2 * BUNDLE_FILE_SIZE, mtime=1e9)
+    world.put(b"take.mxf", BIG, writer=writers.BUSY)
+    await world.run(50)
+    assert world.followed == [(0.5, b"take.mxf")]
+    assert world.jobs == []
+    assert world.board.pending_files == 5
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "settings"),
+    [
+        (b"take.mxf", BIG - 1, {}),
+        (b"take.mxf", BIG, {"mode": "wait"}),
+        (b"take.mxf", BIG, {"exclude": ("*.mxf",)}),
+        (b"take.mxf", BIG, {"include": ("*.mov", "live/**")}),
+        (b"take.mxf", BIG, {"include": ("*.mxf",), "exclude": ("take.*",)}),
+        (b"take.mxf", BIG, {"min_size": BIG + 2}),
+    ],
+    ids=["small", "wait", "exclude", "not-in-include", "exclude-beats-include", "min-size"],
+)
+async def test_file_that_is_not_to_be_followed_waits_until_it_is_closed(
+    autojump_clock: MockClock, path: bytes, size: int, settings: dict[str, Any]
+) -> None:
+    """Neither a writer nor growth makes it growing, whatever saw it; it is copied as soon as it is closed."""
+    world = World(source=source(), growing=Growing(**settings))
+    world.put(path, size - 1, writer=writers.BUSY)
+
+    async def record() -> None:
+        await trio.sleep(3)
+        world.put(path, size, writer=writers.BUSY)
+        world.changes.add([path])
+        await trio.sleep(30)
+        assert world.jobs == []
+        world.writer[path] = writers.CLOSED
+
+    await world.run(50, then=record)
+    assert world.followed == []
+    assert [paths for _, paths, _ in world.jobs] == [[path]]
+
+
+async def test_only_files_that_match_are_followed(autojump_clock: MockClock) -> None:
+    """``growing.include`` and ``growing.exclude`` choose as everywhere: an exclude beats an include."""
+    world = World(source=source(), growing=Growing(include=("*.mxf", "live/**"), exclude=("draft*",)))
+    for name in (b"a.mxf", b"live/cam", b"a.mov", b"draft.mxf"):
+        world.put(name, BIG, writer=writers.BUSY)
+    world.changes.add(list(world.files))
+    await world.run(5)
+    assert sorted(path for _, path in world.followed) == [b"a.mxf", b"live/cam"]
+
+
+async def test_file_that_failed_is_not_followed(autojump_clock: MockClock) -> None:
+    """It would only fail again, at each write: what was begun of it goes on when it is closed."""
+    world = World(source=source())
+    world.known[b"take.mxf"] = Known("failed", "", BIG, 10**18, 7)
+    world.put(b"take.mxf", BIG + 1, writer=writers.BUSY)
+
+    async def record() -> None:
+        for n in range(2, 9):
+            await trio.sleep(3)
+            assert (world.followed, world.jobs) == ([], [])
+            world.put(b"take.mxf", BIG + n, writer=writers.BUSY)
+            world.changes.add([b"take.mxf"])
+        world.writer[b"take.mxf"] = writers.CLOSED
+
+    await world.run(50, then=record)
+    assert world.followed == []
+    assert [paths for _, paths, _ in world.jobs] == [[b"take.mxf"]]
+
+
+async def test_file_that_was_delivered_and_waits_for_its_removal_is_not_followed(autojump_clock: MockClock) -> None:
+    """Somebody only holds it open: nothing is new in it, and it can be removed when it is closed, not before."""
+    world = World(source=source())
+    world.put(b"take.mxf", BIG, writer=writers.BUSY)
+    fingerprint = world.files[b"take.mxf"].fingerprint
+    world.known[b"take.mxf"] = Known("delivered", "pending", BIG, fingerprint.mtime_ns, fingerprint.ctime_ns)
+
+    async def close_it() -> None:
+        await trio.sleep(30)
+        assert (world.followed, world.jobs) == ([], [])
+        world.writer[b"take.mxf"] = writers.CLOSED
+
+    await world.run(50, then=close_it)
+    assert world.followed == []
+    assert [paths for _, paths, _ in world.jobs] == [[b"take.mxf"]]
+
+
+async def test_file_that_was_delivered_and_is_continued_is_followed(autojump_clock: MockClock) -> None:
+    """Another version of it is another file, also where it grows."""
+    world = World(source=source())
+    world.known[b"take.mxf"] = Known("delivered", "pending", BIG, 10**18, 7)
+    world.put(b"take.mxf", BIG + 1, writer=writers.BUSY)
+    await world.run(5)
+    assert world.followed == [(0.5, b"take.mxf")]
+
+
+async def test_growing_file_that_waits_for_its_lane_is_left_alone(autojump_clock: MockClock) -> None:
+    """Promise 4: neither scans nor events change what is queued; it is handed out once, as soon as there is room."""
+    world = World(source=source(scan_interval=1.0), growing_room=0)
+    lane, world.receive_growing = world.receive_growing, trio.open_memory_channel[Job](0)[1]
+    world.put(b"take.mxf", BIG, writer=writers.BUSY)
+    got: list[Job] = []
+
+    async def record_then_take() -> None:
+        for n in range(20):
+            await trio.sleep(1)
+            world.put(b"take.mxf", BIG + n, writer=writers.BUSY if n % 2 else writers.CLOSED)
+            world.changes.add([b"take.mxf"])
+        del world.files[b"take.mxf"]
+        world.changes.add([b"take.mxf"])
+        with trio.move_on_after(20):
+            async for job in lane:
+                got.append(job)
+
+    await world.run(60, then=record_then_take)
+    assert [[item.path for item in job.items] for job in got] == [[b"take.mxf"]]
+    assert [state for _, state, _ in world.heard] == ["growing"]
+    assert world.jobs == []
+
+
+async def test_growing_file_that_failed_for_now_is_not_tried_before_its_pause_is_over(
+    autojump_clock: MockClock,
+) -> None:
+    """Every write to it is a change; if each of them made another attempt, the pauses would be none."""
+    world = World(source=source(scan_interval=1.0))
+    lane, world.receive_growing = world.receive_growing, trio.open_memory_channel[Job](0)[1]
+    taken: list[float] = []
+    world.put(b"take.mxf", BIG, writer=writers.BUSY)
+
+    async def fail() -> None:
+        async for job in lane:
+            taken.append(world.now)
+            pending = world.backlog.find(job.items[0].id)
+            assert pending is not None
+            world.board.move(pending.entry, S.COPYING)
+            world.backlog.again(pending, S.WAITING, "retry in 20 s", 20)
+
+    async def record() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail)
+            for n in range(300):
+                await trio.sleep(0.1)
+                world.put(b"take.mxf", BIG + n, writer=writers.BUSY)
+                world.changes.add([b"take.mxf"])
+
+    await world.run(30, then=record)
+    assert taken == pytest.approx([0.1, 20.1], abs=0.11)
+
+
+async def test_sync_ends_when_what_grows_is_delivered(autojump_clock: MockClock) -> None:
+    """With ``growing.mode: follow`` it waits for whoever follows the last file, and for nothing else."""
+    world = World(source=source(), once=True)
+    lane, world.receive_growing = world.receive_growing, trio.open_memory_channel[Job](0)[1]
+    world.put(b"take.mxf", BIG, writer=writers.BUSY)
+
+    async def follow_for_long() -> None:
+        job = await lane.receive()
+        await trio.sleep(500)
+        world.deliver(job, S.GROWING)
+
+    assert await world.run(then=follow_for_long) == pytest.approx(500.5)
+    assert world.board.totals.busy == 0
+
+
+@pytest.mark.parametrize(("size", "looked_for"), [(BUNDLE_FILE_SIZE, False), (BUNDLE_FILE_SIZE + 1, True)])
+async def test_large_file_that_vanished_is_looked_for_under_another_name(
+    autojump_clock: MockClock, size: int, looked_for: bool
+) -> None:
+    """A recording that is renamed at its end is found at once, also where no event tells of it."""
+    world = World(source=source(settle_closed=2.0))
+    world.put(b"take.part", size)
+
+    async def rename() -> None:
+        await trio.sleep(1)
+        renamed = world.files.pop(b"take.part")._replace(path=b"take.mxf")
+        world.files[b"take.mxf"] = renamed
+        world.names[renamed.fingerprint[:2]] = b"take.mxf"
+        world.changes.add([b"take.part"])
+
+    await world.run(50, then=rename)
+    assert (b"take.part", "gone", None) in world.heard
+    assert [(when, paths) for when, paths, _ in world.jobs] == ([(3, [b"take.mxf"])] if looked_for else [])
 
 
 # --- Once
@@ -700,3 +997,60 @@ async def test_scanner_leaves_alone_what_a_copier_has(autojump_clock: MockClock)
     jobs, world.receive = world.receive, trio.open_memory_channel[Job](0)[1]
     await world.run(100, then=hold)
     assert [(entry.state, entry.size) for entry in held] == [(S.COPYING, 1)]
+
+
+# --- What events tell
+
+
+class Heard:
+    """What came of events: how often the scanner was woken, and who follows a file stirred."""
+
+    def __init__(self) -> None:
+        self.woken = self.stirred = 0
+        self.changes = Changes(self.wake)
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def stir(self) -> None:
+        self.stirred += 1
+
+
+def test_who_follows_a_file_hears_of_its_changes_and_the_scanner_does_not() -> None:
+    """A recording has an event for every write: the scanner, who leaves it alone, is not woken by any of them."""
+    heard = Heard()
+    with heard.changes.followed(b"take.mxf", heard.stir):
+        for _ in range(3):
+            heard.changes.add([b"take.mxf"])
+        assert (heard.woken, heard.stirred, heard.changes.take()) == (0, 3, ([], False))
+        heard.changes.add([b"a", b"take.mxf", b"take.mxf2", b"b"])
+        assert (heard.woken, heard.stirred) == (1, 4)
+        assert heard.changes.take() == ([b"a", b"take.mxf2", b"b"], False)
+
+
+def test_each_who_follows_hears_of_his_own_file() -> None:
+    """Several recordings go on at the same time."""
+    one, other = Heard(), Heard()
+    with one.changes.followed(b"one", one.stir), one.changes.followed(b"other", other.stir):
+        one.changes.add([b"one", b"other", b"other"])
+    assert (one.stirred, other.stirred, one.woken) == (1, 2, 0)
+
+
+def test_when_nobody_follows_a_file_any_more_the_scanner_hears_of_it_again() -> None:
+    """However the following ended: the next version is found at its first event."""
+    heard = Heard()
+    with pytest.raises(ZeroDivisionError), heard.changes.followed(b"take.mxf", heard.stir):
+        raise ZeroDivisionError
+    heard.changes.add([b"take.mxf"])
+    assert (heard.woken, heard.stirred, heard.changes.take()) == (1, 0, ([b"take.mxf"], False))
+
+
+@pytest.mark.parametrize("paths", [None, [b"%d" % n for n in range(MOST + 1)]], ids=["unknown", "too-many"])
+def test_when_it_is_not_known_what_changed_the_scanner_looks_at_everything(paths: list[bytes] | None) -> None:
+    """Promise 7: also while a file is followed, no more paths are held than a scan is worth."""
+    heard = Heard()
+    with heard.changes.followed(b"take.mxf", heard.stir):
+        heard.changes.add([b"a"])
+        heard.changes.add(paths)
+    assert (heard.woken, heard.changes.take()) == (2, ([], True))
+    assert heard.changes.take() == ([], False)

@@ -445,6 +445,7 @@ def test_json_lines_have_the_promised_fields(site: Site) -> None:
     for line in done.lines:
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
     names = {"path", "state", "reason", "size", "dest", "strategy", "bytes_copied", "bytes_verified", "attempt"}
+    names |= {"bytes_patched", "growing", "lag_bytes", "lag_seconds", "closed"}
     for line in done.lines[:-1]:
         assert line["event"] == "file"
         assert set(line) - {"path_b64", "dest_b64"} == {"event", "time", "digest", "error"} | names
@@ -464,6 +465,10 @@ def test_json_lines_have_the_promised_fields(site: Site) -> None:
     assert large["bytes_copied"] == large["bytes_verified"] == 2_000_000
     assert [line["state"] for line in done.lines[:-1] if line["path"] == "large"] == ["copying", "done"]
     assert done.files("skipped")["link"]["dest"] is None
+    # What nobody writes any more has not grown, and lags behind nobody.
+    assert {line["closed"] for line in delivered.values()} == {"proved"}
+    assert {(line["growing"], line["bytes_patched"]) for line in done.lines[:-1]} == {(False, 0)}
+    assert {(line["lag_bytes"], line["lag_seconds"]) for line in done.lines[:-1]} == {(None, None)}
 
 
 # --- Files that are being written -------------------------------------------------------------------------------------

@@ -20,12 +20,14 @@ import trio
 from trioft import writers
 from trioft.errors import FileTrouble, Side
 from trioft.fileio import mismatch
-from trioft.growio import Peek
-from trioft.model import BLOCK_SIZE, MIB, SPAN_SIZE, VOID, Checkpoint, FileState, Found, Item, Job, Result, Verdict
+from trioft.growio import Known, Peek
+from trioft.model import BLOCK_SIZE, MIB, VOID, Checkpoint, FileState, Found, Item, Job, Result, Verdict
 from trioft.resumeio import Prepared
 from trioft.transfer import (
     PATIENCE,
+    WRITERS,
     Block,
+    Ranges,
     Tools,
     Transfer,
     begin,
@@ -40,6 +42,8 @@ _AT_MOST_EVERY = 0.1
 # Reads of the source that are under way at a time while it is compared, so that a disk is never idle.
 _COMPARING = 4
 _COMPARED_AT_ONCE = 4 * BLOCK_SIZE
+# Blocks that are written again before all that was written of them is made durable.
+_PATCHED_AT_ONCE = 32
 # What the source answers when somebody takes the file away from under a reader.
 _VANISHED = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, None)
 
@@ -204,16 +208,37 @@ class _Recording(Transfer):
 
     # --- copying
 
-    async def write_span(self, start: int, end: int) -> dict[int, Block]:
-        blocks = await super().write_span(start, end)
+    async def write_span(self, start: int, end: int, ranges: Ranges) -> dict[int, Block]:
+        blocks = await super().write_span(start, end, ranges)
         if sum(block.length for block in blocks.values()) < end - start:
             self._end_with(Verdict.CHANGED)  # it has become shorter
         return blocks
 
     async def copy_span(self, start: int, end: int, tell: Any) -> None:
         tools = self.tools
-        arguments = (tools.storage.ends, self.item, self.partial, start, end, self.begun(start))
+        known = [self._known(n) for n in range(start // BLOCK_SIZE, -(-end // BLOCK_SIZE))]
+        arguments = (tools.storage.ends, self.item, self.partial, start, end, known, self.ended)
         await tools.call("copy_growing", *arguments, tell=tell)
+
+    def _known(self, number: int) -> Known:
+        """Return what is written of a block. Nothing, if its pieces are not known: an earlier run has written it."""
+        block = self.blocks.get(number)
+        return Known(block.length, block.pieces) if block is not None and block.pieces else Known(0, b"")
+
+    def told(self, blocks: dict[int, Block], ranges: Ranges, message: tuple[Any, ...]) -> None:
+        if message[0] == "block":
+            _, number, length, digest, pieces, written = message
+            blocks[number] = Block(length, digest, pieces)
+            ranges += written
+        else:
+            super().told(blocks, ranges, message)
+
+    def unfinished(self) -> tuple[int, int] | None:
+        """The last block may be complete, for all that it is not whole, only now that the file is closed."""
+        first = self.target // BLOCK_SIZE * BLOCK_SIZE
+        block = self.blocks.get(first // BLOCK_SIZE)
+        is_begun = self.ended and block is not None and not block.digest and self.target > first
+        return (first, self.target) if is_begun else None
 
     async def record(self, offset: int) -> None:
         """Only whole blocks: the last one may go on."""
@@ -306,14 +331,32 @@ class _Recording(Transfer):
             return
         if numbers[0] * BLOCK_SIZE < self.recorded:
             await self._record(self.recorded, numbers)
-        for start, end in _spans(numbers, SPAN_SIZE):
-            end = min(end, self.target)
-            self.advance(await self.write_span(start, end))
-            self.tools.board.patched(self.entry, end - start)
-            if bad := await self.settle_span(start, end):
-                raise FileTrouble(mismatch(self.partial, bad[0] * BLOCK_SIZE))
+        for at in range(0, len(numbers), _PATCHED_AT_ONCE):
+            await self._patch_some(numbers[at : at + _PATCHED_AT_ONCE])
         if numbers[0] * BLOCK_SIZE < self.recorded:
             await self._record(self.recorded)
+
+    async def _patch_some(self, numbers: list[int]) -> None:
+        patches: list[Ranges] = []
+        spans = _spans(numbers, _COMPARED_AT_ONCE)
+
+        async def patch() -> None:
+            for start, end in spans:
+                ranges: Ranges = []
+                self.advance(await self.write_span(start, min(end, self.target), ranges))
+                patches.append(ranges)
+
+        async with open_nursery_for_one_trouble() as nursery:
+            for _ in range(WRITERS):
+                nursery.start_soon(patch)
+        ranges = [written for ranges in patches for written in ranges]
+        tools, destination = self.tools, self.tools.storage.ends.destination
+        bad = await tools.call(
+            "settle_ranges", destination, self.partial, ranges, tools.manner.verify, patience=PATIENCE, background=True
+        )
+        if bad:
+            raise FileTrouble(mismatch(self.partial, bad[0]))
+        tools.board.patched(self.entry, sum(length for _, length, _ in ranges))
 
     async def _is_still(self) -> bool:
         """Return whether the file has stayed as it was compared for long enough to be taken for closed."""

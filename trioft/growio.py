@@ -28,11 +28,14 @@ from trioft.fileio import (
     fingerprint_of,
     make_folder,
     opened,
+    read_exactly,
     read_into,
     sync_folder,
 )
-from trioft.model import BLOCK_SIZE, Ends, Found, Item, Manner, Root, Verdict
+from trioft.model import BLOCK_SIZE, KIB, Ends, Found, Item, Manner, Root, Verdict
 
+# What is compared, and written again, of a block that has changed: recorders rewrite a few kilobytes here and there.
+PIECE_SIZE = 256 * KIB
 # A hole of this size, or this near to the end, is where nothing has been written yet; others are what some filesystems
 # make of zeros.
 _HOLE = BLOCK_SIZE
@@ -97,41 +100,98 @@ def _write_head(fd: int, copied: int, size: int) -> int:
     return size
 
 
+class Known(NamedTuple):
+    """What was copied of a block before: its first *length* bytes, of which each piece had these digests."""
+
+    length: int
+    pieces: bytes  # 16 bytes a piece
+
+
 def copy_growing(
-    ends: Ends, item: Item, partial: bytes, start: int, end: int, known: tuple[int, bytes], progress: Progress
+    ends: Ends, item: Item, partial: bytes, start: int, end: int, known: list[Known], final: bool, progress: Progress
 ) -> None:
     """
     Copy the bytes from *start*, a block's first, to *end*, or to where the file ends by now.
 
-    *known* are length and digest of what was copied of the first block before: that is read again, and written again
-    only if it has changed. Tells what ``copy_span`` tells; nothing is durable yet. A file that has another identity
-    by now is a trouble; a version is not asked for.
+    *known* tells of each block what was copied of it before: what has not changed since is not written again. It is
+    read again when the block is complete, or *final*, and is given its digest then. Tells ``("bytes", count)`` while it
+    goes on, and ``("block", number, length, digest, pieces, ranges)`` after each block: the digest is empty while the
+    block is neither, *ranges* are (offset, length, digest) of what was written; nothing is durable yet. A file that has
+    another identity by now is a trouble; a version is not asked for.
     """
-    length, digest = known
-    buffer = memoryview(bytearray(min(BLOCK_SIZE, end - start)))
+    buffer = memoryview(bytearray(BLOCK_SIZE))
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
         src_fd, dst_fd = open_pair(src, dst, item.path, partial)
         try:
             if current_fingerprint(src_fd, item.path)[:2] != item.fingerprint[:2]:
                 raise FileTrouble(trouble_of(FileNotFoundError(errno.ENOENT, ""), Side.SOURCE, "open", item.path))
-            for offset in range(start, end, BLOCK_SIZE):
-                block = buffer[: min(BLOCK_SIZE, end - offset)]
-                block = block[: _read_up_to(src_fd, item.path, offset, block)]
-                is_same = 0 < length <= len(block) and block_digest(block[:length]) == digest
-                skipped = length if is_same else 0
-                write_block(dst_fd, partial, offset + skipped, block[skipped:], progress)
-                progress(("block", offset // BLOCK_SIZE, len(block), block_digest(block)))
-                if len(block) < BLOCK_SIZE:
-                    break  # it goes on here, and will be read again
-                # Only what is finished: the recorder's own pages of the block that grows stay, for the next time.
-                os.posix_fadvise(src_fd, offset, BLOCK_SIZE, os.POSIX_FADV_DONTNEED)
-                length = 0
+            for offset, before in zip(range(start, end, BLOCK_SIZE), known, strict=True):
+                stop = min(BLOCK_SIZE, end - offset)
+                is_last = final or stop == BLOCK_SIZE
+                begin = 0 if is_last else before.length // PIECE_SIZE * PIECE_SIZE
+                length = begin + _read_up_to(src_fd, item.path, offset + begin, buffer[begin:stop])
+                pieces, changed = _what_changed(buffer[:length], begin, before)
+                ranges = []
+                for low, high in changed:
+                    write_block(dst_fd, partial, offset + low, buffer[low:high], progress)
+                    ranges.append((offset + low, high - low, block_digest(buffer[low:high])))
+                digest = block_digest(buffer[:length]) if is_last else b""
+                progress(("block", offset // BLOCK_SIZE, length, digest, pieces, ranges))
+                if length < stop:
+                    break
+                if stop == BLOCK_SIZE:
+                    # Only what is finished: the recorder's own pages of the block that grows stay, for the next time.
+                    os.posix_fadvise(src_fd, offset, BLOCK_SIZE, os.POSIX_FADV_DONTNEED)
         except BaseException:
             close_quietly(dst_fd)
             raise
         finally:
             close_quietly(src_fd)
         close_written(dst_fd, partial)
+
+
+def _what_changed(block: memoryview, begin: int, before: Known) -> tuple[bytes, list[tuple[int, int]]]:
+    """Return the digests of a block's pieces, of which those from *begin* on were read, and what has to be written."""
+    pieces = bytearray(before.pieces[: begin // PIECE_SIZE * 16])
+    changed: list[tuple[int, int]] = []
+    for at in range(begin, len(block), PIECE_SIZE):
+        piece = block[at : at + PIECE_SIZE]
+        old = before.pieces[at // PIECE_SIZE * 16 :][:16]
+        copied = min(before.length - at, PIECE_SIZE)
+        is_same = 0 < copied <= len(piece) and block_digest(piece[:copied]) == old
+        low, high = at + (copied if is_same else 0), at + len(piece)
+        pieces += old if low == high else block_digest(piece)
+        if changed and changed[-1][1] == low:
+            changed[-1] = (changed[-1][0], high)
+        elif low < high:
+            changed.append((low, high))
+    return bytes(pieces), changed
+
+
+def settle_ranges(
+    destination: Root, partial: bytes, ranges: list[tuple[int, int, bytes]], verify: str, progress: Progress
+) -> list[int]:
+    """Make a partial durable, read back *ranges* (offset, length, digest); return the offsets of those that differ."""
+    bad: list[int] = []
+    offset, op = 0, "open"
+    with opened(destination, Side.DESTINATION) as dst:
+        try:
+            fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+            try:
+                op = "fsync"
+                os.fdatasync(fd)
+                progress(("synced", 0))
+                op = "read back"
+                for offset, length, digest in ranges if verify == "readback" else ():
+                    os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
+                    if block_digest(read_exactly(fd, Side.DESTINATION, partial, offset, length)) != digest:
+                        bad.append(offset)
+                    progress(("verified", length))
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, Side.DESTINATION, op, partial, offset)) from error
+    return bad
 
 
 def _read_up_to(fd: int, path: bytes, offset: int, view: memoryview) -> int:
@@ -164,9 +224,10 @@ def compare_span(source: Root, path: bytes, start: int, end: int, digests: bytes
                 block = buffer[: min(BLOCK_SIZE, end - offset)]
                 read_into(fd, Side.SOURCE, path, offset, block)
                 if block_digest(block) != digests[16 * number : 16 * number + 16]:
-                    differing.append(offset // BLOCK_SIZE)
+                    differing.append(offset // BLOCK_SIZE)  # and is soon read again
+                else:
+                    os.posix_fadvise(fd, offset, len(block), os.POSIX_FADV_DONTNEED)
                 progress(("compared", len(block)))
-            os.posix_fadvise(fd, start, end - start, os.POSIX_FADV_DONTNEED)
         finally:
             close_quietly(fd)
     return differing

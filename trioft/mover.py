@@ -38,6 +38,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
         copyio.settle,
         growio.peek,
         growio.copy_growing,
+        growio.settle_ranges,
         growio.compare_span,
         growio.finish_attributes,
         growio.locate,
@@ -48,7 +49,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     )
 }
 # These tell what they have done while they go on.
-TELLING = {"write_bundle", "prepare", "copy_span", "settle", "copy_growing", "compare_span", "locate"}
+TELLING = {"write_bundle", "prepare", "copy_span", "settle", "copy_growing", "settle_ranges", "compare_span", "locate"}
 
 
 def main(parent: int) -> None:

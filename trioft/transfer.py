@@ -32,7 +32,7 @@ from trioft.storage import Storage
 from trioft.throttle import Throttle
 
 # Spans of one file that are written at a time; with the settling beside them this fills a full-duplex link.
-_WRITERS = 2
+WRITERS = 2
 _SPAN_SECONDS = 1.0  # what a span should take: others wait that long for the mover
 
 # Operations that end in one barrier, whose progress nobody can tell, get this many stall timeouts.
@@ -138,6 +138,10 @@ class Block(NamedTuple):
 
     length: int
     digest: bytes
+    pieces: bytes = b""  # digests of its pieces, of a file that grows
+
+
+Ranges = list[tuple[int, int, bytes]]  # offset, length, digest
 
 
 class Transfer:
@@ -197,7 +201,7 @@ class Transfer:
             send_spans, spans = trio.open_memory_channel[tuple[int, int]](0)
             nursery.start_soon(self._plan, send_spans)
             with spans:
-                for _ in range(_WRITERS):
+                for _ in range(WRITERS):
                     nursery.start_soon(self._write, spans.clone())
             nursery.start_soon(self._settle)
 
@@ -227,42 +231,47 @@ class Transfer:
                     continue
                 await spans.send((first, end))
                 start = end
+            while (span := self.unfinished()) is not None:
+                if self.written < self.target:
+                    await self.wait()
+                else:
+                    await spans.send(span)
+                    await self.wait()
+
+    def unfinished(self) -> tuple[int, int] | None:
+        """Return what has to be copied once more although all has been."""
+        return None
 
     async def _write(self, spans: trio.MemoryReceiveChannel[tuple[int, int]]) -> None:
         """Have spans written, one after the other. Ends when the plan does."""
         with spans:
             async for start, end in spans:
                 begun = trio.current_time()
-                self.advance(await self.write_span(start, end))
+                self.advance(await self.write_span(start, end, []))
                 if self.tools.throttle.rate is None and end - start >= self._span:
                     rate = (end - start) / max(trio.current_time() - begun, 1e-6)
                     blocks = round(rate * _SPAN_SECONDS / BLOCK_SIZE)
                     self._span = min(SPAN_SIZE, max(1, blocks) * BLOCK_SIZE)
 
-    async def write_span(self, start: int, end: int) -> dict[int, Block]:
+    async def write_span(self, start: int, end: int, ranges: Ranges) -> dict[int, Block]:
         """
-        Have one span written and return its blocks.
+        Have one span written and return its blocks; what was written is appended to *ranges*, of a file that grows.
 
         They do not count as written one by one as they are told: the close may still say that some of them are lost,
         and where a mover dies its successor writes the whole span again, which must not happen to blocks that have
         been settled meanwhile.
         """
-        await self.tools.throttle.take(end - start - self.begun(start).length)
+        await self.tools.throttle.take(max(0, end - max(start, self.written)))
         blocks: dict[int, Block] = {}
-        await self.copy_span(start, end, functools.partial(self._told, blocks))
+        await self.copy_span(start, end, functools.partial(self.told, blocks, ranges))
         return blocks
-
-    def begun(self, start: int) -> Block:
-        """Return what is written of the block at *start*, if that is the beginning of it only."""
-        block = self.blocks.get(start // BLOCK_SIZE)
-        return block if block is not None and block.length < BLOCK_SIZE else Block(0, b"")
 
     async def copy_span(self, start: int, end: int, tell: Any) -> None:
         """Call the operation that copies a span of a finished file."""
         tools = self.tools
         await tools.call("copy_span", tools.storage.ends, self.item, self.partial, start, end, tools.manner, tell=tell)
 
-    def _told(self, blocks: dict[int, Block], message: tuple[Any, ...]) -> None:
+    def told(self, blocks: dict[int, Block], ranges: Ranges, message: tuple[Any, ...]) -> None:
         match message:
             case ("bytes", count):
                 self.tools.board.copied(self.entry, count)
@@ -280,7 +289,7 @@ class Transfer:
 
     def _may_be_settled(self) -> int:
         """A block that still grows is written again and again: it settles when it is full, or the end."""
-        is_all = self.ended and self.written == self.target
+        is_all = self.ended and self.written == self.target and self.unfinished() is None
         return self.written if is_all else self.written // BLOCK_SIZE * BLOCK_SIZE
 
     async def _settle(self) -> None:

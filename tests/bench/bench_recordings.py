@@ -2,14 +2,14 @@
 How soon trioft has recordings that it follows while they are written. Run by hand; needs free disk space and a quiet
 machine.
 
-    python tests/bench/bench_recordings.py --cold      everything, some twelve minutes
-    python tests/bench/bench_recordings.py             without a cold page cache, some seven minutes
+    python tests/bench/bench_recordings.py --cold      everything, some fifteen minutes
+    python tests/bench/bench_recordings.py             without a cold page cache, some eight minutes
     python tests/bench/bench_recordings.py --quick     a look whether it works, a minute
 
-**Close to final name**: a program records a file, rewrites its header and places all over it, and closes it; `trioft
-watch` has followed it. Timed from the close to the final name, beside an rsync of the same finished file into an empty
-folder, which could begin at the close only. Both find the source in the page cache; with --cold, in other rounds, both
-find it dropped from there (this machine's: the storage may have a cache of its own).
+**Close to final name**: a program records a file, rewrites its header and a few KiB every 10 MiB, and closes it, while
+`trioft watch` follows it. Timed from the close to the final name, beside an rsync of the same finished file into an
+empty folder, which could begin at the close only. Both find the source in the page cache; with --cold, both find it
+dropped from there in other recordings (from this machine's: the storage may have a cache of its own).
 
 **Streams at once**: eight programs record, one `trioft watch` follows. The lag is seen from outside: how long ago the
 source was as long as the partial is now. It is up to one look (50 ms) more than the truth. It counts from one second
