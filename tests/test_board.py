@@ -118,6 +118,18 @@ async def test_revision_grows_with_every_change_and_with_nothing_else() -> None:
     assert grown()
     board.verified(entry, 20)
     assert grown()
+    board.grow(entry, 60)
+    assert grown()
+    board.grow(entry, 60)
+    assert not grown()
+    board.lag(entry, 40, 0.5)
+    assert grown()
+    board.compared(entry, None)
+    assert grown()
+    board.compared(entry, 20)
+    assert grown()
+    board.patched(entry, 5)
+    assert grown()
     board.set_destination("away")
     assert grown()
     board.set_destination("away")
@@ -182,6 +194,62 @@ async def test_resized_file_is_wholly_pending_again() -> None:
     assert (entry.size, entry.bytes_copied, entry.bytes_verified, board.pending_bytes) == (40, 0, 0, 40)
 
 
+async def test_grown_file_keeps_what_is_copied_of_it() -> None:
+    """A recording is longer at each look: only what is new is still to be done."""
+    board = Board()
+    entry = entry_of(board, 100, S.COPYING)
+    board.copied(entry, 90)
+    board.verified(entry, 80)
+    board.grow(entry, 250)
+    assert (entry.size, entry.bytes_copied, entry.bytes_verified, board.pending_bytes) == (250, 90, 80, 160)
+    board.copied(entry, 160)
+    assert (entry.bytes_copied, board.pending_bytes, board.totals.bytes) == (250, 0, 250)
+
+
+async def test_file_that_became_shorter_has_no_more_copied_than_it_holds() -> None:
+    """Who truncates a recording takes from what was copied, and verified, of it; nothing is less than nothing."""
+    board = Board()
+    entry = entry_of(board, 100, S.COPYING)
+    board.copied(entry, 90)
+    board.verified(entry, 80)
+    board.grow(entry, 40)
+    assert (entry.size, entry.bytes_copied, entry.bytes_verified, board.pending_bytes) == (40, 40, 40, 0)
+
+
+async def test_how_far_a_copy_is_behind_is_told_as_long_as_it_is_known() -> None:
+    """Unknown is None, never 0: before a recording is followed, and when it is over."""
+    board = Board()
+    entry = entry_of(board, 100)
+    assert (entry.lag_bytes, entry.lag_seconds) == (None, None)
+    for count, seconds in ((30, 1.5), (0, 0.0), (None, None)):
+        board.lag(entry, count, seconds)
+        assert (entry.lag_bytes, entry.lag_seconds) == (count, seconds)
+    assert (board.pending_bytes, board.totals) == (100, Totals())
+
+
+async def test_compared_bytes_add_up_until_a_comparison_begins_anew() -> None:
+    """Unknown before the first, nothing when one begins; comparing is no work on the destination."""
+    board = Board()
+    entry = entry_of(board, 100, S.COPYING)
+    seen = [entry.bytes_compared]
+    for count in (None, 30, 40, None, 100):
+        board.compared(entry, count)
+        seen.append(entry.bytes_compared)
+    assert seen == [None, 0, 30, 70, 0, 100]
+    assert (board.pending_bytes, board.totals) == (100, Totals())
+
+
+async def test_patched_bytes_are_counted_for_the_file_and_for_the_run() -> None:
+    """What a recorder had rewritten is told, and is a part of what was written: it is not counted twice."""
+    board = Board()
+    entry, other = entry_of(board, 100, S.COPYING), entry_of(board, 100, S.COPYING)
+    for patched, count in ((entry, 8), (entry, 2), (other, 5)):
+        board.copied(patched, count)
+        board.patched(patched, count)
+    assert (entry.bytes_patched, other.bytes_patched) == (10, 5)
+    assert (board.totals.bytes, board.totals.bytes_patched) == (15, 15)
+
+
 async def test_dropped_file_leaves_nothing_behind() -> None:
     """A file that is left for the next run is no longer to do in this one."""
     board = Board()
@@ -237,6 +305,9 @@ class Figures:
     def resize(self, entry: Entry) -> None:
         self.board.resize(entry, self.data.draw(st.integers(0, 1000)))
 
+    def grow(self, entry: Entry) -> None:
+        self.board.grow(entry, self.data.draw(st.integers(0, 1000)))
+
     def resume(self, entry: Entry) -> None:
         self.board.resumed(entry, self.data.draw(st.integers(0, entry.size)))
 
@@ -256,7 +327,7 @@ class Figures:
         if not live:
             self.add()
             return
-        steps = [self.move, self.resize, self.resume, self.copy, self.verify, self.drop]
+        steps = [self.move, self.resize, self.grow, self.resume, self.copy, self.verify, self.drop]
         chosen = self.data.draw(st.sampled_from([None, *steps, self.move, self.copy]))
         if chosen is None:
             self.add()

@@ -19,6 +19,7 @@ import trio
 import trio.testing
 
 from support import PATIENCE
+from trioft import ledger as ledger_module
 from trioft.errors import LedgerError, LockedError, UnusableError
 from trioft.ledger import Entry, Known, Ledger, Lock, Port, Removal, ledger_path, open_port, run_ledger
 from trioft.model import Checkpoint, Fingerprint
@@ -38,11 +39,13 @@ ODD_PATHS = [
 
 
 def entry(path: bytes, outcome: str = "delivered", *, removal: str = "", digest: bytes | None = b"d" * 16) -> Entry:
-    return Entry(outcome, path, b"at/" + path, FINGERPRINT, digest, "a detail", removal)
+    return Entry(outcome, path, b"at/" + path, FINGERPRINT, digest, "a detail", removal, "proved")
 
 
-def checkpoint(path: bytes, offset: int = 2**33, digests: bytes = bytes(range(32))) -> Checkpoint:
-    return Checkpoint(path + b".0123abcd.partial", FINGERPRINT, offset, digests)
+def checkpoint(
+    path: bytes, offset: int = 2**33, digests: bytes = bytes(range(32)), growing: bool = False
+) -> Checkpoint:
+    return Checkpoint(path + b".0123abcd.partial", FINGERPRINT, offset, digests, growing)
 
 
 @pytest.fixture
@@ -76,7 +79,7 @@ def test_a_ledger_can_be_recognized_and_read_without_trioft(path: str, ledger: L
     """It is an SQLite file that says whose it is, which version of it, and which two ends it is about."""
     do(ledger, (Ledger.begin_run, b"/source", b"/destination", 60))
     assert rows(path, "PRAGMA application_id") == [(0x7472696F,)]
-    assert rows(path, "PRAGMA user_version") == [(1,)]
+    assert rows(path, "PRAGMA user_version") == [(2,)]
     assert rows(path, "PRAGMA journal_mode") == [("wal",)]
     about = dict(rows(path, "SELECT key, value FROM about"))
     assert about["source"] == b"/source"
@@ -106,7 +109,7 @@ def test_an_empty_file_becomes_a_ledger(path: str) -> None:
     """What a crash leaves of a ledger that was never written is no reason to refuse work."""
     Path(path).touch()
     Ledger(path).close()
-    assert rows(path, "PRAGMA user_version") == [(1,)]
+    assert rows(path, "PRAGMA user_version") == [(2,)]
 
 
 def test_each_pair_has_its_own_file() -> None:
@@ -117,6 +120,131 @@ def test_each_pair_has_its_own_file() -> None:
     assert paths == {ledger_path("/state", *pair) for pair in pairs}
     assert {os.path.dirname(path) for path in paths} == {"/state"}
     assert {os.path.splitext(path)[1] for path in paths} == {".sqlite"}
+
+
+# --- older ones -------------------------------------------------------------------------------------------------------
+
+# The schema of version 1. There are ledgers of it, and this is what they are like: it is never changed.
+_VERSION_1 = """
+CREATE TABLE about (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE file (
+    folder    BLOB NOT NULL,
+    name      BLOB NOT NULL,
+    outcome   TEXT NOT NULL CHECK (outcome IN ('delivered', 'already', 'skipped', 'failed')),
+    removal   TEXT NOT NULL DEFAULT '' CHECK (removal IN ('', 'pending', 'removed', 'refused')),
+    target    BLOB NOT NULL,
+    size      INTEGER NOT NULL,
+    mtime_ns  INTEGER NOT NULL,
+    ctime_ns  INTEGER NOT NULL,
+    digest    BLOB,
+    PRIMARY KEY (folder, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX file_to_try_again ON file (outcome) WHERE outcome IN ('failed', 'skipped');
+CREATE TABLE checkpoint (
+    path      BLOB PRIMARY KEY,
+    partial   BLOB NOT NULL,
+    dev       INTEGER NOT NULL,
+    ino       INTEGER NOT NULL,
+    size      INTEGER NOT NULL,
+    mtime_ns  INTEGER NOT NULL,
+    ctime_ns  INTEGER NOT NULL,
+    offset    INTEGER NOT NULL,
+    digests   BLOB NOT NULL,
+    time      TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX checkpoint_by_partial ON checkpoint (partial);
+CREATE TABLE history (
+    id        INTEGER PRIMARY KEY,
+    time      TEXT NOT NULL,
+    event     TEXT NOT NULL,
+    path      BLOB NOT NULL,
+    target    BLOB NOT NULL,
+    size      INTEGER NOT NULL,
+    digest    BLOB,
+    detail    TEXT NOT NULL
+) STRICT;
+CREATE INDEX history_by_path ON history (path);
+CREATE INDEX history_by_time ON history (time);
+PRAGMA application_id = 0x7472696F;
+PRAGMA user_version = 1;
+"""
+
+
+def made_by_version_1(path: str) -> dict[str, list[Any]]:
+    """Make a ledger as version 1 wrote it; return its rows, by table."""
+    time = "2026-01-02T03:04:05.678Z"
+    contents: dict[str, list[Any]] = {
+        "about": [("destination", b"/destination"), ("made_by", b"trioft 0"), ("source", b"/source")],
+        "file": [
+            (b"", name, "delivered", "pending", b"at/" + name, *FINGERPRINT[2:], b"d" * 16) for name in (b"a", b"\xff")
+        ],
+        "checkpoint": [(b"b", checkpoint(b"b").partial, *FINGERPRINT, 2**33, bytes(range(32)), time)],
+        "history": [(7, time, "delivered", b"a", b"at/a", FINGERPRINT.size, b"d" * 16, "a detail")],
+    }
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.executescript(_VERSION_1)
+        db.execute("PRAGMA journal_mode = WAL")
+        for table, its_rows in contents.items():
+            db.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(its_rows[0]))})", its_rows)
+    return contents
+
+
+def schema_of(path: str) -> dict[str, list[Any]]:
+    """Return the columns of every table, and the indexes with their columns."""
+    schema = {
+        name: rows(path, f"PRAGMA {'table_xinfo' if kind == 'table' else 'index_xinfo'}({name})")
+        for kind, name in rows(path, "SELECT type, name FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'")
+    }
+    schema["strict"] = sorted(rows(path, "SELECT name, strict, wr FROM pragma_table_list WHERE schema = 'main'"))
+    return schema
+
+
+def test_a_ledger_of_version_1_is_brought_to_version_2_with_all_it_knew(path: str, tmp_path: Path) -> None:
+    """Who updates trioft copies nothing again, and loses no history: what an older one did not know is empty."""
+    contents = made_by_version_1(path)
+    for _ in range(2):  # the second time, there is nothing left to do
+        with contextlib.closing(Ledger(path)) as ledger:
+            assert ledger.checkpoint_of(b"b") == checkpoint(b"b", growing=False)
+            assert ledger.transfer_of(b"renamed", *FINGERPRINT[:2]) == (b"b", checkpoint(b"b"))
+            assert set(ledger.known_in([b""])) == {b"a", b"\xff"}
+            assert ledger.known([b"a"]) == {b"a": Known("delivered", "pending", *FINGERPRINT[2:])}
+        assert rows(path, "PRAGMA user_version") == [(2,)]
+        assert rows(path, "SELECT * FROM about ORDER BY key") == contents["about"]
+        assert rows(path, "SELECT * FROM file ORDER BY name") == [(*row, "") for row in contents["file"]]
+        assert rows(path, "SELECT * FROM checkpoint") == [(*row, 0) for row in contents["checkpoint"]]
+        assert rows(path, "SELECT * FROM history") == contents["history"]
+    new = str(tmp_path / "new.sqlite")
+    Ledger(new).close()
+    assert schema_of(path) == schema_of(new)
+
+
+def test_a_ledger_of_version_1_works_like_a_new_one(path: str) -> None:
+    """What is written to it once it has been brought up to date is what a new one would hold."""
+    made_by_version_1(path)
+    with contextlib.closing(Ledger(path)) as ledger:
+        do(
+            ledger,
+            (Ledger.begin_run, b"/source", b"/destination", 60),
+            (Ledger.move_checkpoint, b"b", b"c", checkpoint(b"c", growing=True)),
+            (Ledger.record, [entry(b"a")]),
+        )
+    with contextlib.closing(Ledger(path)) as ledger:
+        assert (ledger.checkpoint_of(b"b"), ledger.checkpoint_of(b"c")) == (None, checkpoint(b"c", growing=True))
+    assert rows(path, "SELECT closed FROM file WHERE name = x'61'") == [("proved",)]
+
+
+def test_an_update_that_is_cut_short_has_not_begun(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash, or a full disk, in the middle leaves the ledger as it was; the next start does it."""
+    contents = made_by_version_1(path)
+    before = schema_of(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger_module, "_MIGRATIONS", {1: ledger_module._MIGRATIONS[1] + "no such statement;"})
+        with pytest.raises(LedgerError, match=r"pair\.sqlite.*syntax error"):
+            Ledger(path)
+    assert (schema_of(path), rows(path, "PRAGMA user_version")) == (before, [(1,)])
+    assert rows(path, "SELECT * FROM checkpoint") == contents["checkpoint"]
+    Ledger(path).close()
+    assert rows(path, "PRAGMA user_version") == [(2,)]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -135,7 +263,7 @@ def _foreign_in_wal_mode(path: str) -> None:
 def _newer(path: str) -> None:
     Ledger(path).close()
     with contextlib.closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA user_version = 3")
 
 
 def _text(path: str) -> None:
@@ -166,7 +294,7 @@ def _overwritten(path: str) -> None:
     [
         (_foreign, "no ledger of trioft", "move it away"),
         (_foreign_in_wal_mode, "no ledger of trioft", "move it away"),
-        (_newer, "written by a newer trioft (ledger version 2, this one knows 1)", "use the newer trioft"),
+        (_newer, "written by a newer trioft (ledger version 3, this one knows 2)", "use the newer trioft"),
         (_text, "file is not a database", "move it away"),
         (_damaged_head, "file is not a database", "move it away"),
         (_cut, "malformed", "move it away"),
@@ -211,6 +339,17 @@ def test_a_checkpoint_comes_back_as_it_was_saved(name: bytes, path: str, ledger:
         assert again.checkpoint_of(name[:-1]) is None
 
 
+def test_that_a_file_was_growing_is_kept_with_its_checkpoint(path: str, ledger: Ledger) -> None:
+    """What is below such a checkpoint may have been rewritten since: a restart that forgot that would believe it."""
+    for growing in (True, False, True):
+        saved = checkpoint(b"file", growing=growing)
+        do(ledger, (Ledger.save_checkpoint, b"file", saved))
+        again = ledger.checkpoint_of(b"file")
+        assert again == saved
+        assert again.growing is growing
+        assert rows(path, "SELECT growing FROM checkpoint") == [(int(growing),)]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -246,10 +385,62 @@ def test_a_newer_checkpoint_replaces_the_older_one_and_a_dropped_one_is_gone(led
 
 
 def test_partials_that_nobody_continues_are_told_from_those_that_somebody_does(ledger: Ledger) -> None:
-    """Only what no checkpoint belongs to may ever be swept away."""
+    """Only what no checkpoint belongs to may ever be swept away, or what the checkpoint's file is gone of."""
     mine, orphan = checkpoint(b"\xff").partial, b"\xff.99999999.partial"
-    do(ledger, (Ledger.save_checkpoint, b"\xff", checkpoint(b"\xff")))
-    assert ledger.without_checkpoint([orphan, mine]) == [orphan]
+    do(ledger, (Ledger.save_checkpoint, b"\xff", checkpoint(b"\xff", growing=True)))
+    assert ledger.transfers_into([orphan, mine]) == {mine: (b"\xff", checkpoint(b"\xff", growing=True))}
+    assert ledger.transfers_into([]) == {}
+
+
+OTHER = FINGERPRINT._replace(ino=99)
+
+
+def test_a_transfer_in_progress_is_found_by_its_files_name_or_else_by_the_file(ledger: Ledger) -> None:
+    """A recording that was renamed goes on where it was; what its present name says comes first."""
+    here, there = checkpoint(b"here"), checkpoint(b"there")._replace(fingerprint=OTHER)
+    do(ledger, (Ledger.save_checkpoint, b"here", here), (Ledger.save_checkpoint, b"there", there))
+    dev, ino = FINGERPRINT[:2]
+    assert ledger.transfer_of(b"here", dev, ino) == (b"here", here)
+    assert ledger.transfer_of(b"renamed", dev, ino) == (b"here", here)
+    assert ledger.transfer_of(b"renamed", dev, OTHER.ino) == (b"there", there)
+    assert ledger.transfer_of(b"there", dev, ino) == (b"there", there)
+    # The same name, and another file; neither; the same number on another device.
+    assert ledger.transfer_of(b"here", dev, 1) == (b"here", here)
+    assert ledger.transfer_of(b"renamed", dev, 1) is None
+    assert ledger.transfer_of(b"renamed", dev + 1, ino) is None
+
+
+@pytest.mark.parametrize("number", [2**63 - 1, 2**63, 2**64 - 1])
+def test_a_renamed_file_is_found_by_every_number_that_a_filesystem_can_give(number: int, ledger: Ledger) -> None:
+    """Some servers use all 64 bits of an inode number, and SQLite's integers have a sign."""
+    saved = checkpoint(b"file")._replace(fingerprint=FINGERPRINT._replace(dev=number, ino=number))
+    do(ledger, (Ledger.save_checkpoint, b"file", saved))
+    assert ledger.transfer_of(b"renamed", number, number) == (b"file", saved)
+
+
+def test_a_checkpoint_moves_to_the_new_name_in_one_step(path: str, ledger: Ledger) -> None:
+    """At every moment one of the two names has it: a crash loses no transfer, and leaves none twice."""
+    do(ledger, (Ledger.save_checkpoint, b"old", checkpoint(b"old", 8)))
+    moved = checkpoint(b"new", 8, growing=True)
+    with pytest.raises(ZeroDivisionError):
+        do(ledger, (Ledger.move_checkpoint, b"old", b"new", moved), (lambda _: 1 / 0,))
+    assert rows(path, "SELECT path FROM checkpoint") == [(b"old",)]
+    with ledger.transaction():
+        ledger.move_checkpoint(b"old", b"new", moved)
+        assert rows(path, "SELECT path FROM checkpoint") == [(b"old",)]  # as anybody else sees it
+    assert rows(path, "SELECT path FROM checkpoint") == [(b"new",)]
+    assert (ledger.checkpoint_of(b"old"), ledger.checkpoint_of(b"new")) == (None, moved)
+
+
+def test_a_checkpoint_that_moves_replaces_what_its_new_name_had(ledger: Ledger) -> None:
+    """There is one checkpoint for a file, also where another one had its name before."""
+    do(
+        ledger,
+        (Ledger.save_checkpoint, b"old", checkpoint(b"old", 8)),
+        (Ledger.save_checkpoint, b"new", checkpoint(b"new", 16)),
+        (Ledger.move_checkpoint, b"old", b"new", checkpoint(b"new", 8)),
+    )
+    assert (ledger.checkpoint_of(b"old"), ledger.checkpoint_of(b"new")) == (None, checkpoint(b"new", 8))
 
 
 @pytest.mark.parametrize("name", ODD_PATHS, ids=range(len(ODD_PATHS)))
@@ -277,6 +468,7 @@ def test_an_outcome_ends_the_checkpoint_and_is_a_line_of_history(ledger: Ledger)
     assert ledger.checkpoint_of(b"other") is not None
     ((time, *line),) = ledger.history()
     assert line == ["delivered", b"file", b"at/file", FINGERPRINT.size, b"d" * 16, "a detail"]
+    assert rows(ledger.path, "SELECT closed FROM file") == [("proved",)]
     assert abs(datetime.fromisoformat(time) - datetime.now(UTC)) < timedelta(seconds=PATIENCE)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import pickle
 import re
@@ -70,9 +71,9 @@ class Calls:
         self.answers: list[Any] = []
         self._movers = movers
 
-    async def call(self, operation: str, *arguments: object) -> None:
+    async def call(self, operation: str, *arguments: object, background: bool = False) -> None:
         try:
-            self.answers.append(await self._movers.call(operation, *arguments))
+            self.answers.append(await self._movers.call(operation, *arguments, background=background))
         except FileTrouble as error:
             self.answers.append(error.trouble)
 
@@ -104,6 +105,60 @@ async def test_no_more_movers_than_the_limit_and_calls_beyond_it_wait(tmp_path: 
             (tmp_path / "go").touch()
         assert len(calls.answers) == 5
         assert set(calls.answers) == mine() == pids
+
+
+async def test_calls_in_the_background_leave_one_mover_to_the_others(tmp_path: Path) -> None:
+    """However many there are: who settles or compares never keeps what is written meanwhile from a mover."""
+    async with pool(limit=3) as movers:
+        calls = Calls(movers)
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(functools.partial(calls.call, "hold", str(tmp_path), background=True))
+            pids = await busy(tmp_path, 2)
+            await trio.testing.wait_all_tasks_blocked()
+            assert await movers.call("who") not in pids
+            assert len(mine()) == 3
+            assert calls.answers == []
+            assert {int(path.suffix[1:]) for path in tmp_path.glob("busy.*")} == pids
+            (tmp_path / "go").touch()
+        assert len(calls.answers) == 5
+
+
+async def test_calls_in_the_background_may_wait_for_the_others(tmp_path: Path) -> None:
+    """Their mover is none of their own: as many others as there are movers may be under way, and then they wait."""
+    async with pool(limit=2) as movers:
+        foreground, background = Calls(movers), Calls(movers)
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(foreground.call, "hold", str(tmp_path))
+            pids = await busy(tmp_path, 2)
+            nursery.start_soon(functools.partial(background.call, "who", background=True))
+            await trio.testing.wait_all_tasks_blocked()
+            assert (mine(), background.answers) == (pids, [])
+            (tmp_path / "go").touch()
+        assert set(background.answers) <= pids == set(foreground.answers)
+
+
+async def test_a_single_mover_serves_the_background_too() -> None:
+    """Where there is only one, nothing is left for others, and nothing waits for ever."""
+    async with pool(limit=1) as movers:
+        with trio.fail_after(PATIENCE):
+            assert await movers.call("echo", "well", background=True) == "well"
+
+
+async def test_calls_in_the_background_that_are_cancelled_or_fail_make_room_for_the_next(tmp_path: Path) -> None:
+    """However a call ends, those that wait behind it are served."""
+    trouble = Trouble(Side.SOURCE, "read", b"a", 0, errno.EIO, "text")
+    async with pool(limit=2) as movers:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(functools.partial(movers.call, "hold", str(tmp_path), background=True))
+            await busy(tmp_path)
+            nursery.cancel_scope.cancel()
+        for _ in range(3):
+            with pytest.raises(FileTrouble):
+                await movers.call("refuse", trouble, background=True)
+        with trio.fail_after(PATIENCE):
+            assert await movers.call("echo", "well", background=True) == "well"
 
 
 async def test_movers_that_were_idle_for_long_are_retired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,7 +137,7 @@ async def _report_all(
 async def _has_another_name(item: Item, tools: Tools) -> bool:
     """Is the file still there, called something else? Then have the scanner look at it."""
     try:
-        name = await tools.looking("locate", tools.storage.ends.source, item.path, item.fingerprint[:2])
+        name = await tools.looking("locate", tools.storage.ends.source, item.path, item.fingerprint[:2], True)
     except FileTrouble:
         return True  # nobody knows: what there is of it is kept
     if name is not None:

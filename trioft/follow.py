@@ -39,6 +39,9 @@ from trioft.transfer import (
 EDGE = 64 * MIB
 # Seconds between two looks at a file, however many events it has.
 _AT_MOST_EVERY = 0.1
+# The part of `settle_closed` after which a closed file is compared, while the rest of it passes. Not at once: who opens
+# it again and again to append would have all of it read each time.
+_EARLY = 0.25
 # Reads of the source that are under way at a time while it is compared, so that a disk is never idle.
 _COMPARING = 4
 _COMPARED_AT_ONCE = 4 * BLOCK_SIZE
@@ -117,9 +120,14 @@ class _Recording(Transfer):
 
     async def _carry(self) -> Result:
         while True:
-            await self.copy()
+            async with open_nursery_for_one_trouble() as nursery:
+                nursery.start_soon(self.copy)
+                while not self.is_written:
+                    await self.wait()
+                # The end settles while all is compared: two different disks are at work.
+                differing = await self._compare_all()
             await self._finish_attributes()
-            if await self._reconcile() and await self._is_still():
+            if await self._reconcile(differing) and await self._is_still():
                 break
             # Somebody went on writing: the last block may become longer, and what is above the last whole one is
             # settled again.
@@ -143,7 +151,7 @@ class _Recording(Transfer):
             earliest = trio.current_time() + min(_AT_MOST_EVERY, self.settings.poll)
             pause = self.settings.poll
             if self._head.writer != writers.BUSY:
-                pause = min(pause, max(self.tools.config.source.settle_closed / 2, _AT_MOST_EVERY))
+                pause = min(pause, max(self.tools.config.source.settle_closed * _EARLY, _AT_MOST_EVERY))
             with trio.move_on_after(pause):
                 await self._heard.wait()
             await trio.sleep_until(earliest)
@@ -171,7 +179,7 @@ class _Recording(Transfer):
         head = max(0, min(peek.head, size) - self.settings.headroom)
         if not self.ended:
             self.target = max(self.target, self.written, head)
-            if trio.current_time() >= self._closed_at(self.tools.config.source.settle_closed / 2):
+            if trio.current_time() >= self._closed_at(self.tools.config.source.settle_closed * _EARLY):
                 self.version, self.target, self.ended = peek.found, size, True
         self._measure_lag(head)
         self.stir()
@@ -261,20 +269,21 @@ class _Recording(Transfer):
         ends = tools.storage.ends
         await tools.call("finish_attributes", ends, item, self.partial, tools.manner, patience=PATIENCE)
 
-    async def _reconcile(self) -> bool:
+    async def _compare_all(self) -> list[int]:
+        """Return the numbers of the blocks that are not what the file holds now that it is closed."""
+        self.tools.board.move(self.entry, FileState.VERIFYING, "comparing the whole file with its source")
+        self.tools.board.compared(self.entry, None)
+        return await self._compare(self._to_compare())
+
+    async def _reconcile(self, differing: list[int]) -> bool:
         """
-        Compare what was copied with what the file holds now, and write again what differs, until nothing does.
+        Write again what differs from what the file holds now, and compare that, until nothing differs.
 
         Returns False as soon as the file is another version than the one that is compared.
         """
-        board = self.tools.board
-        board.move(self.entry, FileState.VERIFYING, "comparing the whole file with its source")
-        board.compared(self.entry, None)
-        todo = self._to_compare()
-        while todo and self.current == self.version:
-            todo = await self._compare(todo)
-            if self.current == self.version:
-                await self._patch(todo)
+        while differing and self.current == self.version:
+            await self._patch(differing)
+            differing = await self._compare(differing)
         return self.current == self.version
 
     def _to_compare(self) -> list[int]:
@@ -327,8 +336,6 @@ class _Recording(Transfer):
 
     async def _patch(self, numbers: list[int]) -> None:
         """Write the blocks *numbers* again, durably and verified. The ledger never takes them for good meanwhile."""
-        if not numbers:
-            return
         if numbers[0] * BLOCK_SIZE < self.recorded:
             await self._record(self.recorded, numbers)
         for at in range(0, len(numbers), _PATCHED_AT_ONCE):

@@ -139,8 +139,8 @@ def copy_growing(
                 progress(("block", offset // BLOCK_SIZE, length, digest, pieces, ranges))
                 if length < stop:
                     break
-                if stop == BLOCK_SIZE:
-                    # Only what is finished: the recorder's own pages of the block that grows stay, for the next time.
+                if stop == BLOCK_SIZE and before.length < BLOCK_SIZE:
+                    # Only what is finished: a block that grows, or is written again, will soon be read once more.
                     os.posix_fadvise(src_fd, offset, BLOCK_SIZE, os.POSIX_FADV_DONTNEED)
         except BaseException:
             close_quietly(dst_fd)
@@ -254,15 +254,15 @@ def finish_attributes(ends: Ends, item: Item, partial: bytes, manner: Manner) ->
 # --- another name ----------------------------------------------------------------------------------------------------
 
 
-def locate(source: Root, path: bytes, identity: tuple[int, int], progress: Progress) -> bytes | None:
+def locate(source: Root, path: bytes, identity: tuple[int, int], everywhere: bool, progress: Progress) -> bytes | None:
     """
     Return what the file *identity*, that was called *path*, is called now, or None if the source has it no more.
 
-    Its own folder is searched first, then all of the source.
+    Its own folder is searched first, and then, if it is to be found *everywhere*, all of the source.
     """
     device, inode = identity
     with opened(source, Side.SOURCE) as src:
-        folders = list(dict.fromkeys([b"", os.path.dirname(path)]))
+        folders = list(dict.fromkeys([*([b""] if everywhere else []), os.path.dirname(path)]))
         while folders:
             folder = folders.pop()
             prefix = folder + b"/" if folder else b""
@@ -274,7 +274,7 @@ def locate(source: Root, path: bytes, identity: tuple[int, int], progress: Progr
                             name = prefix + os.fsencode(entry.name)
                             if entry.inode() == inode and entry.stat(follow_symlinks=False).st_dev == device:
                                 return name
-                            if entry.is_dir(follow_symlinks=False):
+                            if everywhere and entry.is_dir(follow_symlinks=False):
                                 folders.append(name)
                 finally:
                     close_quietly(fd)

@@ -330,11 +330,12 @@ class Scanner:
             self.backlog.look_again(pending, closed_at if writer == writers.CLOSED else settled_at)
 
     async def _lose(self, pending: Pending) -> None:
-        """A file is gone. A large one may have got another name, and what is copied of it goes on under that."""
-        if pending.entry.size > BUNDLE_FILE_SIZE:
+        """A file is gone. It may have got another name, which a sync would not hear of, and be continued under that."""
+        is_large = pending.entry.size > BUNDLE_FILE_SIZE
+        if is_large or self.once:
             with contextlib.suppress(FileTrouble):
                 source, found = self.storage.ends.source, pending.found
-                name = await self.call("locate", source, found.path, found.fingerprint[:2])
+                name = await self.call("locate", source, found.path, found.fingerprint[:2], is_large)
                 if name is not None:
                     self.changes.add([name])
         self.backlog.finished(pending, FileState.GONE)

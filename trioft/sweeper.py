@@ -37,7 +37,7 @@ async def sweep(call: Call, storage: Storage, backlog: Backlog, ledger: Port, bo
                 left = {
                     partial: name
                     for partial, (name, checkpoint) in begun.items()
-                    if await call("locate", storage.ends.source, name, checkpoint.fingerprint[:2]) is None
+                    if await call("locate", storage.ends.source, name, checkpoint.fingerprint[:2], True) is None
                 }
                 orphans = [path for path in old if path not in begun or path in left]
                 orphans = [path for path in orphans if not backlog.owns_partial(path)]

@@ -287,10 +287,14 @@ class Transfer:
                 break
         self.stir()
 
+    @property
+    def is_written(self) -> bool:
+        """Nothing is left to be written."""
+        return self.ended and self.written == self.target and self.unfinished() is None
+
     def _may_be_settled(self) -> int:
         """A block that still grows is written again and again: it settles when it is full, or the end."""
-        is_all = self.ended and self.written == self.target and self.unfinished() is None
-        return self.written if is_all else self.written // BLOCK_SIZE * BLOCK_SIZE
+        return self.written if self.is_written else self.written // BLOCK_SIZE * BLOCK_SIZE
 
     async def _settle(self) -> None:
         """Settle what is written, whenever there is enough of it. Ends when everything is."""
@@ -309,7 +313,7 @@ class Transfer:
     async def _settle_to(self, end: int) -> None:
         """Make all below *end* durable, read it back, and record the checkpoint. A block that differs is a trouble."""
         start = self.settled
-        if self.ended and end == self.target:
+        if self.ended and end == self.target and self.entry.state != FileState.VERIFYING:
             self.tools.board.move(self.entry, FileState.VERIFYING)
         bad = await self.settle_span(start, end)
         good = min(bad) * BLOCK_SIZE if bad else end
