@@ -47,8 +47,11 @@ class Changes:
                     stir()
                 else:
                     self._paths[path] = None
-        if self._paths or self._everything:
+        if self:
             self._wake()
+
+    def __bool__(self) -> bool:
+        return bool(self._paths) or self._everything
 
     def take(self) -> tuple[list[bytes], bool]:
         """Return the paths, and whether anything else may have changed too; forget them."""

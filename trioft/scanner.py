@@ -89,13 +89,14 @@ class Scanner:
                 if await self._look_at_changes():
                     next_scan = min(next_scan, rested)
                 await self._serve()
-                if self.once and not self.backlog:
+                if self.once and not self.backlog and not self.changes:
                     return
                 if self._incomplete and len(self.backlog) == 0:
                     next_scan = -math.inf
                     continue
-                with trio.move_on_at(min(next_scan, self.backlog.next_due())):
-                    await self.backlog.changed.wait()
+                if not self.changes:
+                    with trio.move_on_at(min(next_scan, self.backlog.next_due())):
+                        await self.backlog.changed.wait()
                 self.backlog.changed = trio.Event()
 
     # --- scanning
