@@ -415,7 +415,9 @@ def test_a_death_while_blocks_are_written_again_leaves_no_mixture(site: Site) ->
     agent.end()
     check_final(site)
     assert site.sync(*options).code == 0
-    assert files_of(site.dest) == {b"take.mxf": Content(0).read(0, SIZE)}
+    # A probe that died with its mover is swept away at another start.
+    there = {name: content for name, content in files_of(site.dest).items() if not name.startswith(b".trioft-probe-")}
+    assert there == {b"take.mxf": Content(0).read(0, SIZE)}
 
 
 def check_final(site: Site) -> None:

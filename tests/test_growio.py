@@ -30,21 +30,23 @@ from support import files_of, pattern
 from trioft import growio, linux, writers
 from trioft.errors import FileTrouble
 from trioft.fileio import Away, block_digest
-from trioft.growio import Peek
-from trioft.model import BLOCK_SIZE, KIB, VOID, Ends, Found, Item, Root, Verdict
+from trioft.growio import Known, Peek
+from trioft.model import BLOCK_SIZE, KIB, VOID, Ends, Fingerprint, Found, Item, Root, Verdict
 from trioft.naming import partial_of
 
 BLOCK = 4096  # what a block is here where files are copied or compared: see ``ground``
 LARGE = 3 * BLOCK + 123  # four blocks, the last one short
-PIECE = 64 * KIB  # filesystems have no smaller holes
+PIECE = 1024  # and what a piece of it is
+GRAIN = 64 * KIB  # filesystems have no smaller holes
 NAME = b"recording"
 NFS, FAT = 0x6969, 0x4D44
-NOTHING = (0, b"")  # of the first block has been copied before
+NOTHING = Known(0, b"")  # of a block that has not been copied before
 
 
 @pytest.fixture
 def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
     monkeypatch.setattr(growio, "BLOCK_SIZE", BLOCK)
+    monkeypatch.setattr(growio, "PIECE_SIZE", PIECE)
     before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # as in a mover: a lease that somebody meets ends nobody
     try:
         with Ground(tmp_path) as place:
@@ -117,7 +119,9 @@ def put_partial(ground: Ground, item: Item, content: bytes = b"") -> None:
         file.write(content)
 
 
-@pytest.mark.parametrize("call", ["peek", "copy_growing", "compare_span", "finish_attributes", "locate", "adopt"])
+@pytest.mark.parametrize(
+    "call", ["peek", "copy_growing", "settle_ranges", "compare_span", "finish_attributes", "locate", "adopt"]
+)
 @pytest.mark.parametrize("side", ["source", "destination"])
 def test_nothing_is_done_below_a_folder_that_is_another_filesystem(ground: Ground, side: str, call: str) -> None:
     """An end whose device has changed is not looked into, and gets no byte: promise 5."""
@@ -128,13 +132,14 @@ def test_nothing_is_done_below_a_folder_that_is_another_filesystem(ground: Groun
     ends: Ends = ground.ends._replace(**{side: Root(root.path, root.dev + 1)})
     calls: dict[str, Callable[[], object]] = {
         "peek": lambda: growio.peek(ends.source, NAME, identity, 0),
-        "copy_growing": lambda: growio.copy_growing(ends, item, partial, 0, 100, NOTHING, tell),
+        "copy_growing": lambda: growio.copy_growing(ends, item, partial, 0, 100, [NOTHING], True, tell),
+        "settle_ranges": lambda: growio.settle_ranges(ends.destination, partial, [], "size", tell),
         "compare_span": lambda: growio.compare_span(ends.source, NAME, 0, 100, bytes(16), tell),
         "finish_attributes": lambda: growio.finish_attributes(ends, item, partial, MANNER),
-        "locate": lambda: growio.locate(ends.source, NAME, identity, tell),
+        "locate": lambda: growio.locate(ends.source, NAME, identity, True, tell),
         "adopt": lambda: growio.adopt(ends, b"old", identity, partial, b"new.partial"),
     }
-    if side == "destination" and call in ("peek", "compare_span", "locate"):
+    if call in {"source": ("settle_ranges",), "destination": ("peek", "compare_span", "locate")}[side]:
         calls[call]()  # these have nothing to do with it
         return
     with pytest.raises(Away):
@@ -150,10 +155,10 @@ def test_what_is_only_read_may_fail_to_close(ground: Ground, monkeypatch: pytest
     identity, partial, tell = item.fingerprint[:2], partial_name(ground, item), ground.told.append
     calls: dict[str, tuple[Callable[[], object], object]] = {
         "peek": (lambda: growio.peek(ground.ends.source, NAME, identity, 0).head, 100),
-        "copy_growing": (lambda: growio.copy_growing(ground.ends, item, partial, 0, 100, NOTHING, tell), None),
+        "copy_growing": (lambda: growio.copy_growing(ground.ends, item, partial, 0, 100, [NOTHING], True, tell), None),
         "compare_span": (lambda: growio.compare_span(ground.ends.source, NAME, 0, 100, VOID, tell), [0]),
         "finish_attributes": (lambda: growio.finish_attributes(ground.ends, item, partial, MANNER), None),
-        "locate": (lambda: growio.locate(ground.ends.source, b"old", identity, tell), NAME),
+        "locate": (lambda: growio.locate(ground.ends.source, b"old", identity, False, tell), NAME),
     }
     operation, answer = calls[call]
     with monkeypatch.context() as patch:
@@ -387,11 +392,11 @@ def need_holes(folder: Path, *, preallocated: bool = False) -> None:
     try:
         with open(path, "wb") as file:
             if preallocated:
-                os.posix_fallocate(file.fileno(), 0, 4 * PIECE)
-            file.write(bytes(PIECE))
+                os.posix_fallocate(file.fileno(), 0, 4 * GRAIN)
+            file.write(bytes(GRAIN))
             file.flush()
-            os.ftruncate(file.fileno(), 4 * PIECE)
-            if os.lseek(file.fileno(), 0, os.SEEK_HOLE) != PIECE:
+            os.ftruncate(file.fileno(), 4 * GRAIN)
+            if os.lseek(file.fileno(), 0, os.SEEK_HOLE) != GRAIN:
                 pytest.skip(f"no sparse files on the filesystem of {folder}")
     except OSError as error:
         pytest.skip(f"no sparse files on the filesystem of {folder}: {error}")
@@ -409,14 +414,14 @@ def recording(ground: Ground, size: int, *pieces: tuple[int, int], preallocate: 
         else:
             os.ftruncate(fd, size)
         for start, end in pieces:
-            for at in range(start, end, PIECE):
-                os.pwrite(fd, b"x" * min(PIECE, end - at), at)
+            for at in range(start, end, GRAIN):
+                os.pwrite(fd, b"x" * min(GRAIN, end - at), at)
     finally:
         os.close(fd)
     return item
 
 
-@pytest.mark.parametrize("size", [0, 1, 12_345, PIECE])
+@pytest.mark.parametrize("size", [0, 1, 12_345, GRAIN])
 def test_a_plain_file_has_been_written_up_to_its_end(ground: Ground, size: int) -> None:
     """Where nothing was preallocated, the size says it all."""
     item = ground.add(NAME, size)
@@ -426,66 +431,66 @@ def test_a_plain_file_has_been_written_up_to_its_end(ground: Ground, size: int) 
 
 
 @pytest.mark.parametrize("preallocate", [False, True], ids=["truncated", "preallocated"])
-@pytest.mark.parametrize("reserved", [PIECE, BLOCK_SIZE, 4 * BLOCK_SIZE])
+@pytest.mark.parametrize("reserved", [GRAIN, BLOCK_SIZE, 4 * BLOCK_SIZE])
 def test_space_that_was_reserved_is_no_content(ground: Ground, preallocate: bool, reserved: int) -> None:
     """A file that is filled from its beginning has been written up to where only a hole follows."""
     need_holes(ground.source, preallocated=preallocate)
-    for filled in (0, PIECE, 5 * PIECE):
-        item = recording(ground, 5 * PIECE + reserved, (0, filled), preallocate=preallocate)
+    for filled in (0, GRAIN, 5 * GRAIN):
+        item = recording(ground, 5 * GRAIN + reserved, (0, filled), preallocate=preallocate)
         assert peek(ground, item).head == filled
-        assert peek(ground, item, min(filled, 2 * PIECE)).head == filled
+        assert peek(ground, item, min(filled, 2 * GRAIN)).head == filled
 
 
 def test_a_small_hole_in_the_middle_is_content(ground: Ground) -> None:
     """Some filesystems keep zeros as holes: what is smaller than a block, and far from the end, ends nothing."""
     need_holes(ground.source)
-    small = BLOCK_SIZE - PIECE
-    size = PIECE + small + PIECE + BLOCK_SIZE
-    item = recording(ground, size, (0, PIECE), (PIECE + small, size))
+    small = BLOCK_SIZE - GRAIN
+    size = GRAIN + small + GRAIN + BLOCK_SIZE
+    item = recording(ground, size, (0, GRAIN), (GRAIN + small, size))
     assert peek(ground, item).head == size
     # Several of them, too.
-    size = 5 * PIECE + BLOCK_SIZE
-    item = recording(ground, size, (PIECE, 2 * PIECE), (3 * PIECE, size))
+    size = 5 * GRAIN + BLOCK_SIZE
+    item = recording(ground, size, (GRAIN, 2 * GRAIN), (3 * GRAIN, size))
     assert peek(ground, item).head == size
 
 
-@pytest.mark.parametrize("hole", [BLOCK_SIZE, BLOCK_SIZE + PIECE, 3 * BLOCK_SIZE])
+@pytest.mark.parametrize("hole", [BLOCK_SIZE, BLOCK_SIZE + GRAIN, 3 * BLOCK_SIZE])
 def test_a_hole_of_a_block_or_more_is_where_it_ends(ground: Ground, hole: int) -> None:
     """A recorder that wrote its index at the end first has not written what lies between."""
     need_holes(ground.source)
-    size = 2 * PIECE + hole + 2 * BLOCK_SIZE
-    item = recording(ground, size, (0, 2 * PIECE), (2 * PIECE + hole, size))
-    assert peek(ground, item).head == 2 * PIECE
+    size = 2 * GRAIN + hole + 2 * BLOCK_SIZE
+    item = recording(ground, size, (0, 2 * GRAIN), (2 * GRAIN + hole, size))
+    assert peek(ground, item).head == 2 * GRAIN
 
 
-@pytest.mark.parametrize(("behind", "is_content"), [(0, False), (BLOCK_SIZE - 2 * PIECE, False), (BLOCK_SIZE, True)])
+@pytest.mark.parametrize(("behind", "is_content"), [(0, False), (BLOCK_SIZE - 2 * GRAIN, False), (BLOCK_SIZE, True)])
 def test_a_small_hole_near_the_end_is_where_it_ends(ground: Ground, behind: int, is_content: bool) -> None:
     """The last block may be preallocated only partly: within a block of the end, every hole counts."""
     need_holes(ground.source)
-    size = 3 * PIECE + behind
-    item = recording(ground, size, (0, PIECE), (2 * PIECE, size))
-    assert peek(ground, item).head == (size if is_content else PIECE)
+    size = 3 * GRAIN + behind
+    item = recording(ground, size, (0, GRAIN), (2 * GRAIN, size))
+    assert peek(ground, item).head == (size if is_content else GRAIN)
 
 
 def test_a_hole_that_begins_exactly_a_block_before_the_end_is_near_it(ground: Ground) -> None:
     """The border belongs to the end; one piece more belongs to the middle."""
     need_holes(ground.source)
-    for more in (0, PIECE):
-        size = PIECE + BLOCK_SIZE + more
-        item = recording(ground, size, (0, PIECE), (2 * PIECE, size))
-        assert peek(ground, item).head == (size if more else PIECE)
+    for more in (0, GRAIN):
+        size = GRAIN + BLOCK_SIZE + more
+        item = recording(ground, size, (0, GRAIN), (2 * GRAIN, size))
+        assert peek(ground, item).head == (size if more else GRAIN)
 
 
 def test_what_was_copied_is_not_looked_at_again(ground: Ground) -> None:
     """Holes below what was copied are settled; one that it ends in begins there, as far as anybody cares."""
     need_holes(ground.source)
     hole = 2 * BLOCK_SIZE
-    item = recording(ground, 2 * PIECE + hole, (0, PIECE), (PIECE + hole, 2 * PIECE + hole))
-    assert peek(ground, item, PIECE).head == PIECE
-    assert peek(ground, item, 5 * PIECE).head == 5 * PIECE  # inside the hole
-    assert peek(ground, item, PIECE + hole).head == 2 * PIECE + hole  # behind it
-    item = recording(ground, 4 * PIECE, (0, PIECE))
-    assert peek(ground, item, 2 * PIECE).head == 2 * PIECE  # inside the one at the end
+    item = recording(ground, 2 * GRAIN + hole, (0, GRAIN), (GRAIN + hole, 2 * GRAIN + hole))
+    assert peek(ground, item, GRAIN).head == GRAIN
+    assert peek(ground, item, 5 * GRAIN).head == 5 * GRAIN  # inside the hole
+    assert peek(ground, item, GRAIN + hole).head == 2 * GRAIN + hole  # behind it
+    item = recording(ground, 4 * GRAIN, (0, GRAIN))
+    assert peek(ground, item, 2 * GRAIN).head == 2 * GRAIN  # inside the one at the end
 
 
 @settings(max_examples=50)
@@ -508,10 +513,10 @@ def test_the_head_is_the_first_hole_that_is_large_or_near_the_end(
             if length >= block or n >= size - block:
                 head = n
                 break
-    item = recording(ground, size * PIECE, *[(n * PIECE, (n + 1) * PIECE) for n in range(size) if written[n]])
+    item = recording(ground, size * GRAIN, *[(n * GRAIN, (n + 1) * GRAIN) for n in range(size) if written[n]])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(growio, "_HOLE", block * PIECE)
-        assert peek(ground, item, copied * PIECE).head == head * PIECE
+        patch.setattr(growio, "_HOLE", block * GRAIN)
+        assert peek(ground, item, copied * GRAIN).head == head * GRAIN
 
 
 @pytest.mark.parametrize("how", ["not known", "one hole, at the end", "shorter by then"])
@@ -519,7 +524,7 @@ def test_where_holes_cannot_be_asked_for_the_size_is_the_head(
     ground: Ground, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """A filesystem that cannot tell is one on which everything counts as written."""
-    item = recording(ground, 2 * BLOCK_SIZE, (0, PIECE))
+    item = recording(ground, 2 * BLOCK_SIZE, (0, GRAIN))
     if how == "not known":
         failing(monkeypatch, "lseek", errno.EINVAL)
     elif how == "shorter by then":
@@ -538,22 +543,43 @@ def test_where_holes_cannot_be_asked_for_the_size_is_the_head(
 # --- copying behind the writer ---------------------------------------------------------------------------------------
 
 
-def copy(ground: Ground, item: Item, start: int, end: int, known: tuple[int, bytes] = NOTHING) -> None:
-    growio.copy_growing(ground.ends, item, partial_name(ground, item), start, end, known, ground.told.append)
+def copy(ground: Ground, item: Item, start: int, end: int, *known: Known, final: bool = False) -> None:
+    """Copy a span, of whose first blocks this is *known*."""
+    told = [*known, *[NOTHING] * (len(range(start, end, BLOCK)) - len(known))]
+    partial = partial_name(ground, item)
+    growio.copy_growing(ground.ends, item, partial, start, end, told, final, ground.told.append)
 
 
-def begun(content: bytes, start: int, length: int) -> tuple[int, bytes]:
+def pieces(content: bytes) -> bytes:
+    return b"".join(block_digest(content[at : at + PIECE]) for at in range(0, len(content), PIECE))
+
+
+def known_of(content: bytes, start: int, length: int) -> Known:
     """Return what is known of the block at *start* once *length* bytes of it have been copied."""
-    return length, block_digest(content[start : start + length])
+    return Known(length, pieces(content[start : start + length]))
 
 
-def blocks_told(ground: Ground) -> list[tuple[int, int, bytes]]:
-    return [message[1:] for message in ground.told if message[0] == "block"]
+def blocks_told(ground: Ground) -> list[tuple[int, int, bytes, bytes]]:
+    """Number, length, digest and pieces of each block."""
+    return [message[1:5] for message in ground.told if message[0] == "block"]
 
 
-def blocks_of(content: bytes, start: int, end: int) -> list[tuple[int, int, bytes]]:
-    pieces = [(at, content[at : min(at + BLOCK, end)]) for at in range(start, end, BLOCK)]
-    return [(at // BLOCK, len(piece), block_digest(piece)) for at, piece in pieces]
+def ranges_told(ground: Ground) -> list[tuple[int, int, bytes]]:
+    """Offset, length and digest of each range that was written."""
+    return [written for message in ground.told if message[0] == "block" for written in message[5]]
+
+
+def blocks_of(content: bytes, start: int, end: int, *, final: bool = False) -> list[tuple[int, int, bytes, bytes]]:
+    """Return what is to be told of these blocks: a digest only of those that are complete."""
+    blocks = [(at // BLOCK, content[at : min(at + BLOCK, end)]) for at in range(start, end, BLOCK)]
+    return [
+        (number, len(block), block_digest(block) if final or len(block) == BLOCK else b"", pieces(block))
+        for number, block in blocks
+    ]
+
+
+def ranges_of(content: bytes, *ranges: tuple[int, int]) -> list[tuple[int, int, bytes]]:
+    return [(at, length, block_digest(content[at : at + length])) for at, length in ranges]
 
 
 def bytes_told(ground: Ground) -> int:
@@ -566,98 +592,216 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return noting(monkeypatch, "pwrite", lambda fd, view, at: (at, len(view)))
 
 
+@pytest.mark.parametrize("final", [False, True])
 @pytest.mark.parametrize(
     ("start", "end"),
     [(0, LARGE), (0, 1), (0, BLOCK), (BLOCK, 3 * BLOCK), (2 * BLOCK, 2 * BLOCK + 77), (3 * BLOCK, LARGE)],
 )
-def test_what_lies_between_two_offsets_is_copied(ground: Ground, start: int, end: int) -> None:
-    """It lands where it belongs, and each block is told with the length and the digest that it has by now."""
+def test_what_lies_between_two_offsets_is_copied(ground: Ground, start: int, end: int, final: bool) -> None:
+    """It lands where it belongs, and each block is told with what it has by now; a digest, once it is complete."""
     content = pattern(LARGE)
     item = ground.add(b"x/a", content)
     put_partial(ground, item)
-    copy(ground, item, start, end)
+    copy(ground, item, start, end, final=final)
     assert read(ground.partial(item)) == bytes(start) + content[start:end]
-    assert blocks_told(ground) == blocks_of(content, start, end)
+    assert blocks_told(ground) == blocks_of(content, start, end, final=final)
+    assert ranges_told(ground) == ranges_of(content, *[(at, min(BLOCK, end - at)) for at in range(start, end, BLOCK)])
     assert bytes_told(ground) == end - start
 
 
-def test_a_block_is_told_once_it_is_written(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_is_told_once_it_is_written(ground: Ground) -> None:
     """What a mover has told of has reached the partial, should it die right after."""
     content = pattern(LARGE)
     item = ground.add(NAME, content)
     put_partial(ground, item)
+    partial = ground.partial(item)
+    told: list[int] = []
 
     def tell(message: Any) -> None:
         if message[0] == "block":
-            _, number, length, digest = message
-            there = read(ground.partial(item))
-            assert block_digest(there[number * BLOCK : number * BLOCK + length]) == digest
-            ground.told.append(message)
+            assert read(partial)[message[1] * BLOCK :] == content[message[1] * BLOCK :][: message[2]]
+            told.append(message[1])
 
-    growio.copy_growing(ground.ends, item, partial_name(ground, item), 0, LARGE, NOTHING, tell)
-    assert len(ground.told) == 4
+    growio.copy_growing(ground.ends, item, partial_name(ground, item), 0, LARGE, [NOTHING] * 4, True, tell)
+    assert told == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("length", [1, 1000, BLOCK - 1])
-@pytest.mark.parametrize("end", [BLOCK + 1010, 2 * BLOCK, 3 * BLOCK + 50])
+@settings(max_examples=100)
+@given(
+    known=st.tuples(*[st.integers(0, BLOCK)] * 4),
+    changed=st.sets(st.integers(0, LARGE - 1), max_size=6),
+    first=st.integers(0, 3),
+    length=st.integers(1, LARGE),
+    size=st.integers(0, LARGE),
+    final=st.booleans(),
+)
+@example(known=(BLOCK,) * 4, changed={5, 3 * PIECE, BLOCK + 1}, first=0, length=LARGE, size=LARGE, final=True)
+@example(known=(BLOCK, 2 * PIECE + 7, 0, 0), changed={BLOCK + 1}, first=1, length=3 * PIECE, size=LARGE, final=False)
+@example(known=(BLOCK, 2 * PIECE + 7, 0, 0), changed={BLOCK + 1}, first=1, length=3 * PIECE, size=LARGE, final=True)
+@example(known=(3 * PIECE, 0, 0, 0), changed=set(), first=0, length=LARGE, size=PIECE + 1, final=True)
+def test_what_was_told_is_what_the_partial_holds_and_no_more_was_written_than_had_to_be(
+    ground: Ground,
+    known: tuple[int, ...],
+    changed: set[int],
+    first: int,
+    length: int,
+    size: int,
+    final: bool,
+) -> None:
+    """Whatever was known, has changed, or is missing: complete blocks are the source's, and every digest is true."""
+    start = first * BLOCK
+    end = min(start + length, LARGE)
+    # Unless it was cut, no less is asked for than what is known already.
+    most = LARGE if final else end
+    known = tuple(max(0, min(n, most - number * BLOCK)) for number, n in enumerate(known))
+    former = pattern(LARGE)
+    content = spoiled(former, *changed)[:size]
+    before = b"".join(former[n * BLOCK :][: known[n]].ljust(BLOCK, b"\0") for n in range(4))
+    item = ground.add(NAME, content)
+    put_partial(ground, item, before)
+    ground.told.clear()
+    knowns = [known_of(former, n * BLOCK, known[n]) for n in range(first, -(-end // BLOCK))]
+    copy(ground, item, start, end, *knowns, final=final)
+    there = read(ground.partial(item))
+
+    total = 0
+    for number, told, digest, of_pieces in blocks_told(ground):
+        offset = number * BLOCK
+        stop = min(BLOCK, end - offset)
+        is_complete = final or stop == BLOCK
+        looked_at = offset + (0 if is_complete else known[number] // PIECE * PIECE)  # below, it was not read again
+        if size >= looked_at:
+            assert told == max(0, min(stop, size - offset))
+        assert there[looked_at : offset + told] == content[looked_at : offset + told]
+        assert there[offset:looked_at] == before[offset:looked_at]
+        assert digest == (block_digest(there[offset : offset + told]) if is_complete else b"")
+        assert of_pieces == pieces(there[offset : offset + told])
+        total += told
+    assert (total == end - start) == (size >= end)
+
+    untouched = bytearray(there)
+    last = -1
+    for offset, count, digest in ranges_told(ground):
+        assert count > 0
+        assert offset > last or offset % BLOCK == 0  # in order, and together where they could be
+        last = offset + count
+        assert digest == block_digest(there[offset:last])
+        untouched[offset:last] = before[offset:last]
+        for low in range(offset // PIECE * PIECE, last, PIECE):
+            high = min(low + PIECE, low // BLOCK * BLOCK + known[low // BLOCK])  # up to here it was known
+            assert max(offset, low) >= high or former[low:high] != content[:end][low:high]
+    assert untouched == before
+    assert bytes_told(ground) == sum(count for _, count, _ in ranges_told(ground))
+
+
+@pytest.mark.parametrize("length", [1, PIECE, PIECE + 500, BLOCK - 1])
+@pytest.mark.parametrize("end", [2 * BLOCK - PIECE, 2 * BLOCK, 3 * BLOCK + 50])
 def test_a_block_that_was_begun_goes_on_where_it_was(
     ground: Ground, written: list[tuple[int, int]], length: int, end: int
 ) -> None:
-    """Of the last block, only what is new is written, and the digest is that of all of it."""
+    """Of the last block, only what is new is written, and what is told is about all of it."""
     content = pattern(LARGE)
     item = ground.add(NAME, content)
     end = max(end, BLOCK + length + 1)
     put_partial(ground, item, content[: BLOCK + length])
-    copy(ground, item, BLOCK, end, begun(content, BLOCK, length))
+    copy(ground, item, BLOCK, end, known_of(content, BLOCK, length))
     assert read(ground.partial(item)) == content[:end]
     assert written[0] == (BLOCK + length, min(end, 2 * BLOCK) - BLOCK - length)
     assert [at for at, _ in written[1:]] == list(range(2 * BLOCK, end, BLOCK))
     assert bytes_told(ground) == end - BLOCK - length
     assert blocks_told(ground) == blocks_of(content, BLOCK, end)
+    assert ranges_told(ground) == ranges_of(content, *written)
 
 
-def test_nothing_new_is_nothing_to_write(ground: Ground, written: list[tuple[int, int]]) -> None:
-    """A block that has not grown is read, compared and told, and stays as it is."""
+@pytest.mark.parametrize("final", [False, True])
+def test_nothing_new_is_nothing_to_write(ground: Ground, written: list[tuple[int, int]], final: bool) -> None:
+    """A block that has not grown is told, and stays as it is."""
     content = pattern(LARGE)
-    item = ground.add(NAME, content[:1000])
-    put_partial(ground, item, content[:1000])
-    copy(ground, item, 0, BLOCK, begun(content, 0, 1000))
-    assert sum(length for _, length in written) == 0
-    assert blocks_told(ground) == [(0, *begun(content, 0, 1000))]
-
-
-@pytest.mark.parametrize("offset", [0, 500, 999])
-def test_a_begun_block_that_was_rewritten_is_written_again_from_its_start(
-    ground: Ground, written: list[tuple[int, int]], offset: int
-) -> None:
-    """A recorder that goes back a little, as to correct a header, is followed there."""
-    former = pattern(LARGE)
-    content = spoiled(former, BLOCK + offset)
     item = ground.add(NAME, content)
-    put_partial(ground, item, former[: BLOCK + 1000])
-    copy(ground, item, BLOCK, 2 * BLOCK + 5, begun(former, BLOCK, 1000))
-    assert written == [(BLOCK, BLOCK), (2 * BLOCK, 5)]
-    assert read(ground.partial(item)) == former[:BLOCK] + content[BLOCK : 2 * BLOCK + 5]
-    assert blocks_told(ground) == blocks_of(content, BLOCK, 2 * BLOCK + 5)
+    put_partial(ground, item, content)
+    known = [known_of(content, at, BLOCK) for at in range(0, 3 * BLOCK, BLOCK)]
+    copy(ground, item, 0, LARGE, *known, known_of(content, 3 * BLOCK, LARGE - 3 * BLOCK), final=final)
+    assert written == []
+    assert ranges_told(ground) == []
+    assert blocks_told(ground) == blocks_of(content, 0, LARGE, final=final)
 
 
-def test_what_is_known_of_the_first_block_is_not_taken_for_the_next(ground: Ground) -> None:
+def test_of_a_block_that_grows_only_the_last_piece_is_read_again(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, written: list[tuple[int, int]]
+) -> None:
+    """A recorder that writes a little at a time does not have all of the block read each time."""
+    former = pattern(LARGE)
+    begun = 2 * PIECE + 500
+    content = spoiled(former, BLOCK + 5, BLOCK + 2 * PIECE + 5)  # the first of them will be found when it is complete
+    item = ground.add(NAME, content)
+    put_partial(ground, item, former[: BLOCK + begun])
+    asked = noting(monkeypatch, "preadv", lambda fd, views, at: (at, len(views[0])))
+    copy(ground, item, BLOCK, BLOCK + 3 * PIECE + 7, known_of(former, BLOCK, begun))
+    assert asked == [(BLOCK + 2 * PIECE, PIECE + 7)]
+    assert written == [(BLOCK + 2 * PIECE, PIECE + 7)]  # it was rewritten since: from its start
+    there = former[: BLOCK + 2 * PIECE] + content[BLOCK + 2 * PIECE : BLOCK + 3 * PIECE + 7]
+    assert read(ground.partial(item)) == there
+    assert blocks_told(ground) == [(1, 3 * PIECE + 7, b"", pieces(there[BLOCK:]))]
+
+
+@pytest.mark.parametrize(("end", "final"), [(2 * BLOCK, False), (2 * BLOCK - 5, True)], ids=["whole", "the last"])
+def test_a_block_that_is_complete_is_read_again_from_its_start(
+    ground: Ground, written: list[tuple[int, int]], end: int, final: bool
+) -> None:
+    """A recorder that went back, as to correct a header, is followed there: the pieces that it changed are written."""
+    former = pattern(LARGE)
+    content = spoiled(former, BLOCK + 5)
+    begun = 2 * PIECE + 500
+    item = ground.add(NAME, content)
+    put_partial(ground, item, former[: BLOCK + begun])
+    copy(ground, item, BLOCK, end, known_of(former, BLOCK, begun), final=final)
+    assert written == [(BLOCK, PIECE), (BLOCK + begun, end - BLOCK - begun)]
+    assert read(ground.partial(item)) == former[:BLOCK] + content[BLOCK:end]
+    assert blocks_told(ground) == blocks_of(content, BLOCK, end, final=final)
+    assert ranges_told(ground) == ranges_of(content, *written)
+
+
+def test_of_blocks_that_are_written_again_only_changed_pieces_are(
+    ground: Ground, written: list[tuple[int, int]]
+) -> None:
+    """Where a recorder has rewritten a few kilobytes, a few kilobytes are copied; neighbours are written at once."""
+    former = pattern(LARGE)
+    content = spoiled(former, 0, PIECE, 3 * PIECE, BLOCK, 3 * BLOCK - 1, LARGE - 1)
+    item = ground.add(NAME, content)
+    put_partial(ground, item, former)
+    known = [known_of(former, at, min(BLOCK, LARGE - at)) for at in range(0, LARGE, BLOCK)]
+    copy(ground, item, 0, LARGE, *known, final=True)
+    assert written == [
+        (0, 2 * PIECE),
+        (3 * PIECE, PIECE),
+        (BLOCK, PIECE),
+        (3 * BLOCK - PIECE, PIECE),
+        (3 * BLOCK, LARGE - 3 * BLOCK),
+    ]
+    assert read(ground.partial(item)) == content
+    assert blocks_told(ground) == blocks_of(content, 0, LARGE, final=True)
+
+
+def test_what_is_known_of_one_block_is_not_taken_for_the_next(ground: Ground) -> None:
     """Blocks that begin alike are written all the same."""
     content = pattern(BLOCK) * 3
     item = ground.add(NAME, content)
-    put_partial(ground, item, content[:1000])
-    copy(ground, item, 0, 3 * BLOCK, begun(content, 0, 1000))
+    put_partial(ground, item, content[:1500])
+    copy(ground, item, 0, 3 * BLOCK, known_of(content, 0, 1500))
     assert read(ground.partial(item)) == content
 
 
-def test_a_begun_block_that_was_cut_is_written_again(ground: Ground, written: list[tuple[int, int]]) -> None:
+@pytest.mark.parametrize("final", [False, True])
+def test_a_begun_piece_that_was_cut_is_written_again(
+    ground: Ground, written: list[tuple[int, int]], final: bool
+) -> None:
     """A file that ends before what was known of it: its rest is written, and told with the length it has."""
     content = pattern(LARGE)
-    item = ground.add(NAME, content[: BLOCK + 400])
-    put_partial(ground, item, content[: BLOCK + 1000])
-    copy(ground, item, BLOCK, 2 * BLOCK, begun(content, BLOCK, 1000))
-    assert written == [(BLOCK, 400)]
-    assert blocks_told(ground) == [(1, 400, block_digest(content[BLOCK : BLOCK + 400]))]
+    item = ground.add(NAME, content[: BLOCK + PIECE + 400])
+    put_partial(ground, item, content[: BLOCK + PIECE + 900])
+    copy(ground, item, BLOCK, 2 * BLOCK - 1, known_of(content, BLOCK, PIECE + 900), final=final)
+    assert written == [(BLOCK + PIECE, 400)]
+    assert blocks_told(ground) == blocks_of(content, BLOCK, BLOCK + PIECE + 400, final=final)
 
 
 @pytest.mark.parametrize("size", [2 * BLOCK + 10, 2 * BLOCK, 2 * BLOCK - 1, BLOCK + 1])
@@ -668,8 +812,8 @@ def test_a_file_that_ends_before_is_copied_to_its_end(ground: Ground, size: int)
     put_partial(ground, item)
     copy(ground, item, BLOCK, 6 * BLOCK)
     assert read(ground.partial(item)) == bytes(BLOCK) + content[BLOCK:]
-    told = [block for block in blocks_told(ground) if block[1]]
-    assert told == blocks_of(content, BLOCK, size)
+    told = [(number, length) for number, length, *_ in blocks_told(ground) if length]
+    assert told == [(at // BLOCK, min(BLOCK, size - at)) for at in range(BLOCK, size, BLOCK)]
     assert bytes_told(ground) == size - BLOCK
 
 
@@ -680,7 +824,7 @@ def test_of_a_file_that_ends_before_the_first_block_nothing_is_copied(ground: Gr
     put_partial(ground, item, bytes(BLOCK))
     copy(ground, item, BLOCK, 3 * BLOCK)
     assert read(ground.partial(item)) == bytes(BLOCK)
-    assert sum(length for _, length, _ in blocks_told(ground)) == 0
+    assert [length for _, length, *_ in blocks_told(ground)] == [0]
 
 
 def test_a_file_that_goes_on_meanwhile_is_no_trouble(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -707,15 +851,14 @@ def test_bytes_of_another_file_are_never_added(ground: Ground, which: int) -> No
     """Under the name is another file by now: to whoever asked for this one, it is not there."""
     item = ground.add(NAME, LARGE)
     put_partial(ground, item, b"untouched")
-    before = read(ground.partial(item))
     partial = partial_name(ground, item)
     other = list(item.fingerprint)
     other[which] += 1
-    item = item._replace(fingerprint=type(item.fingerprint)(*other))
+    item = item._replace(fingerprint=Fingerprint(*other))
     with pytest.raises(FileTrouble) as caught:
-        growio.copy_growing(ground.ends, item, partial, 0, LARGE, NOTHING, ground.told.append)
+        growio.copy_growing(ground.ends, item, partial, 0, LARGE, [NOTHING] * 4, False, ground.told.append)
     assert caught.value.trouble[:5] == ("source", "open", NAME, None, errno.ENOENT)
-    assert files_of(ground.dest) == {partial: before}
+    assert files_of(ground.dest) == {partial: b"untouched"}
     assert ground.told == []
 
 
@@ -770,11 +913,11 @@ def test_a_failed_write_of_a_begun_block_tells_its_byte(ground: Ground, monkeypa
     """The offset is that of the first byte that is new."""
     content = pattern(LARGE)
     item = ground.add(NAME, content)
-    put_partial(ground, item, content[: BLOCK + 1000])
+    put_partial(ground, item, content[: BLOCK + 1500])
     failing(monkeypatch, "pwrite", errno.EIO)
     with pytest.raises(FileTrouble) as caught:
-        copy(ground, item, BLOCK, 2 * BLOCK, begun(content, BLOCK, 1000))
-    expected = ("destination", "write", partial_name(ground, item), BLOCK + 1000, errno.EIO)
+        copy(ground, item, BLOCK, 2 * BLOCK, known_of(content, BLOCK, 1500))
+    expected = ("destination", "write", partial_name(ground, item), BLOCK + 1500, errno.EIO)
     assert caught.value.trouble[:5] == expected
     assert blocks_told(ground) == []
 
@@ -812,29 +955,143 @@ def test_short_reads_and_writes_leave_no_gap(ground: Ground, monkeypatch: pytest
     """A system call that does less than it was asked to is no end of the file."""
     content = pattern(LARGE)
     item = ground.add(NAME, content)
-    put_partial(ground, item, content[:1000])
+    put_partial(ground, item, content[:1500])
     pwrite, preadv = os.pwrite, os.preadv
     monkeypatch.setattr(os, "pwrite", lambda fd, view, at: pwrite(fd, view[: max(1, len(view) // 3)], at))
     monkeypatch.setattr(os, "preadv", lambda fd, views, at: preadv(fd, [views[0][: 1 + len(views[0]) // 2]], at))
-    copy(ground, item, 0, LARGE, begun(content, 0, 1000))
+    copy(ground, item, 0, LARGE, known_of(content, 0, 1500))
     assert read(ground.partial(item)) == content
     assert blocks_told(ground) == blocks_of(content, 0, LARGE)
 
 
 @pytest.mark.parametrize(
-    ("end", "finished"),
-    [(LARGE, [0, 1, 2]), (2 * BLOCK, [0, 1]), (BLOCK - 1, []), (9 * BLOCK, [0, 1, 2])],
+    ("end", "known", "finished"),
+    [
+        (LARGE, 0, [0, 1, 2]),
+        (2 * BLOCK, 500, [0, 1]),
+        (BLOCK - 1, 0, []),
+        (9 * BLOCK, 0, [0, 1, 2]),
+        (2 * BLOCK, BLOCK, [1]),  # the first is written again, and will be compared once more
+    ],
 )
 def test_finished_blocks_leave_the_page_cache(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch, end: int, finished: list[int]
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, end: int, known: int, finished: list[int]
 ) -> None:
     """What is read of a recording pushes nothing out of memory; the block that still grows will be read again soon."""
-    item = ground.add(NAME, LARGE)
-    put_partial(ground, item)
+    content = pattern(LARGE)
+    item = ground.add(NAME, content)
+    put_partial(ground, item, content[:known])
     advice = noting(monkeypatch, "posix_fadvise", lambda fd, *rest: (name_of(fd), *rest))
-    copy(ground, item, 0, end)
+    copy(ground, item, 0, end, known_of(content, 0, known))
     dropped = [(name, at, length) for name, at, length, kind in advice if kind == os.POSIX_FADV_DONTNEED]
     assert dropped == [(os.fsdecode(NAME), n * BLOCK, BLOCK) for n in finished]
+
+
+# --- settling what was written again ---------------------------------------------------------------------------------
+
+
+def settle(ground: Ground, item: Item, ranges: list[tuple[int, int, bytes]], verify: str = "readback") -> list[int]:
+    partial = partial_name(ground, item)
+    return growio.settle_ranges(ground.ends.destination, partial, ranges, verify, ground.told.append)
+
+
+RANGES = [(0, 10), (PIECE, PIECE), (2 * BLOCK + 5, BLOCK), (LARGE - 3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("lost", "bad"),
+    [
+        ([], []),
+        ([0], [0]),
+        ([9], [0]),
+        ([10, PIECE - 1, 2 * PIECE, 2 * BLOCK + 4], []),  # in none of them
+        ([2 * PIECE - 1, LARGE - 1], [PIECE, LARGE - 3]),
+        ([3 * BLOCK + 4], [2 * BLOCK + 5]),
+    ],
+)
+def test_ranges_that_differ_are_named_by_their_offsets(ground: Ground, lost: list[int], bad: list[int]) -> None:
+    """What was written again is read back, and nothing else: one wrong bit is found."""
+    content = pattern(LARGE)
+    item = ground.add(NAME, content)
+    put_partial(ground, item, spoiled(content, *lost))
+    assert settle(ground, item, ranges_of(content, *RANGES)) == bad
+    assert [message for message in ground.told if message[0] == "verified"] == [
+        ("verified", length) for _, length in RANGES
+    ]
+    for verify in ("size", "transfer"):
+        assert settle(ground, item, ranges_of(content, *RANGES), verify) == []
+
+
+@pytest.mark.parametrize("verify", ["size", "transfer", "readback"])
+def test_ranges_are_made_durable_and_then_read_from_behind_the_page_cache(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, verify: str
+) -> None:
+    """In this order, or it proves nothing; made durable they are at every level: promise 2."""
+    content = pattern(LARGE)
+    item = ground.add(NAME, content)
+    put_partial(ground, item, content)
+    calls: list[tuple[Any, ...]] = []
+    noting(monkeypatch, "fdatasync", lambda fd: calls.append(("sync", name_of(fd))))
+    noting(monkeypatch, "posix_fadvise", lambda fd, *rest: calls.append(("drop", *rest)))
+    noting(monkeypatch, "preadv", lambda fd, views, at: calls.append(("read", at, len(views[0]))))
+    assert settle(ground, item, ranges_of(content, *RANGES[:2]), verify) == []
+    assert calls[0] == ("sync", os.fsdecode(partial_name(ground, item)))
+    assert calls[1:] == (
+        [
+            ("drop", 0, 10, os.POSIX_FADV_DONTNEED),
+            ("read", 0, 10),
+            ("drop", PIECE, PIECE, os.POSIX_FADV_DONTNEED),
+            ("read", PIECE, PIECE),
+        ]
+        if verify == "readback"
+        else []
+    )
+
+
+def test_a_partial_that_is_too_short_for_its_ranges_is_a_trouble(ground: Ground) -> None:
+    """Missing bytes are no difference that could be written again: somebody has cut it."""
+    content = pattern(LARGE)
+    item = ground.add(NAME, content)
+    put_partial(ground, item, content[: BLOCK + 5])
+    with pytest.raises(FileTrouble) as caught:
+        settle(ground, item, ranges_of(content, (BLOCK, 10)))
+    assert caught.value.trouble[:5] == ("destination", "read", partial_name(ground, item), BLOCK + 5, None)
+
+
+@pytest.mark.parametrize(
+    ("call", "op"), [("open", "open"), ("fdatasync", "fsync"), ("preadv", "read"), ("close", "read back")]
+)
+def test_an_error_while_ranges_settle_is_a_trouble(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, call: str, op: str
+) -> None:
+    """What could not be made durable, or not be read back, is not settled."""
+    content = pattern(LARGE)
+    item = ground.add(NAME, content)
+    put_partial(ground, item, content)
+    with monkeypatch.context() as patch:
+        if call == "close":
+            closing_fails(patch, errno.EIO, lambda name: name.endswith(".partial"))
+        elif call == "open":
+            failing(patch, call, errno.EIO, lambda path, *_: path.endswith(b".partial"))
+        else:
+            failing(patch, call, errno.EIO)
+        with pytest.raises(FileTrouble) as caught:
+            settle(ground, item, ranges_of(content, *RANGES))
+    trouble = caught.value.trouble
+    partial = partial_name(ground, item)
+    assert (trouble.side, trouble.op, trouble.path, trouble.errno) == ("destination", op, partial, errno.EIO)
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ELOOP])
+def test_ranges_of_a_partial_that_is_gone_do_not_settle(ground: Ground, number: int) -> None:
+    """A partial that somebody removed, or put a link in place of, is a trouble, not a success."""
+    item = ground.add(NAME, LARGE)
+    if number == errno.ELOOP:
+        ground.old(b"elsewhere", LARGE)
+        os.symlink(b"elsewhere", ground.partial(item))
+    with pytest.raises(FileTrouble) as caught:
+        settle(ground, item, [])
+    assert (caught.value.trouble.op, caught.value.trouble.errno) == ("open", number)
 
 
 # --- comparing -------------------------------------------------------------------------------------------------------
@@ -922,14 +1179,26 @@ def test_a_source_that_cannot_be_compared_is_a_trouble(
 
 
 def test_what_was_compared_leaves_the_page_cache(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The comparison of a large file pushes nothing out of memory: its range is dropped after it has been read."""
+    """A large file pushes nothing out of memory; a block that differs stays there, as it will soon be read again."""
     content = pattern(LARGE)
     item = ground.add(NAME, content)
-    calls: list[object] = []
-    noting(monkeypatch, "preadv", lambda fd, views, at: calls.append("read"))
-    noting(monkeypatch, "posix_fadvise", lambda fd, *rest: calls.append((name_of(fd), *rest)))
-    assert compare(ground, item, BLOCK, LARGE, content[BLOCK:]) == []
-    assert calls[-2:] == ["read", (os.fsdecode(NAME), BLOCK, LARGE - BLOCK, os.POSIX_FADV_DONTNEED)]
+    calls: list[tuple[str, int, int]] = []
+
+    def note(fd: int, at: int, length: int, advice: int) -> None:
+        if advice == os.POSIX_FADV_DONTNEED:
+            calls.append((name_of(fd), at, length))
+
+    noting(monkeypatch, "preadv", lambda fd, views, at: calls.append(("read", at, len(views[0]))))
+    noting(monkeypatch, "posix_fadvise", note)
+    assert compare(ground, item, BLOCK, LARGE, spoiled(content, 2 * BLOCK)[BLOCK:]) == [2]
+    name, short = os.fsdecode(NAME), LARGE - 3 * BLOCK
+    assert calls == [
+        ("read", BLOCK, BLOCK),
+        (name, BLOCK, BLOCK),
+        ("read", 2 * BLOCK, BLOCK),
+        ("read", 3 * BLOCK, short),
+        (name, 3 * BLOCK, short),
+    ]
 
 
 # --- attributes ------------------------------------------------------------------------------------------------------
@@ -1029,8 +1298,8 @@ def test_a_destination_that_is_gone_is_no_attribute_to_do_without(
 # --- another name ----------------------------------------------------------------------------------------------------
 
 
-def locate(ground: Ground, item: Item) -> bytes | None:
-    return growio.locate(ground.ends.source, item.path, item.fingerprint[:2], ground.told.append)
+def locate(ground: Ground, item: Item, *, everywhere: bool = True) -> bytes | None:
+    return growio.locate(ground.ends.source, item.path, item.fingerprint[:2], everywhere, ground.told.append)
 
 
 def rename(ground: Ground, old: bytes, new: bytes) -> None:
@@ -1054,12 +1323,14 @@ def rename(ground: Ground, old: bytes, new: bytes) -> None:
     ],
 )
 def test_a_file_that_was_renamed_is_found(ground: Ground, new: bytes) -> None:
-    """In its folder, above it, in another or a new one, whatever its name is made of."""
+    """In its folder, or, if it is to be found everywhere, above, below or elsewhere; whatever its name is made of."""
     for other in (b"x/c.mov", b"y/d.mov", b"e.mov"):
         ground.add(other)
     item = ground.add(b"x/a.mov")
     rename(ground, b"x/a.mov", new)
     assert locate(ground, item) == new
+    beside = os.path.dirname(new) == b"x"
+    assert locate(ground, item, everywhere=False) == (new if beside else None)
 
 
 def test_a_file_of_the_topmost_folder_is_found(ground: Ground) -> None:
@@ -1092,7 +1363,7 @@ def test_only_the_file_with_this_device_and_inode_is_found(ground: Ground, which
     item = ground.add(b"a")
     identity = list(item.fingerprint[:2])
     identity[which] += 1
-    assert growio.locate(ground.ends.source, b"a", (identity[0], identity[1]), ground.told.append) is None
+    assert growio.locate(ground.ends.source, b"a", (identity[0], identity[1]), True, ground.told.append) is None
 
 
 def test_links_lead_nowhere(ground: Ground) -> None:
@@ -1127,6 +1398,16 @@ def test_each_folder_that_was_searched_is_told(ground: Ground) -> None:
     assert locate(ground, item) is None
     assert {folder for _, folder in ground.told} == {b"", b"x", b"y", b"y/z"}
     assert {what for what, _ in ground.told} == {"searched"}
+
+
+@pytest.mark.parametrize("folder", [b"", b"x/"])
+def test_a_search_beside_a_file_looks_into_no_other_folder(ground: Ground, folder: bytes) -> None:
+    """A source may hold a million files: who only asks about a rename does not have all of it read."""
+    item = ground.add(folder + b"a")
+    ground.add(folder + b"y/z/b")
+    os.unlink(ground.at_source(item.path))
+    assert locate(ground, item, everywhere=False) is None
+    assert ground.told == [("searched", folder.rstrip(b"/"))]
 
 
 def test_a_folder_that_may_not_be_read_does_not_end_the_search(ground: Ground) -> None:

@@ -141,7 +141,7 @@ def test_a_killed_agent_goes_on_from_its_last_checkpoint(site: Site) -> None:
     arena = Arena(site)
     running = arena.start("sync", "--bwlimit", "25MiB/s")
     wait_until(lambda: recorded(site, running=True).checkpoints)
-    settled = sum(offset for _, offset, _ in arena.kill(running).checkpoints.values())
+    settled = sum(begun.offset for begun in arena.kill(running).checkpoints.values())
     assert settled > 0
     assert finish(arena.start("sync"), arena, "sync") >= settled
 
@@ -184,9 +184,11 @@ def test_a_checkpoint_whose_partial_was_lost_is_forgotten_before_anything_is_wri
     harm(partial, offset)
 
     def is_written_anew() -> bool:
-        with contextlib.suppress(FileNotFoundError):
-            status = partial.stat()
-            return status.st_mtime_ns > harmed and 0 < status.st_size < offset
+        """Its first block was lost, whatever was done to it: that has been written, and not yet all that was lost."""
+        with contextlib.suppress(FileNotFoundError), partial.open("rb") as file:
+            status = os.fstat(file.fileno())
+            begins = file.read(1) == contents[b"large"][:1]
+            return begins and status.st_mtime_ns > harmed and status.st_size < offset
         return False
 
     harmed = time.time_ns()
@@ -317,6 +319,33 @@ def _deaths() -> list[Any]:
     return deaths
 
 
+class Take:
+    """A recording, begun before trioft is, that gets its final name, its end and its header while it is followed."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.content = pattern(2 * BLOCK_SIZE + 5 * MIB + 1, 99)
+        self.begun = site.source / "take.tmp"
+        self.fd = os.open(self.begun, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.write(0, bytes(4096))
+        self.write(4096, self.content[4096 : BLOCK_SIZE + MIB])
+
+    def write(self, offset: int, data: bytes) -> None:
+        assert os.pwrite(self.fd, data, offset) == len(data)
+
+    async def go_on(self) -> None:
+        """What is copied of it is on record: it is renamed, written to its end, and closed."""
+        try:
+            while recorded(self.site, running=True).settled(b"take.tmp") < BLOCK_SIZE:
+                await trio.sleep(0.01)
+            os.rename(self.begun, self.site.source / "small" / "take.mxf")
+            self.write(BLOCK_SIZE + MIB, self.content[BLOCK_SIZE + MIB :])
+            await trio.sleep(0.1)
+            self.write(0, self.content[:4096])
+        finally:
+            os.close(self.fd)
+
+
 @pytest.mark.parametrize(("operation", "moment", "times"), _deaths())
 async def test_a_mover_may_die_in_every_operation(operation: str, moment: str, times: int, site: Site) -> None:
     """Before it begins, in the middle, or when all but the answer is done: the same run completes."""
@@ -352,7 +381,11 @@ async def test_a_mover_may_die_in_every_operation(operation: str, moment: str, t
                 await run()
             assert files_of(site.source) == contents
             return
-        assert await run() is None
+        take = Take(site)
+        contents[b"small/take.mxf"] = take.content
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take.go_on)
+            assert await run() is None
     assert list(site.root.glob("died.*"))
     assert board.totals.failed == 0
     there = files_of(site.dest)
@@ -361,8 +394,8 @@ async def test_a_mover_may_die_in_every_operation(operation: str, moment: str, t
     assert there == contents
     assert files_of(site.source) == {}
     assert (site.dest / "empty" / "folder").is_dir()
-    assert recorded(site).delivered.keys() == contents.keys()
-    assert recorded(site).removed == contents.keys()
+    says = recorded(site)
+    assert (says.delivered.keys(), says.removed, says.checkpoints) == (contents.keys(), contents.keys(), {})
 
 
 async def test_a_single_file_that_cannot_be_looked_at_is_not_taken_for_delivered(site: Site) -> None:
@@ -392,5 +425,7 @@ def config_of(site: Site) -> Config:
     return attrs.evolve(
         config,
         source=attrs.evolve(config.source, settle_closed=0.05, scan_interval=0.1),
+        growing=attrs.evolve(config.growing, min_size=4 * MIB, poll=0.05),
+        copy=attrs.evolve(config.copy, checkpoint_size=BLOCK_SIZE),
         retry=attrs.evolve(config.retry, first=0.01),
     )
