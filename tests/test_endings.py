@@ -29,7 +29,7 @@ from trioft.board import Board, Entry
 from trioft.config import Config, load_config
 from trioft.model import BLOCK_SIZE, MIB, FileState, Job, Result
 from trioft.movers import MoverBug
-from trioft.strategies import Tools
+from trioft.transfer import Tools
 from truth import check_promises, children_of, recorded
 
 SIZE = 9 * BLOCK_SIZE + 12_345
@@ -57,6 +57,21 @@ def size_of_partial(site: Site) -> int:
 def source(site: Site) -> Site:
     make_tree(site.source, dict(CONTENTS.items()))
     return site
+
+
+@contextlib.contextmanager
+def recording(site: Site, growing: bool = True) -> Iterator[Callable[[], None]]:
+    """While inside, somebody has the large file open for writing, if it is to be a *growing* one; yields the close."""
+    opened = [os.open(site.source / "large", os.O_WRONLY | os.O_CLOEXEC)] if growing else []
+
+    def close() -> None:
+        while opened:
+            os.close(opened.pop())
+
+    try:
+        yield close
+    finally:
+        close()
 
 
 def check_the_next_start(site: Site, resumed: int | None = None) -> None:
@@ -93,20 +108,26 @@ def exit_code(command: str, number: signal.Signals) -> int:
     return 128 + number if command == "sync" else 0
 
 
+@pytest.mark.parametrize("growing", [False, True], ids=["finished", "growing"])
 @SIGNALS
 @COMMANDS
-def test_the_first_signal_records_how_far_it_came_and_ends(command: str, number: signal.Signals, source: Site) -> None:
+def test_the_first_signal_records_how_far_it_came_and_ends(
+    command: str, number: signal.Signals, growing: bool, source: Site
+) -> None:
     """What was written is made durable, verified and recorded before the agent ends, and is not copied again."""
-    running = source.start(command, "--bwlimit", SLOW, "-c", settings(source, NO_CHECKPOINTS))
-    pid = running.process.pid
-    wait_until(lambda: size_of_partial(source) > FAR)
-    assert recorded(source, running=True).checkpoints == {}
-    done = running.end(number, 10)
-    assert done.code == exit_code(command, number), done.err
-    assert children_of(pid) == set()
-    settled = check_promises(source, CONTENTS).settled(b"large")
-    assert FAR - IN_WORK <= settled < SIZE
-    assert settled % BLOCK_SIZE == 0
+    with recording(source, growing):
+        running = source.start(command, "--bwlimit", SLOW, "-c", settings(source, NO_CHECKPOINTS))
+        pid = running.process.pid
+        wait_until(lambda: size_of_partial(source) > FAR)
+        assert recorded(source, running=True).checkpoints == {}
+        done = running.end(number, 10)
+        assert done.code == exit_code(command, number), done.err
+        assert children_of(pid) == set()
+        says = check_promises(source, CONTENTS)
+        settled = says.settled(b"large")
+        assert FAR - IN_WORK <= settled < SIZE
+        assert settled % BLOCK_SIZE == 0
+        assert says.checkpoints[b"large"].growing == growing
     check_the_next_start(source, settled)
 
 
@@ -279,6 +300,27 @@ async def test_a_bug_in_an_operation_ends_the_agent_with_its_traceback(
         await agent.run()
     assert "in buggy" in str(only_leaf(caught.value, MoverBug))
     check_promises(source, CONTENTS)
+    check_the_next_start(source)
+
+
+@pytest.mark.parametrize("operation", ["peek", "copy_growing", "compare_span", "finish_attributes"])
+async def test_a_bug_in_an_operation_on_a_growing_file_ends_the_agent_with_its_traceback(
+    operation: str, source: Site, config: Config
+) -> None:
+    """A recording suffers no more than any other file: the next start goes on with it."""
+    agent = Agent(source, config, odd_mover.changed(source.root, _BUGGY.format(operation=operation)))
+
+    async def close_soon() -> None:
+        await until(lambda: size_of_partial(source) > BLOCK_SIZE)
+        close()
+
+    with recording(source) as close:
+        with pytest.raises(BaseExceptionGroup) as caught:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(close_soon)
+                await agent.run()
+        assert "in buggy" in str(only_leaf(caught.value, MoverBug))
+        check_promises(source, CONTENTS)
     check_the_next_start(source)
 
 

@@ -11,6 +11,7 @@ of the file, never a mixture, whatever its writer did.
 from __future__ import annotations
 
 import errno
+import functools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -20,14 +21,12 @@ import trio
 from trioft import writers
 from trioft.errors import FileTrouble, Side
 from trioft.fileio import mismatch
-from trioft.growio import Known, Peek
+from trioft.growio import PIECE_SIZE, Difference, Known, Peek, Range
 from trioft.model import BLOCK_SIZE, MIB, VOID, Checkpoint, FileState, Found, Item, Job, Result, Verdict
 from trioft.resumeio import Prepared
 from trioft.transfer import (
     PATIENCE,
-    WRITERS,
     Block,
-    Ranges,
     Tools,
     Transfer,
     begin,
@@ -46,7 +45,7 @@ _EARLY = 0.25
 _COMPARING = 4
 _COMPARED_AT_ONCE = 4 * BLOCK_SIZE
 # Blocks that are written again before all that was written of them is made durable.
-_PATCHED_AT_ONCE = 32
+_PATCHED_AT_ONCE = 16
 # What the source answers when somebody takes the file away from under a reader.
 _VANISHED = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, None)
 
@@ -125,9 +124,9 @@ class _Recording(Transfer):
                 while not self.is_written:
                     await self.wait()
                 # The end settles while all is compared: two different disks are at work.
-                differing = await self._compare_all()
+                differences = await self._compare_all()
             await self._finish_attributes()
-            if await self._reconcile(differing) and await self._is_still():
+            if await self._reconcile(differences) and await self._is_still():
                 break
             # Somebody went on writing: the last block may become longer, and what is above the last whole one is
             # settled again.
@@ -216,8 +215,8 @@ class _Recording(Transfer):
 
     # --- copying
 
-    async def write_span(self, start: int, end: int, ranges: Ranges) -> dict[int, Block]:
-        blocks = await super().write_span(start, end, ranges)
+    async def write_span(self, start: int, end: int) -> dict[int, Block]:
+        blocks = await super().write_span(start, end)
         if sum(block.length for block in blocks.values()) < end - start:
             self._end_with(Verdict.CHANGED)  # it has become shorter
         return blocks
@@ -232,14 +231,6 @@ class _Recording(Transfer):
         """Return what is written of a block. Nothing, if its pieces are not known: an earlier run has written it."""
         block = self.blocks.get(number)
         return Known(block.length, block.pieces) if block is not None and block.pieces else Known(0, b"")
-
-    def told(self, blocks: dict[int, Block], ranges: Ranges, message: tuple[Any, ...]) -> None:
-        if message[0] == "block":
-            _, number, length, digest, pieces, written = message
-            blocks[number] = Block(length, digest, pieces)
-            ranges += written
-        else:
-            super().told(blocks, ranges, message)
 
     def unfinished(self) -> tuple[int, int] | None:
         """The last block may be complete, for all that it is not whole, only now that the file is closed."""
@@ -269,21 +260,20 @@ class _Recording(Transfer):
         ends = tools.storage.ends
         await tools.call("finish_attributes", ends, item, self.partial, tools.manner, patience=PATIENCE)
 
-    async def _compare_all(self) -> list[int]:
-        """Return the numbers of the blocks that are not what the file holds now that it is closed."""
+    async def _compare_all(self) -> list[Difference]:
+        """Return the blocks that are not what the file holds now that it is closed."""
         self.tools.board.move(self.entry, FileState.VERIFYING, "comparing the whole file with its source")
         self.tools.board.compared(self.entry, None)
         return await self._compare(self._to_compare())
 
-    async def _reconcile(self, differing: list[int]) -> bool:
+    async def _reconcile(self, differences: list[Difference]) -> bool:
         """
-        Write again what differs from what the file holds now, and compare that, until nothing differs.
+        Write again what differs from what the file holds now, until nothing differs.
 
         Returns False as soon as the file is another version than the one that is compared.
         """
-        while differing and self.current == self.version:
-            await self._patch(differing)
-            differing = await self._compare(differing)
+        while differences and self.current == self.version:
+            differences = await self._compare(await self._patch(differences))
         return self.current == self.version
 
     def _to_compare(self) -> list[int]:
@@ -306,24 +296,24 @@ class _Recording(Transfer):
         between = f"bytes {low * BLOCK_SIZE} to {high * BLOCK_SIZE}"
         return f"not compared with the closed file: {between} (growing.reconcile: edges)"
 
-    async def _compare(self, numbers: list[int]) -> list[int]:
-        """Return those of the blocks *numbers* that the file has other bytes for than were copied."""
-        differing: list[int] = []
+    async def _compare(self, numbers: list[int]) -> list[Difference]:
+        """Return those of the blocks *numbers* for which the file has other bytes than were copied."""
+        differences: list[Difference] = []
         spans = _spans(numbers, _COMPARED_AT_ONCE)
 
         async def compare() -> None:
             for start, end in spans:
                 if self.current != self.version:
                     return
-                digests = self.digests_between(start, min(end, self.target))
-                differing.extend(
+                blocks = [self.blocks[n] for n in range(start // BLOCK_SIZE, end // BLOCK_SIZE)]
+                differences.extend(
                     await self.tools.call(
                         "compare_span",
                         self.tools.storage.ends.source,
                         self.item.path,
                         start,
                         min(end, self.target),
-                        digests,
+                        [(block.digest, block.pieces) for block in blocks],
                         tell=lambda message: self.tools.board.compared(self.entry, message[1]),
                         background=True,
                     )
@@ -332,38 +322,50 @@ class _Recording(Transfer):
         async with open_nursery_for_one_trouble() as nursery:
             for _ in range(_COMPARING):
                 nursery.start_soon(compare)
-        return sorted(differing)
+        return sorted(differences)
 
-    async def _patch(self, numbers: list[int]) -> None:
-        """Write the blocks *numbers* again, durably and verified. The ledger never takes them for good meanwhile."""
+    async def _patch(self, differences: list[Difference]) -> list[int]:
+        """
+        Write again what differs, durably and verified; return the numbers of the blocks that have changed once more.
+
+        The ledger never takes what is being written again for good.
+        """
+        changed: list[int] = []
+        numbers = [difference.number for difference in differences]
         if numbers[0] * BLOCK_SIZE < self.recorded:
             await self._record(self.recorded, numbers)
-        for at in range(0, len(numbers), _PATCHED_AT_ONCE):
-            await self._patch_some(numbers[at : at + _PATCHED_AT_ONCE])
+        for at in range(0, len(differences), _PATCHED_AT_ONCE):
+            changed += await self._patch_some(differences[at : at + _PATCHED_AT_ONCE])
         if numbers[0] * BLOCK_SIZE < self.recorded:
-            await self._record(self.recorded)
+            await self._record(self.recorded, changed)
+        return changed
 
-    async def _patch_some(self, numbers: list[int]) -> None:
-        patches: list[Ranges] = []
-        spans = _spans(numbers, _COMPARED_AT_ONCE)
-
-        async def patch() -> None:
-            for start, end in spans:
-                ranges: Ranges = []
-                self.advance(await self.write_span(start, min(end, self.target), ranges))
-                patches.append(ranges)
-
-        async with open_nursery_for_one_trouble() as nursery:
-            for _ in range(WRITERS):
-                nursery.start_soon(patch)
-        ranges = [written for ranges in patches for written in ranges]
-        tools, destination = self.tools, self.tools.storage.ends.destination
+    async def _patch_some(self, differences: list[Difference]) -> list[int]:
+        tools, ends = self.tools, self.tools.storage.ends
+        ranges = [piece for difference in differences for piece in self._ranges_of(difference)]
+        tell = functools.partial(self._told, {})
+        changed = await tools.call("copy_ranges", ends, self.item, self.partial, ranges, tell=tell)
+        written = [piece for piece in ranges if piece.offset not in changed]
         bad = await tools.call(
-            "settle_ranges", destination, self.partial, ranges, tools.manner.verify, patience=PATIENCE, background=True
+            "settle_ranges", ends.destination, self.partial, written, tools.manner.verify, background=True
         )
         if bad:
             raise FileTrouble(mismatch(self.partial, bad[0]))
-        tools.board.patched(self.entry, sum(length for _, length, _ in ranges))
+        tools.board.patched(self.entry, sum(piece.length for piece in written))
+        again = {offset // BLOCK_SIZE for offset in changed}
+        for number, digest, pieces in differences:
+            length = self.blocks[number].length
+            self.blocks[number] = Block(length, VOID) if number in again else Block(length, digest, pieces)
+        return sorted(again)
+
+    def _ranges_of(self, difference: Difference) -> Iterator[Range]:
+        """Yield the pieces of a block that have changed: all, where nobody knows what they were."""
+        block = self.blocks[difference.number]
+        for at in range(0, block.length, PIECE_SIZE):
+            digest = slice(at // PIECE_SIZE * 16, at // PIECE_SIZE * 16 + 16)
+            if block.pieces[digest] != difference.pieces[digest]:
+                length = min(PIECE_SIZE, block.length - at)
+                yield Range(difference.number * BLOCK_SIZE + at, length, difference.pieces[digest])
 
     async def _is_still(self) -> bool:
         """Return whether the file has stayed as it was compared for long enough to be taken for closed."""

@@ -20,6 +20,7 @@ from trioft.errors import FileTrouble, Side, trouble_of
 from trioft.fileio import (
     READ,
     Progress,
+    as_far_as_possible,
     block_digest,
     close_quietly,
     close_written,
@@ -64,7 +65,7 @@ def peek(source: Root, path: bytes, identity: tuple[int, int], copied: int) -> P
         except (FileNotFoundError, NotADirectoryError):
             return Peek(Verdict.GONE)
         except OSError as error:
-            if error.errno == errno.ELOOP:  # a link has its name now
+            if error.errno in (errno.ELOOP, errno.ENXIO):  # a link has its name now, or a socket
                 return Peek(Verdict.CHANGED)
             raise FileTrouble(trouble_of(error, Side.SOURCE, "open", path)) from error
         try:
@@ -115,9 +116,8 @@ def copy_growing(
 
     *known* tells of each block what was copied of it before: what has not changed since is not written again. It is
     read again when the block is complete, or *final*, and is given its digest then. Tells ``("bytes", count)`` while it
-    goes on, and ``("block", number, length, digest, pieces, ranges)`` after each block: the digest is empty while the
-    block is neither, *ranges* are (offset, length, digest) of what was written; nothing is durable yet. A file that has
-    another identity by now is a trouble; a version is not asked for.
+    goes on, and ``("block", number, length, digest, pieces)`` after each block: the digest is empty while the block is
+    neither; nothing is durable yet. A file that has another identity by now is a trouble; a version is not asked for.
     """
     buffer = memoryview(bytearray(BLOCK_SIZE))
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
@@ -131,17 +131,15 @@ def copy_growing(
                 begin = 0 if is_last else before.length // PIECE_SIZE * PIECE_SIZE
                 length = begin + _read_up_to(src_fd, item.path, offset + begin, buffer[begin:stop])
                 pieces, changed = _what_changed(buffer[:length], begin, before)
-                ranges = []
                 for low, high in changed:
                     write_block(dst_fd, partial, offset + low, buffer[low:high], progress)
-                    ranges.append((offset + low, high - low, block_digest(buffer[low:high])))
                 digest = block_digest(buffer[:length]) if is_last else b""
-                progress(("block", offset // BLOCK_SIZE, length, digest, pieces, ranges))
+                progress(("block", offset // BLOCK_SIZE, length, digest, pieces))
                 if length < stop:
                     break
-                if stop == BLOCK_SIZE and before.length < BLOCK_SIZE:
-                    # Only what is finished: a block that grows, or is written again, will soon be read once more.
-                    os.posix_fadvise(src_fd, offset, BLOCK_SIZE, os.POSIX_FADV_DONTNEED)
+                if stop == BLOCK_SIZE:
+                    # Only what is finished: the recorder's own pages of the block that grows stay, for the next time.
+                    _advise(src_fd, offset, BLOCK_SIZE, os.POSIX_FADV_DONTNEED)
         except BaseException:
             close_quietly(dst_fd)
             raise
@@ -168,10 +166,101 @@ def _what_changed(block: memoryview, begin: int, before: Known) -> tuple[bytes, 
     return bytes(pieces), changed
 
 
-def settle_ranges(
-    destination: Root, partial: bytes, ranges: list[tuple[int, int, bytes]], verify: str, progress: Progress
-) -> list[int]:
-    """Make a partial durable, read back *ranges* (offset, length, digest); return the offsets of those that differ."""
+def _advise(fd: int, offset: int, length: int, advice: int) -> None:
+    """Tell the page cache of the source what will be wanted. It is advice: where it cannot be given, nothing is lost."""
+    with contextlib.suppress(OSError):
+        os.posix_fadvise(fd, offset, length, advice)
+
+
+def _read_up_to(fd: int, path: bytes, offset: int, view: memoryview) -> int:
+    """Read until *view* is full or the file ends; return how many bytes that were."""
+    done = 0
+    try:
+        while done < len(view) and (n := os.preadv(fd, [view[done:]], offset + done)):
+            done += n
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.SOURCE, "read", path, offset + done)) from error
+    return done
+
+
+class Difference(NamedTuple):
+    """A block of the source that is not what was copied, as it is now."""
+
+    number: int
+    digest: bytes
+    pieces: bytes
+
+
+def compare_span(
+    source: Root, path: bytes, start: int, end: int, copied: list[tuple[bytes, bytes]], progress: Progress
+) -> list[Difference]:
+    """
+    Read the source from *start*, a block's first, to *end*, and compare it with what was *copied*.
+
+    That is the digest of each block, and those of its pieces, or nothing where they are not known. A source that ends
+    before is a trouble.
+    """
+    differences: list[Difference] = []
+    buffer = memoryview(bytearray(min(BLOCK_SIZE, end - start)))
+    with opened(source, Side.SOURCE) as src:
+        try:
+            fd = os.open(path, READ, dir_fd=src)
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, Side.SOURCE, "open", path)) from error
+        try:
+            _advise(fd, start, end - start, os.POSIX_FADV_SEQUENTIAL)
+            for offset, (digest, pieces) in zip(range(start, end, BLOCK_SIZE), copied, strict=True):
+                block = buffer[: min(BLOCK_SIZE, end - offset)]
+                read_into(fd, Side.SOURCE, path, offset, block)
+                if _pieces_of(block) == pieces if pieces else block_digest(block) == digest:
+                    _advise(fd, offset, len(block), os.POSIX_FADV_DONTNEED)
+                else:  # it is soon read again
+                    differences.append(Difference(offset // BLOCK_SIZE, block_digest(block), _pieces_of(block)))
+                progress(("compared", len(block)))
+        finally:
+            close_quietly(fd)
+    return differences
+
+
+def _pieces_of(block: memoryview) -> bytes:
+    return b"".join(block_digest(block[at : at + PIECE_SIZE]) for at in range(0, len(block), PIECE_SIZE))
+
+
+class Range(NamedTuple):
+    """A part of a file, and what it holds."""
+
+    offset: int
+    length: int
+    digest: bytes
+
+
+def copy_ranges(ends: Ends, item: Item, partial: bytes, ranges: list[Range], progress: Progress) -> list[int]:
+    """
+    Copy *ranges* of the source into its partial; return the offsets of those that hold something else by now.
+
+    Nothing is durable yet.
+    """
+    changed: list[int] = []
+    with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
+        src_fd, dst_fd = open_pair(src, dst, item.path, partial)
+        try:
+            for offset, length, digest in ranges:
+                data = memoryview(read_exactly(src_fd, Side.SOURCE, item.path, offset, length))
+                if block_digest(data) == digest:
+                    write_block(dst_fd, partial, offset, data, progress)
+                else:
+                    changed.append(offset)
+        except BaseException:
+            close_quietly(dst_fd)
+            raise
+        finally:
+            close_quietly(src_fd)
+        close_written(dst_fd, partial)
+    return changed
+
+
+def settle_ranges(destination: Root, partial: bytes, ranges: list[Range], verify: str, progress: Progress) -> list[int]:
+    """Make a partial durable, read back *ranges*; return the offsets of those that differ."""
     bad: list[int] = []
     offset, op = 0, "open"
     with opened(destination, Side.DESTINATION) as dst:
@@ -194,50 +283,16 @@ def settle_ranges(
     return bad
 
 
-def _read_up_to(fd: int, path: bytes, offset: int, view: memoryview) -> int:
-    """Read until *view* is full or the file ends; return how many bytes that were."""
-    done = 0
-    try:
-        while done < len(view) and (n := os.preadv(fd, [view[done:]], offset + done)):
-            done += n
-    except OSError as error:
-        raise FileTrouble(trouble_of(error, Side.SOURCE, "read", path, offset + done)) from error
-    return done
-
-
-def compare_span(source: Root, path: bytes, start: int, end: int, digests: bytes, progress: Progress) -> list[int]:
-    """
-    Read the source from *start*, a block's first, to *end*; return the numbers of the blocks that have other *digests*.
-
-    A source that ends before is a trouble.
-    """
-    differing: list[int] = []
-    buffer = memoryview(bytearray(min(BLOCK_SIZE, end - start)))
-    with opened(source, Side.SOURCE) as src:
-        try:
-            fd = os.open(path, READ, dir_fd=src)
-        except OSError as error:
-            raise FileTrouble(trouble_of(error, Side.SOURCE, "open", path)) from error
-        try:
-            os.posix_fadvise(fd, start, end - start, os.POSIX_FADV_SEQUENTIAL)
-            for number, offset in enumerate(range(start, end, BLOCK_SIZE)):
-                block = buffer[: min(BLOCK_SIZE, end - offset)]
-                read_into(fd, Side.SOURCE, path, offset, block)
-                if block_digest(block) != digests[16 * number : 16 * number + 16]:
-                    differing.append(offset // BLOCK_SIZE)  # and is soon read again
-                else:
-                    os.posix_fadvise(fd, offset, len(block), os.POSIX_FADV_DONTNEED)
-                progress(("compared", len(block)))
-        finally:
-            close_quietly(fd)
-    return differing
-
-
 def finish_attributes(ends: Ends, item: Item, partial: bytes, manner: Manner) -> None:
     """Give the partial the permission bits and attributes that the source has now that it is closed, durably."""
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
         src_fd, dst_fd = open_pair(src, dst, item.path, partial)
         try:
+            if manner.xattrs:  # one that there was when it began may be gone
+                with as_far_as_possible("removexattr", item.path):
+                    for name in {*os.listxattr(dst_fd)} - {*os.listxattr(src_fd)}:
+                        if name.startswith("user."):
+                            os.removexattr(dst_fd, name)
             copy_attributes(src_fd, dst_fd, item, manner)
             try:
                 os.fsync(dst_fd)
@@ -260,25 +315,40 @@ def locate(source: Root, path: bytes, identity: tuple[int, int], everywhere: boo
 
     Its own folder is searched first, and then, if it is to be found *everywhere*, all of the source.
     """
-    device, inode = identity
     with opened(source, Side.SOURCE) as src:
         folders = list(dict.fromkeys([*([b""] if everywhere else []), os.path.dirname(path)]))
         while folders:
             folder = folders.pop()
             prefix = folder + b"/" if folder else b""
-            with contextlib.suppress(OSError):  # gone, or not ours to read
-                fd = os.open(folder or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=src)
-                try:
-                    with os.scandir(fd) as entries:
-                        for entry in entries:
-                            name = prefix + os.fsencode(entry.name)
-                            if entry.inode() == inode and entry.stat(follow_symlinks=False).st_dev == device:
-                                return name
-                            if everywhere and entry.is_dir(follow_symlinks=False):
-                                folders.append(name)
-                finally:
-                    close_quietly(fd)
+            try:
+                name = _search(src, folder, prefix, identity, folders if everywhere else None)
+            except (FileNotFoundError, NotADirectoryError, PermissionError):
+                name = None  # gone, or not ours to read
+            except OSError as error:
+                raise FileTrouble(trouble_of(error, Side.SOURCE, "read", folder)) from error
+            if name is not None:
+                return name
             progress(("searched", folder))
+    return None
+
+
+def _search(
+    src: int, folder: bytes, prefix: bytes, identity: tuple[int, int], below: list[bytes] | None
+) -> bytes | None:
+    """Return the path of the file *identity* in *folder*, or None; the folders in it are added to *below*."""
+    fd = os.open(folder or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=src)
+    try:
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                name = prefix + os.fsencode(entry.name)
+                if entry.inode() == identity[1]:
+                    with contextlib.suppress(FileNotFoundError):  # renamed once more
+                        if entry.stat(follow_symlinks=False).st_dev == identity[0]:
+                            return name
+                if below is not None and entry.is_dir(follow_symlinks=False):
+                    below.append(name)
+    finally:
+        close_quietly(fd)
     return None
 
 
@@ -290,18 +360,25 @@ def adopt(ends: Ends, old: bytes, identity: tuple[int, int], partial: bytes, new
     is not there.
     """
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        try:
             status = os.stat(old, dir_fd=src, follow_symlinks=False)
             if (status.st_dev, status.st_ino) == identity:
                 return False
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, Side.SOURCE, "stat", old)) from error
+        op, at = "stat", partial
         try:
-            folders = {os.path.dirname(partial), os.path.dirname(new_partial)}
-            folders.update(make_folder(src, dst, os.path.dirname(new_partial)))
+            os.stat(partial, dir_fd=dst, follow_symlinks=False)
+            op, at = "mkdir", os.path.dirname(new_partial)
+            folders = {os.path.dirname(partial), os.path.dirname(new_partial), *make_folder(src, dst, at)}
+            op, at = "rename", partial
             os.rename(partial, new_partial, src_dir_fd=dst, dst_dir_fd=dst)
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise FileTrouble(trouble_of(error, Side.DESTINATION, "rename", partial)) from error
+            raise FileTrouble(trouble_of(error, Side.DESTINATION, op, at)) from error
         for folder in folders:
             sync_folder(dst, folder)
     return True

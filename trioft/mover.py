@@ -38,6 +38,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
         copyio.settle,
         growio.peek,
         growio.copy_growing,
+        growio.copy_ranges,
         growio.settle_ranges,
         growio.compare_span,
         growio.finish_attributes,
@@ -49,7 +50,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     )
 }
 # These tell what they have done while they go on.
-TELLING = {"write_bundle", "prepare", "copy_span", "settle", "copy_growing", "settle_ranges", "compare_span", "locate"}
+TELLING = {"write_bundle", "prepare", "copy_span", "settle", "locate"}
+TELLING |= {"copy_growing", "compare_span", "copy_ranges", "settle_ranges"}
 
 
 def main(parent: int) -> None:

@@ -32,7 +32,7 @@ from trioft.storage import Storage
 from trioft.throttle import Throttle
 
 # Spans of one file that are written at a time; with the settling beside them this fills a full-duplex link.
-WRITERS = 2
+_WRITERS = 2
 _SPAN_SECONDS = 1.0  # what a span should take: others wait that long for the mover
 
 # Operations that end in one barrier, whose progress nobody can tell, get this many stall timeouts.
@@ -141,9 +141,6 @@ class Block(NamedTuple):
     pieces: bytes = b""  # digests of its pieces, of a file that grows
 
 
-Ranges = list[tuple[int, int, bytes]]  # offset, length, digest
-
-
 class Transfer:
     """
     One large file on its way.
@@ -201,7 +198,7 @@ class Transfer:
             send_spans, spans = trio.open_memory_channel[tuple[int, int]](0)
             nursery.start_soon(self._plan, send_spans)
             with spans:
-                for _ in range(WRITERS):
+                for _ in range(_WRITERS):
                     nursery.start_soon(self._write, spans.clone())
             nursery.start_soon(self._settle)
 
@@ -247,15 +244,15 @@ class Transfer:
         with spans:
             async for start, end in spans:
                 begun = trio.current_time()
-                self.advance(await self.write_span(start, end, []))
+                self.advance(await self.write_span(start, end))
                 if self.tools.throttle.rate is None and end - start >= self._span:
                     rate = (end - start) / max(trio.current_time() - begun, 1e-6)
                     blocks = round(rate * _SPAN_SECONDS / BLOCK_SIZE)
                     self._span = min(SPAN_SIZE, max(1, blocks) * BLOCK_SIZE)
 
-    async def write_span(self, start: int, end: int, ranges: Ranges) -> dict[int, Block]:
+    async def write_span(self, start: int, end: int) -> dict[int, Block]:
         """
-        Have one span written and return its blocks; what was written is appended to *ranges*, of a file that grows.
+        Have one span written and return its blocks.
 
         They do not count as written one by one as they are told: the close may still say that some of them are lost,
         and where a mover dies its successor writes the whole span again, which must not happen to blocks that have
@@ -263,7 +260,7 @@ class Transfer:
         """
         await self.tools.throttle.take(max(0, end - max(start, self.written)))
         blocks: dict[int, Block] = {}
-        await self.copy_span(start, end, functools.partial(self.told, blocks, ranges))
+        await self.copy_span(start, end, functools.partial(self._told, blocks))
         return blocks
 
     async def copy_span(self, start: int, end: int, tell: Any) -> None:
@@ -271,12 +268,12 @@ class Transfer:
         tools = self.tools
         await tools.call("copy_span", tools.storage.ends, self.item, self.partial, start, end, tools.manner, tell=tell)
 
-    def told(self, blocks: dict[int, Block], ranges: Ranges, message: tuple[Any, ...]) -> None:
+    def _told(self, blocks: dict[int, Block], message: tuple[Any, ...]) -> None:
         match message:
             case ("bytes", count):
                 self.tools.board.copied(self.entry, count)
-            case ("block", number, length, digest):
-                blocks[number] = Block(length, digest)
+            case ("block", number, *block):
+                blocks[number] = Block(*block)
 
     def advance(self, blocks: dict[int, Block]) -> None:
         """Count the blocks of a span as written."""
