@@ -167,7 +167,7 @@ def _what_changed(block: memoryview, begin: int, before: Known) -> tuple[bytes, 
 
 
 def _advise(fd: int, offset: int, length: int, advice: int) -> None:
-    """Tell the page cache of the source what will be wanted. It is advice: where it cannot be given, nothing is lost."""
+    """Tell the page cache of the source what will be wanted. Where it cannot be told, nothing is lost."""
     with contextlib.suppress(OSError):
         os.posix_fadvise(fd, offset, length, advice)
 
