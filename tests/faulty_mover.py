@@ -40,7 +40,7 @@ _stat, _kill, _scandir = os.stat, os.kill, os.scandir
 PATHS = ("open", "unlink", "mkdir", "stat", "utime", "chmod", "rename")
 DESCRIPTORS = (
     *("fstat", "fstatvfs", "preadv", "pwrite", "write", "ftruncate", "fchmod", "fsync", "fdatasync", "close"),
-    *("posix_fadvise", "listxattr", "getxattr", "setxattr", "scandir"),
+    *("posix_fadvise", "listxattr", "getxattr", "setxattr", "scandir", "lseek"),
 )
 DURABLE = ("fsync", "fdatasync", "syncfs", "write_back")
 TRANSFERRING = ("preadv", "pwrite")
@@ -154,24 +154,29 @@ class Recorder:
             while True:
                 yield pickle.load(trace)
 
-    def not_durable(self, path: bytes) -> list[tuple[int, int]]:
-        """Return the ranges of *path* that were written since it was last made durable."""
-        ranges: list[tuple[int, int]] = []
+    def not_durable(self) -> dict[bytes, list[tuple[int, int]]]:
+        """Return, by the name that each file has now, the ranges that were written since it was last made durable."""
+        ranges: dict[bytes, list[tuple[int, int]]] = {}
         for done in self.all_done():
-            if done.call == "syncfs" or (done.path == path and done.call in ("fsync", "fdatasync", "create")):
-                ranges = []
-            elif done.path == path and done.call == "pwrite":
-                ranges.append((done.start, done.end))
+            if done.call == "syncfs":
+                ranges.clear()
+            elif done.call in ("fsync", "fdatasync", "create"):
+                ranges.pop(done.path, None)
+            elif done.call == "rename":
+                ranges[done.other] = ranges.pop(done.path, [])
+            elif done.call == "pwrite":
+                ranges.setdefault(done.path, []).append((done.start, done.end))
         return ranges
 
     def lose(self, call: str, path: bytes) -> None:
         """Take away what was written and is not durable."""
-        wanted = {done.path for done in self.all_done() if done.call == "pwrite"} if call == "syncfs" else {path}
-        for lost in wanted:
+        for lost, ranges in self.not_durable().items():
+            if call != "syncfs" and lost != path:
+                continue
             with contextlib.suppress(FileNotFoundError, IsADirectoryError):
                 fd = _open(lost, os.O_RDWR)
                 size = _fstat(fd).st_size
-                for start, end in self.not_durable(lost):
+                for start, end in ranges:
                     _pwrite(fd, bytes(max(0, min(end, size) - start)), start)
                 _close(fd)
 
@@ -197,7 +202,7 @@ class Recorder:
         source = old[len(self.plan.dest) + 1 : -len(b".12345678.partial")]
         if content(new) != content(os.path.join(self.plan.expected, source)):
             self.violation(f"{new!r} got its final name with wrong content")
-        if ranges := self.not_durable(old):
+        if ranges := self.not_durable().get(new):
             self.violation(f"{new!r} got its final name while {ranges} were not durable")
 
     def judge_removal(self, path: bytes) -> None:

@@ -42,6 +42,20 @@ def copying(board: Board, path: bytes, size: int, copied: int = 0) -> Entry:
     return entry
 
 
+async def test_a_recording_shows_how_far_behind_its_recorder_the_copy_is() -> None:
+    """While it is followed the lag in seconds is shown; then, how much of it has been compared."""
+    board = Board()
+    entry = copying(board, b"take.mxf", 100 * MB, 40 * MB)
+    entry.growing = True
+    assert "following" in text(board)
+    board.lag(entry, 3 * MB, 0.44)
+    assert "following, 0.4 s behind" in text(board)
+    board.move(entry, S.VERIFYING)
+    board.compared(entry, None)
+    board.compared(entry, 25 * MB)
+    assert "comparing, 25 %" in text(board)
+
+
 # --- The line for everything
 
 

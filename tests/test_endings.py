@@ -314,11 +314,14 @@ async def test_a_bug_in_an_operation_on_a_growing_file_ends_the_agent_with_its_t
         await until(lambda: size_of_partial(source) > BLOCK_SIZE)
         close()
 
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(close_soon)
+            await agent.run()
+
     with recording(source) as close:
         with pytest.raises(BaseExceptionGroup) as caught:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(close_soon)
-                await agent.run()
+            await run()
         assert "in buggy" in str(only_leaf(caught.value, MoverBug))
         check_promises(source, CONTENTS)
     check_the_next_start(source)

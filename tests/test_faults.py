@@ -25,7 +25,7 @@ from faulty_mover import Plan
 from support import files_of, make_tree, pattern
 from trioft.agent import run_agent
 from trioft.board import Board, Totals
-from trioft.config import Config, Copy, Destination, Retry, Source, State
+from trioft.config import Config, Copy, Destination, Growing, Retry, Source, State
 from trioft.errors import FileTrouble, TrioftError
 from trioft.kinds import MinFree, OnSuccess
 from trioft.model import BLOCK_SIZE
@@ -41,6 +41,14 @@ MANY: Tree = {
     b"sub/empty": b"",
 }
 FEW: Tree = {b"a.txt": pattern(10, 2), b"older.txt": b"the new version", b"sub/c.txt": pattern(20, 4)}
+# A recording that goes on while it is copied, gets its header when it is closed, and another name before.
+GROWING: Tree = {
+    b"a.txt": pattern(10, 2),
+    b"older.txt": b"the new version",
+    b"take.mxf": pattern(2 * BLOCK_SIZE + 9, 7),
+}
+RENAMED: Tree = {b"a.txt": pattern(10, 2), b"older.txt": b"the new version", b"sub/take.mxf": GROWING[b"take.mxf"]}
+HEADER = 4096
 OLD = b"the old version"  # of the same size
 
 
@@ -67,6 +75,39 @@ class Outcome:
         return not self.refused and self.totals.failed == 0 and self.totals.skipped == 0
 
 
+class Recording:
+    """A file that has been begun, and goes on when some of it has been copied."""
+
+    def __init__(self, begun: Path, finished: Path) -> None:
+        self.begun, self.finished = begun, finished
+        self.content = finished.read_bytes()
+        finished.unlink()
+        self.fd = os.open(begun, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self.write(0, bytes(HEADER))
+        self.write(HEADER, self.content[HEADER : BLOCK_SIZE + 100_000])
+
+    def write(self, offset: int, data: bytes) -> None:
+        assert os.pwrite(self.fd, data, offset) == len(data)
+
+    def is_copied(self, dest: Path) -> bool:
+        """Is the first block at the destination?"""
+        return any(path.stat().st_size > BLOCK_SIZE for path in dest.glob("take.mxf.*.partial"))
+
+    async def go_on(self, dest: Path) -> None:
+        """Write the rest as soon as a block has been copied, or when nobody is going to copy anything."""
+        try:
+            while not self.is_copied(dest):  # noqa: ASYNC110 - what other processes do sets no event
+                await trio.sleep(0.01)
+            self.begun.rename(self.finished)
+            self.write(BLOCK_SIZE + 100_000, self.content[BLOCK_SIZE + 100_000 :])
+            await trio.sleep(0.1)
+        finally:
+            if self.begun != self.finished and self.begun.exists():
+                self.begun.rename(self.finished)
+            self.write(0, self.content)
+            os.close(self.fd)
+
+
 class Trial:
     """One transfer in which one call goes wrong, and, if need be, one more in which none does."""
 
@@ -84,6 +125,8 @@ class Trial:
         self.source, self.dest, self.state = folder / "source", folder / "dest", folder / "state"
         self.expected, self.old, self.notes = folder / "expected", folder / "old", folder / "notes"
         self.archive = folder / "archive"
+        self.take = self.source / os.fsdecode(next((name for name in tree if b"take" in os.fsencode(name)), b"none"))
+        self.recording: Recording | None = None
         make_tree(self.expected, tree)
         make_tree(self.old, {"older.txt": OLD})
 
@@ -95,6 +138,9 @@ class Trial:
         os.chmod(self.source / "a.txt", 0o440)
         shutil.copytree(self.old, self.dest)
         self.notes.mkdir()
+        self.recording = None
+        if self.take.exists():
+            self.recording = Recording(self.source / "take.mxf", self.take)
 
     def run(self, kind: str = "error", number: int = errno.EIO, at: int = 0) -> Outcome:
         """Transfer once; the call number *at* goes wrong."""
@@ -121,6 +167,7 @@ class Trial:
                 checkpoint_size=BLOCK_SIZE,
                 stall_timeout=20.0,
             ),
+            growing=Growing(min_size=BLOCK_SIZE, poll=0.05),
             retry=Retry(first=0.01, longest=0.01),
             state=State(dir=str(self.state), shutdown_grace=5.0),
         )
@@ -131,7 +178,12 @@ class Trial:
         outcome = Outcome(board.totals, [], [])
         board.notices.append(lambda what, text: outcome.notices.append(f"{what}: {text}"))
         try:
-            await run_agent(config, board, once=True, state_dir=str(self.state), mover=mover)
+            async with trio.open_nursery() as nursery:
+                if self.recording is not None:
+                    nursery.start_soon(self.recording.go_on, self.dest)
+                    self.recording = None  # it is finished in this run
+                await run_agent(config, board, once=True, state_dir=str(self.state), mover=mover)
+                nursery.cancel_scope.cancel()
         except* (TrioftError, FileTrouble) as group:
             outcome.refused.extend(group.exceptions)
         return outcome
@@ -216,6 +268,16 @@ SWEEPS = [
     # The process dies.
     ("kill", 0, FEW, {"if_exists": "rename"}, 5),
     ("kill", 0, MANY, DELETE, 13),
+    # The same for a file that is being written, and is renamed.
+    ("error", errno.EIO, GROWING, DELETE, 17),
+    ("error", errno.EIO, RENAMED, DELETE, 17),
+    ("error", errno.ENOSPC, GROWING, KEEP, 41),
+    ("late", errno.EIO, RENAMED, DELETE, 29),
+    ("lost", errno.EIO, GROWING, {"verify": "transfer"}, 1),
+    ("lost", errno.EIO, RENAMED, {"verify": "readback"}, 1),
+    ("kill", 0, GROWING, DELETE, 31),
+    ("kill", 0, RENAMED, KEEP, 31),
+    ("short", 0, RENAMED, {"verify": "transfer"}, 5),
     # Less is read or written than was asked for. Again, a read-back would make up for what is forgotten.
     ("short", 0, MANY, {"verify": "size"}, 3),
 ]
@@ -224,7 +286,8 @@ EVERYTHING = "TRIOFT_TEST_EVERY_FAULT" in os.environ  # every call in every swee
 
 def describe(sweep: Any) -> str:
     kind, number, tree, settings, _ = sweep
-    words = [kind, errno.errorcode.get(number, ""), "many" if tree is MANY else "few", *settings.values()]
+    name = {id(MANY): "many", id(FEW): "few", id(GROWING): "growing", id(RENAMED): "renamed"}[id(tree)]
+    words = [kind, errno.errorcode.get(number, ""), name, *settings.values()]
     return " ".join(word for word in words if word)
 
 
@@ -247,7 +310,7 @@ def test_whatever_call_goes_wrong_everything_arrives_and_no_promise_is_broken(pl
 
 @pytest.mark.parametrize("on_success", ["keep", "delete", "archive"])
 @pytest.mark.parametrize("verify", ["size", "transfer", "readback"])
-@pytest.mark.parametrize("tree", [MANY, FEW], ids=["many", "few"])
+@pytest.mark.parametrize("tree", [MANY, FEW, GROWING, RENAMED], ids=["many", "few", "growing", "renamed"])
 def test_where_nothing_goes_wrong_the_order_of_the_steps_is_right(
     place: Path,
     tree: Tree,

@@ -7,6 +7,7 @@ The recorders are real processes (``recorder.py``), each of which writes and end
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -18,10 +19,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import attrs
 import pytest
+import trio
 
 from recorder import PROFILES, Content
-from support import PATIENCE, Site, files_of, make_tree, pattern, wait_until
+from support import PATIENCE, Site, files_of, make_tree, mounted, pattern, wait_until
+from trioft.agent import run_agent
+from trioft.board import Board
+from trioft.config import load_config
 from trioft.follow import EDGE
 from truth import check_promises, recorded
 
@@ -96,10 +102,14 @@ def site(tmp_path: Path) -> Iterator[Site]:
         recorder.kill()
 
 
-def configured(site: Site, growing: str = "") -> tuple[str, ...]:
+def config_file(site: Site, growing: str = "") -> Path:
     path = site.root / "trioft.yaml"
     path.write_text(CONFIG % growing)
-    return ("-c", str(path), "--settle", "3s")
+    return path
+
+
+def configured(site: Site, growing: str = "") -> tuple[str, ...]:
+    return ("-c", str(config_file(site, growing)), "--settle", "3s")
 
 
 def copied(site: Site) -> int:
@@ -467,3 +477,61 @@ def test_what_ffmpeg_records_is_followed_and_can_be_played(name: str, codec: str
     frames = subprocess.run([*probe, site.dest / name], capture_output=True, text=True, check=True)
     assert frames.stderr == ""
     assert int(frames.stdout.strip().strip(",")) == 125
+
+
+# --- What is known of it meanwhile, and in the end --------------------------------------------------------------------
+
+
+async def test_how_far_behind_its_recorder_a_copy_is_can_be_seen(site: Site) -> None:
+    """The lag is measured in bytes and in seconds while a recording goes on; before and after it is unknown, not 0."""
+    config = load_config(str(config_file(site)), {"source.path": ("SOURCE", str(site.source))})
+    config = attrs.evolve(config, destination=attrs.evolve(config.destination, path=str(site.dest)))
+    board = Board()
+    done = trio.Event()
+    board.listeners.append(lambda entry: done.set() if entry.state == "done" else None)
+    seen: list[tuple[int, float]] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(functools.partial(run_agent, config, board, once=False, state_dir=str(site.state)))
+        recorder = Recorder("ts", site.source / "take.mxf", rate="10MiB/s")
+        with trio.fail_after(PATIENCE):
+            while not (board.live and board.totals.delivered == 0 and len(seen) > 50):
+                for entry in board.live.values():
+                    if entry.lag_bytes is None:
+                        assert entry.lag_seconds is None
+                    else:
+                        assert entry.lag_seconds is not None
+                        assert 0 <= entry.lag_bytes <= entry.size
+                        seen.append((entry.lag_bytes, entry.lag_seconds))
+                await trio.sleep(0.02)  # as a viewer does
+            (entry,) = board.live.values()
+            await trio.to_thread.run_sync(recorder.until, "recorded")
+            await trio.to_thread.run_sync(recorder.end)
+            await done.wait()
+        nursery.cancel_scope.cancel()
+    assert any(count > 0 and seconds > 0 for count, seconds in seen), "it is never quite up to date"
+    assert any(count < 10 * MIB for count, _ in seen), "but it keeps up"
+    assert (entry.lag_bytes, entry.lag_seconds) == (None, None)
+    assert (entry.bytes_compared, entry.closed) == (SIZE, "proved")
+
+
+def test_where_nobody_can_prove_that_it_is_closed_quiet_time_ends_a_recording(site: Site, tmp_path: Path) -> None:
+    """On a filesystem without proofs, a writer that is found is waited for; then time decides, and that is said."""
+    options = configured(site)
+    (site.root / "trioft.yaml").write_text((CONFIG % "").replace("3s", "1s"))
+    with mounted("ramfs", site.source, "-t", "ramfs"):
+        agent = site.watch(*options[:2], "--settle", "1s")
+        recorder = Recorder("pausing", site.source / "take.mxf", rate="40MiB/s")
+        recorder.until("paused")
+        wait_until(lambda: copied(site) >= SIZE // 2)
+        for n in range(2):
+            make_tree(site.source, {f"sentinel {n}": b"!"})
+            agent.wait_for(is_done(f"sentinel {n}"))
+        assert not (site.dest / "take.mxf").exists()
+        recorder.go_on()
+        recorder.until("recorded")
+        recorder.end()
+        line = agent.wait_for(is_done("take.mxf"))
+        assert agent.end().code == 0
+        assert line["closed"] == ("likely" if os.geteuid() == 0 else "timeout")
+        assert (site.dest / "take.mxf").read_bytes() == Content(0).read(0, SIZE)
+    assert f"closed: {line['closed']}" in next(detail for _, path, detail in history(site) if path == b"take.mxf")
