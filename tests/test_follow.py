@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 import attrs
 import pytest
 import trio
+import xxhash
 
 from recorder import PROFILES, Content
 from support import PATIENCE, Site, files_of, make_tree, mounted, pattern, wait_until
@@ -33,7 +34,7 @@ from truth import check_promises, recorded
 
 MIB = 1 << 20
 BLOCK = 8 * MIB
-SIZE = 40 * MIB
+SIZE = 40 * MIB + 4096  # the last block is a short one
 RECORDER = Path(__file__).with_name("recorder.py")
 
 # Small files are followed too, and every block is settled and recorded by itself: there is much to go wrong.
@@ -173,6 +174,8 @@ def test_what_arrives_is_what_the_recorder_left(profile: str, command: str, site
     assert (site.dest / "take.mxf").stat().st_mtime_ns == path.stat().st_mtime_ns
     line = done.files("done")["take.mxf"]
     assert (line["strategy"], line["closed"]) == ("follow", "proved")
+    blocks = b"".join(xxhash.xxh3_128_digest(content[at : at + BLOCK]) for at in range(0, len(content), BLOCK))
+    assert line["digest"] == xxhash.xxh3_128_hexdigest(blocks)
     if profile in ("mxf", "mp4"):
         assert 4096 <= line["bytes_patched"] < 2 * BLOCK  # not all the blocks that something was rewritten in
     assert [event for event, _, _ in history(site)] == ["delivered"]
