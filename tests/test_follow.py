@@ -24,12 +24,14 @@ import pytest
 import trio
 import xxhash
 
+import odd_mover
 from recorder import PROFILES, Content
 from support import PATIENCE, Site, files_of, make_tree, mounted, pattern, wait_until
 from trioft.agent import run_agent
 from trioft.board import Board
 from trioft.config import load_config
 from trioft.follow import EDGE
+from trioft.model import VOID
 from truth import check_promises, recorded
 
 MIB = 1 << 20
@@ -251,6 +253,20 @@ def test_a_pause_longer_than_every_timeout_ends_nothing(action: str, site: Site)
         assert ("removed", b"take.mxf") in [row[:2] for row in history(site)]
 
 
+@pytest.mark.parametrize("size", [2 * BLOCK + 5, BLOCK, 5, 0], ids=["in-a-block", "at-a-block", "small", "empty"])
+def test_a_recording_that_is_cut_in_the_end_arrives_as_short_as_it_is(size: int, site: Site) -> None:
+    """What was copied of a longer file is not in a shorter one."""
+    agent = site.watch(*configured(site))
+    content = pattern(3 * BLOCK)
+    with open(site.source / "take", "wb", buffering=0) as file:
+        file.write(content)
+        wait_until(lambda: copied(site) == len(content))
+        file.truncate(size)
+    agent.wait_for(is_done("take"))
+    assert agent.end().code == 0
+    assert files_of(site.dest) == {b"take": content[:size]}
+
+
 # --- Who is followed --------------------------------------------------------------------------------------------------
 
 
@@ -431,6 +447,46 @@ def test_a_death_while_blocks_are_written_again_leaves_no_mixture(site: Site) ->
     # A probe that died with its mover is swept away at another start.
     there = {name: content for name, content in files_of(site.dest).items() if not name.startswith(b".trioft-probe-")}
     assert there == {b"take.mxf": Content(0).read(0, SIZE)}
+
+
+_LOOKS_INTO_THE_LEDGER = """
+import glob, shutil
+copy_ranges = mover.OPERATIONS["copy_ranges"]
+
+def looking(*arguments):
+    for name in glob.glob({state!r} + "/*.sqlite*"):
+        shutil.copy(name, {folder!r})
+    return copy_ranges(*arguments)
+
+mover.OPERATIONS["copy_ranges"] = looking
+"""
+
+
+async def test_a_checkpoint_does_not_speak_for_what_is_being_written_again(site: Site) -> None:
+    """Promise 2: before a block below a checkpoint is touched, the ledger says that it is to be written again."""
+    seen = site.root / "seen"
+    seen.mkdir()
+    code = _LOOKS_INTO_THE_LEDGER.format(state=str(site.state), folder=str(seen))
+    config = load_config(str(config_file(site)), {"source.path": ("SOURCE", str(site.source))})
+    config = attrs.evolve(config, destination=attrs.evolve(config.destination, path=str(site.dest)))
+    content = bytearray(pattern(4 * BLOCK))
+    fd = os.open(site.source / "take", os.O_RDWR | os.O_CREAT)
+    os.pwrite(fd, content, 0)
+    async with trio.open_nursery() as nursery:
+        run = functools.partial(run_agent, config, Board(), once=True, state_dir=str(site.state))
+        nursery.start_soon(functools.partial(run, mover=odd_mover.changed(site.root, code)))
+        settled = functools.partial(wait_until, lambda: recorded(site, running=True).settled(b"take") == 4 * BLOCK)
+        await trio.to_thread.run_sync(settled)
+        for at in (0, 2 * BLOCK + 100):
+            os.pwrite(fd, b"!", at)
+            content[at : at + 1] = b"!"
+        os.close(fd)
+    assert files_of(site.dest) == {b"take": bytes(content)}
+    (ledger,) = seen.glob("*.sqlite")
+    with contextlib.closing(sqlite3.connect(ledger)) as db:
+        ((offset, digests),) = db.execute("SELECT offset, digests FROM checkpoint").fetchall()
+    assert offset == 4 * BLOCK
+    assert [digests[16 * n :][:16] == VOID for n in range(4)] == [True, False, True, False]
 
 
 def check_final(site: Site) -> None:

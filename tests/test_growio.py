@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -30,7 +31,7 @@ from support import files_of, pattern
 from trioft import growio, linux, writers
 from trioft.errors import FileTrouble
 from trioft.fileio import Away, block_digest
-from trioft.growio import Known, Peek
+from trioft.growio import Difference, Known, Peek, Range
 from trioft.model import BLOCK_SIZE, KIB, VOID, Ends, Fingerprint, Found, Item, Root, Verdict
 from trioft.naming import partial_of
 
@@ -55,10 +56,6 @@ def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
             assert left == [], "an operation left something open"
     finally:
         signal.signal(signal.SIGIO, before)
-
-
-def digests(content: bytes) -> bytes:
-    return b"".join(block_digest(content[at : at + BLOCK]) for at in range(0, len(content), BLOCK))
 
 
 def spoiled(content: bytes, *offsets: int) -> bytes:
@@ -120,7 +117,8 @@ def put_partial(ground: Ground, item: Item, content: bytes = b"") -> None:
 
 
 @pytest.mark.parametrize(
-    "call", ["peek", "copy_growing", "settle_ranges", "compare_span", "finish_attributes", "locate", "adopt"]
+    "call",
+    ["peek", "copy_growing", "copy_ranges", "settle_ranges", "compare_span", "finish_attributes", "locate", "adopt"],
 )
 @pytest.mark.parametrize("side", ["source", "destination"])
 def test_nothing_is_done_below_a_folder_that_is_another_filesystem(ground: Ground, side: str, call: str) -> None:
@@ -133,8 +131,9 @@ def test_nothing_is_done_below_a_folder_that_is_another_filesystem(ground: Groun
     calls: dict[str, Callable[[], object]] = {
         "peek": lambda: growio.peek(ends.source, NAME, identity, 0),
         "copy_growing": lambda: growio.copy_growing(ends, item, partial, 0, 100, [NOTHING], True, tell),
+        "copy_ranges": lambda: growio.copy_ranges(ends, item, partial, ranges_of(pattern(100), (0, 100)), tell),
         "settle_ranges": lambda: growio.settle_ranges(ends.destination, partial, [], "size", tell),
-        "compare_span": lambda: growio.compare_span(ends.source, NAME, 0, 100, bytes(16), tell),
+        "compare_span": lambda: growio.compare_span(ends.source, NAME, 0, 100, [(VOID, b"")], tell),
         "finish_attributes": lambda: growio.finish_attributes(ends, item, partial, MANNER),
         "locate": lambda: growio.locate(ends.source, NAME, identity, True, tell),
         "adopt": lambda: growio.adopt(ends, b"old", identity, partial, b"new.partial"),
@@ -147,16 +146,24 @@ def test_nothing_is_done_below_a_folder_that_is_another_filesystem(ground: Groun
     assert files_of(ground.dest) == {partial: b""}
 
 
-@pytest.mark.parametrize("call", ["peek", "copy_growing", "compare_span", "finish_attributes", "locate"])
+@pytest.mark.parametrize("call", ["peek", "copy_growing", "copy_ranges", "compare_span", "finish_attributes", "locate"])
 def test_what_is_only_read_may_fail_to_close(ground: Ground, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     """An error at the close of a source or a folder says nothing about any byte, and stops nothing."""
-    item = ground.add(NAME, 100)
+    content = pattern(100)
+    item = ground.add(NAME, content)
     put_partial(ground, item)
     identity, partial, tell = item.fingerprint[:2], partial_name(ground, item), ground.told.append
     calls: dict[str, tuple[Callable[[], object], object]] = {
         "peek": (lambda: growio.peek(ground.ends.source, NAME, identity, 0).head, 100),
         "copy_growing": (lambda: growio.copy_growing(ground.ends, item, partial, 0, 100, [NOTHING], True, tell), None),
-        "compare_span": (lambda: growio.compare_span(ground.ends.source, NAME, 0, 100, VOID, tell), [0]),
+        "copy_ranges": (
+            lambda: growio.copy_ranges(ground.ends, item, partial, ranges_of(content, (0, 100)), tell),
+            [],
+        ),
+        "compare_span": (
+            lambda: growio.compare_span(ground.ends.source, NAME, 0, 100, [(VOID, b"")], tell),
+            differences_of(content, 0),
+        ),
         "finish_attributes": (lambda: growio.finish_attributes(ground.ends, item, partial, MANNER), None),
         "locate": (lambda: growio.locate(ground.ends.source, b"old", identity, False, tell), NAME),
     }
@@ -199,7 +206,7 @@ def test_a_file_that_has_its_name_no_more_is_gone(ground: Ground, how: str) -> N
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize("how", ["another file", "a link to it", "a link to another", "a folder", "a pipe"])
+@pytest.mark.parametrize("how", ["another file", "a link to it", "a link to another", "a folder", "a pipe", "a socket"])
 def test_another_file_under_its_name_is_a_change(ground: Ground, how: str) -> None:
     """What has been copied is of one file: what has its name now is never taken for more of it."""
     item = ground.add(NAME, b"content")
@@ -216,18 +223,23 @@ def test_another_file_under_its_name_is_a_change(ground: Ground, how: str) -> No
             os.mkdir(path)
         case "a pipe":
             os.mkfifo(path)
+        case "a socket":
+            os.mknod(path, stat.S_IFSOCK | 0o600)
     assert peek(ground, item) == Peek(Verdict.CHANGED)
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize("what", ["a folder", "a pipe"])
+@pytest.mark.parametrize("what", ["a folder", "a pipe", "a socket"])
 def test_what_is_no_regular_file_is_never_found(ground: Ground, what: str) -> None:
     """An inode number is given away again at once: what has it now may be no file at all."""
     path = ground.at_source(NAME)
-    if what == "a folder":
-        os.mkdir(path)
-    else:
-        os.mkfifo(path)
+    match what:
+        case "a folder":
+            os.mkdir(path)
+        case "a pipe":
+            os.mkfifo(path)
+        case "a socket":
+            os.mknod(path, stat.S_IFSOCK | 0o600)
     assert peek(ground, ground.item(NAME)) == Peek(Verdict.CHANGED)
 
 
@@ -561,12 +573,7 @@ def known_of(content: bytes, start: int, length: int) -> Known:
 
 def blocks_told(ground: Ground) -> list[tuple[int, int, bytes, bytes]]:
     """Number, length, digest and pieces of each block."""
-    return [message[1:5] for message in ground.told if message[0] == "block"]
-
-
-def ranges_told(ground: Ground) -> list[tuple[int, int, bytes]]:
-    """Offset, length and digest of each range that was written."""
-    return [written for message in ground.told if message[0] == "block" for written in message[5]]
+    return [message[1:] for message in ground.told if message[0] == "block"]
 
 
 def blocks_of(content: bytes, start: int, end: int, *, final: bool = False) -> list[tuple[int, int, bytes, bytes]]:
@@ -578,8 +585,8 @@ def blocks_of(content: bytes, start: int, end: int, *, final: bool = False) -> l
     ]
 
 
-def ranges_of(content: bytes, *ranges: tuple[int, int]) -> list[tuple[int, int, bytes]]:
-    return [(at, length, block_digest(content[at : at + length])) for at, length in ranges]
+def ranges_of(content: bytes, *ranges: tuple[int, int]) -> list[Range]:
+    return [Range(at, length, block_digest(content[at : at + length])) for at, length in ranges]
 
 
 def bytes_told(ground: Ground) -> int:
@@ -597,7 +604,9 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     ("start", "end"),
     [(0, LARGE), (0, 1), (0, BLOCK), (BLOCK, 3 * BLOCK), (2 * BLOCK, 2 * BLOCK + 77), (3 * BLOCK, LARGE)],
 )
-def test_what_lies_between_two_offsets_is_copied(ground: Ground, start: int, end: int, final: bool) -> None:
+def test_what_lies_between_two_offsets_is_copied(
+    ground: Ground, written: list[tuple[int, int]], start: int, end: int, final: bool
+) -> None:
     """It lands where it belongs, and each block is told with what it has by now; a digest, once it is complete."""
     content = pattern(LARGE)
     item = ground.add(b"x/a", content)
@@ -605,7 +614,7 @@ def test_what_lies_between_two_offsets_is_copied(ground: Ground, start: int, end
     copy(ground, item, start, end, final=final)
     assert read(ground.partial(item)) == bytes(start) + content[start:end]
     assert blocks_told(ground) == blocks_of(content, start, end, final=final)
-    assert ranges_told(ground) == ranges_of(content, *[(at, min(BLOCK, end - at)) for at in range(start, end, BLOCK)])
+    assert written == [(at, min(BLOCK, end - at)) for at in range(start, end, BLOCK)]
     assert bytes_told(ground) == end - start
 
 
@@ -641,6 +650,7 @@ def test_a_block_is_told_once_it_is_written(ground: Ground) -> None:
 @example(known=(3 * PIECE, 0, 0, 0), changed=set(), first=0, length=LARGE, size=PIECE + 1, final=True)
 def test_what_was_told_is_what_the_partial_holds_and_no_more_was_written_than_had_to_be(
     ground: Ground,
+    written: list[tuple[int, int]],
     known: tuple[int, ...],
     changed: set[int],
     first: int,
@@ -659,6 +669,7 @@ def test_what_was_told_is_what_the_partial_holds_and_no_more_was_written_than_ha
     item = ground.add(NAME, content)
     put_partial(ground, item, before)
     ground.told.clear()
+    written.clear()
     knowns = [known_of(former, n * BLOCK, known[n]) for n in range(first, -(-end // BLOCK))]
     copy(ground, item, start, end, *knowns, final=final)
     there = read(ground.partial(item))
@@ -680,17 +691,16 @@ def test_what_was_told_is_what_the_partial_holds_and_no_more_was_written_than_ha
 
     untouched = bytearray(there)
     last = -1
-    for offset, count, digest in ranges_told(ground):
+    for offset, count in written:
         assert count > 0
-        assert offset > last or offset % BLOCK == 0  # in order, and together where they could be
+        assert offset > last or (offset == last and offset % BLOCK == 0)  # in order, and together where they could be
         last = offset + count
-        assert digest == block_digest(there[offset:last])
         untouched[offset:last] = before[offset:last]
         for low in range(offset // PIECE * PIECE, last, PIECE):
             high = min(low + PIECE, low // BLOCK * BLOCK + known[low // BLOCK])  # up to here it was known
             assert max(offset, low) >= high or former[low:high] != content[:end][low:high]
     assert untouched == before
-    assert bytes_told(ground) == sum(count for _, count, _ in ranges_told(ground))
+    assert bytes_told(ground) == sum(count for _, count in written)
 
 
 @pytest.mark.parametrize("length", [1, PIECE, PIECE + 500, BLOCK - 1])
@@ -709,7 +719,6 @@ def test_a_block_that_was_begun_goes_on_where_it_was(
     assert [at for at, _ in written[1:]] == list(range(2 * BLOCK, end, BLOCK))
     assert bytes_told(ground) == end - BLOCK - length
     assert blocks_told(ground) == blocks_of(content, BLOCK, end)
-    assert ranges_told(ground) == ranges_of(content, *written)
 
 
 @pytest.mark.parametrize("final", [False, True])
@@ -721,7 +730,7 @@ def test_nothing_new_is_nothing_to_write(ground: Ground, written: list[tuple[int
     known = [known_of(content, at, BLOCK) for at in range(0, 3 * BLOCK, BLOCK)]
     copy(ground, item, 0, LARGE, *known, known_of(content, 3 * BLOCK, LARGE - 3 * BLOCK), final=final)
     assert written == []
-    assert ranges_told(ground) == []
+    assert bytes_told(ground) == 0
     assert blocks_told(ground) == blocks_of(content, 0, LARGE, final=final)
 
 
@@ -757,7 +766,7 @@ def test_a_block_that_is_complete_is_read_again_from_its_start(
     assert written == [(BLOCK, PIECE), (BLOCK + begun, end - BLOCK - begun)]
     assert read(ground.partial(item)) == former[:BLOCK] + content[BLOCK:end]
     assert blocks_told(ground) == blocks_of(content, BLOCK, end, final=final)
-    assert ranges_told(ground) == ranges_of(content, *written)
+    assert bytes_told(ground) == PIECE + end - BLOCK - begun
 
 
 def test_of_blocks_that_are_written_again_only_changed_pieces_are(
@@ -861,7 +870,7 @@ def test_bytes_of_another_file_are_never_added(ground: Ground, which: int) -> No
     assert ground.told == []
 
 
-@pytest.mark.parametrize("operation", ["copy_growing", "finish_attributes"])
+@pytest.mark.parametrize("operation", ["copy_growing", "copy_ranges", "finish_attributes"])
 @pytest.mark.parametrize(
     ("what", "number"),
     [
@@ -881,8 +890,9 @@ def test_both_files_have_to_be_there(ground: Ground, operation: str, what: str, 
     if number == errno.ELOOP:
         os.symlink(os.path.basename(path) + b"~", path)
     before = files_of(ground.dest)
-    operations: dict[str, Callable[[], None]] = {
+    operations: dict[str, Callable[[], object]] = {
         "copy_growing": lambda: copy(ground, item, 0, LARGE),
+        "copy_ranges": lambda: copy_again(ground, item, ranges_of(pattern(LARGE), (0, LARGE))),
         "finish_attributes": lambda: finish(ground, item),
     }
     with pytest.raises(FileTrouble) as caught:
@@ -970,7 +980,7 @@ def test_short_reads_and_writes_leave_no_gap(ground: Ground, monkeypatch: pytest
         (2 * BLOCK, 500, [0, 1]),
         (BLOCK - 1, 0, []),
         (9 * BLOCK, 0, [0, 1, 2]),
-        (2 * BLOCK, BLOCK, [1]),  # the first is written again, and will be compared once more
+        (2 * BLOCK, BLOCK, [0, 1]),  # the first was known: it is read again all the same
     ],
 )
 def test_finished_blocks_leave_the_page_cache(
@@ -986,15 +996,184 @@ def test_finished_blocks_leave_the_page_cache(
     assert dropped == [(os.fsdecode(NAME), n * BLOCK, BLOCK) for n in finished]
 
 
-# --- settling what was written again ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EIO])
+def test_a_page_cache_that_takes_no_advice_stops_nothing(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """What is copied, and found to differ, is the same where the source's filesystem cannot be told what to keep."""
+    content = pattern(LARGE)
+    item = ground.add(NAME, content)
+    put_partial(ground, item)
+    failing(monkeypatch, "posix_fadvise", number)
+    copy(ground, item, 0, LARGE)
+    assert read(ground.partial(item)) == content
+    assert blocks_told(ground) == blocks_of(content, 0, LARGE)
+    assert compare(ground, item, 0, LARGE, spoiled(content, BLOCK)) == differences_of(content, 1)
 
 
-def settle(ground: Ground, item: Item, ranges: list[tuple[int, int, bytes]], verify: str = "readback") -> list[int]:
-    partial = partial_name(ground, item)
-    return growio.settle_ranges(ground.ends.destination, partial, ranges, verify, ground.told.append)
+# --- copying again what has changed ----------------------------------------------------------------------------------
+
+
+def copy_again(ground: Ground, item: Item, ranges: list[Range]) -> list[int]:
+    return growio.copy_ranges(ground.ends, item, partial_name(ground, item), ranges, ground.told.append)
 
 
 RANGES = [(0, 10), (PIECE, PIECE), (2 * BLOCK + 5, BLOCK), (LARGE - 3, 3)]
+
+
+def holding(base: bytes, content: bytes, *ranges: tuple[int, int]) -> bytes:
+    """Return *base* with what *content* has in these *ranges*."""
+    there = bytearray(base)
+    for at, length in ranges:
+        there[at : at + length] = content[at : at + length]
+    return bytes(there)
+
+
+def test_ranges_are_copied_to_where_they_belong_and_nothing_else_is(
+    ground: Ground, written: list[tuple[int, int]]
+) -> None:
+    """Where a recorder has rewritten a few kilobytes of many gigabytes, those are read and written."""
+    content, former = pattern(LARGE), bytes(LARGE)
+    item = ground.add(b"x/a", content)
+    put_partial(ground, item, former)
+    assert copy_again(ground, item, ranges_of(content, *RANGES)) == []
+    assert read(ground.partial(item)) == holding(former, content, *RANGES)
+    assert written == RANGES
+    assert bytes_told(ground) == sum(length for _, length in RANGES)
+
+
+@pytest.mark.parametrize(
+    ("lost", "changed"),
+    [
+        ([0], [0]),
+        ([9], [0]),
+        ([10, PIECE - 1, 2 * PIECE, 2 * BLOCK + 4], []),  # in none of them
+        ([2 * PIECE - 1, LARGE - 1], [PIECE, LARGE - 3]),
+        ([3 * BLOCK + 4], [2 * BLOCK + 5]),
+        ([0, PIECE, 2 * BLOCK + 5, LARGE - 3], [at for at, _ in RANGES]),
+    ],
+)
+def test_a_range_that_holds_something_else_by_now_is_named_and_not_written(
+    ground: Ground, written: list[tuple[int, int]], lost: list[int], changed: list[int]
+) -> None:
+    """What was compared is what is copied: of a range with one other bit no byte reaches the partial."""
+    content, former = pattern(LARGE), bytes(LARGE)
+    item = ground.add(NAME, spoiled(content, *lost))
+    put_partial(ground, item, former)
+    assert copy_again(ground, item, ranges_of(content, *RANGES)) == changed
+    same = [(at, length) for at, length in RANGES if at not in changed]
+    assert read(ground.partial(item)) == holding(former, content, *same)
+    assert written == same
+    assert bytes_told(ground) == sum(length for _, length in same)
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["at the source", "not at the source"])
+def test_a_range_without_a_digest_is_never_copied(ground: Ground, is_there: bool) -> None:
+    """VOID is the digest of nothing, not even of zeros."""
+    item = ground.add(NAME, bytes(BLOCK) if is_there else pattern(BLOCK))
+    put_partial(ground, item, b"x" * BLOCK)
+    assert copy_again(ground, item, [Range(0, BLOCK, VOID)]) == [0]
+    assert read(ground.partial(item)) == b"x" * BLOCK
+
+
+def test_without_ranges_nothing_is_copied(ground: Ground, written: list[tuple[int, int]]) -> None:
+    """An empty list is no list of everything."""
+    item = ground.add(NAME, LARGE)
+    put_partial(ground, item, b"untouched")
+    assert copy_again(ground, item, []) == []
+    assert read(ground.partial(item)) == b"untouched"
+    assert written == []
+
+
+def test_a_range_that_changes_while_it_is_copied_is_what_it_was(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read once: what has the right digest is what is written, not what the source holds a moment later."""
+    content = pattern(LARGE)
+    item = ground.add(NAME, content)
+    put_partial(ground, item, bytes(LARGE))
+
+    def rewrite(*_: object) -> None:
+        with open(ground.at_source(NAME), "r+b") as file:
+            file.write(bytes(LARGE))
+
+    noting(monkeypatch, "preadv", rewrite)
+    assert copy_again(ground, item, ranges_of(content, (0, BLOCK), (BLOCK, 10))) == [BLOCK]
+    assert read(ground.partial(item)) == content[:BLOCK] + bytes(LARGE - BLOCK)
+
+
+def test_short_reads_and_writes_leave_no_gap_in_a_range(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system call that does less than it was asked to neither ends a range nor changes it."""
+    content = pattern(LARGE)
+    item = ground.add(NAME, content)
+    put_partial(ground, item, bytes(LARGE))
+    pwrite, preadv = os.pwrite, os.preadv
+    monkeypatch.setattr(os, "pwrite", lambda fd, view, at: pwrite(fd, view[: max(1, len(view) // 3)], at))
+    monkeypatch.setattr(os, "preadv", lambda fd, views, at: preadv(fd, [views[0][: 1 + len(views[0]) // 2]], at))
+    assert copy_again(ground, item, ranges_of(content, *RANGES)) == []
+    assert read(ground.partial(item)) == holding(bytes(LARGE), content, *RANGES)
+
+
+@pytest.mark.parametrize("size", [0, 2 * PIECE, 2 * BLOCK + 5, 3 * BLOCK, LARGE - 1])
+def test_a_source_that_ends_within_a_range_is_a_trouble(ground: Ground, size: int) -> None:
+    """It is another version than the one that was compared: how far it goes is told, and nothing is made up."""
+    content, former = pattern(LARGE), bytes(LARGE)
+    item = ground.add(NAME, content[:size])
+    put_partial(ground, item, former)
+    with pytest.raises(FileTrouble) as caught:
+        copy_again(ground, item, ranges_of(content, *RANGES))
+    missing = next(max(size, at) for at, length in RANGES if at + length > size)
+    assert caught.value.trouble[:5] == ("source", "read", NAME, missing, None)
+    assert read(ground.partial(item)) == holding(former, content, *[r for r in RANGES if sum(r) <= size])
+
+
+@pytest.mark.parametrize("close_fails", [False, True], ids=["alone", "and the close too"])
+@pytest.mark.parametrize(
+    ("call", "side", "op", "number"),
+    [
+        ("preadv", "source", "read", errno.EIO),
+        ("preadv", "source", "read", errno.ESTALE),
+        ("pwrite", "destination", "write", errno.EIO),
+        ("pwrite", "destination", "write", errno.ENOSPC),
+        ("pwrite", "destination", "write", errno.EDQUOT),
+    ],
+)
+def test_a_range_that_cannot_be_copied_is_a_trouble(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, call: str, side: str, op: str, number: int, close_fails: bool
+) -> None:
+    """Side, path and byte are told, whatever is said at the close, and what came before it has been copied."""
+    content, former = pattern(LARGE), bytes(LARGE)
+    item = ground.add(NAME, content)
+    put_partial(ground, item, former)
+    with monkeypatch.context() as patch:
+        failing(patch, call, number, lambda fd, data, at: at >= 2 * BLOCK)
+        if close_fails:
+            closing_fails(patch, errno.EDQUOT, lambda name: name.endswith(".partial"))
+        with pytest.raises(FileTrouble) as caught:
+            copy_again(ground, item, ranges_of(content, *RANGES))
+    path = NAME if side == "source" else partial_name(ground, item)
+    assert caught.value.trouble[:5] == (side, op, path, 2 * BLOCK + 5, number)
+    assert read(ground.partial(item)) == holding(former, content, *RANGES[:2])
+
+
+def test_a_failed_close_after_ranges_is_a_trouble(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a network filesystem says at the close is about what was written."""
+    content = pattern(LARGE)
+    item = ground.add(NAME, content)
+    put_partial(ground, item, bytes(LARGE))
+    with monkeypatch.context() as patch:
+        closing_fails(patch, errno.EDQUOT, lambda name: name.endswith(".partial"))
+        with pytest.raises(FileTrouble) as caught:
+            copy_again(ground, item, ranges_of(content, *RANGES))
+    assert caught.value.trouble[:5] == ("destination", "close", partial_name(ground, item), None, errno.EDQUOT)
+
+
+# --- settling what was written again ---------------------------------------------------------------------------------
+
+
+def settle(ground: Ground, item: Item, ranges: list[Range], verify: str = "readback") -> list[int]:
+    partial = partial_name(ground, item)
+    return growio.settle_ranges(ground.ends.destination, partial, ranges, verify, ground.told.append)
 
 
 @pytest.mark.parametrize(
@@ -1096,10 +1275,29 @@ def test_ranges_of_a_partial_that_is_gone_do_not_settle(ground: Ground, number: 
 # --- comparing -------------------------------------------------------------------------------------------------------
 
 
-def compare(ground: Ground, item: Item, start: int, end: int, expected: bytes) -> list[int]:
-    return growio.compare_span(ground.ends.source, item.path, start, end, digests(expected), ground.told.append)
+def copied_of(content: bytes, known: str = "digests") -> list[tuple[bytes, bytes]]:
+    """Return what is known of each block: its digest, the digests of its pieces, or both."""
+    blocks = [content[at : at + BLOCK] for at in range(0, len(content), BLOCK)]
+    return [
+        (b"" if known == "pieces" else block_digest(block), b"" if known == "digests" else pieces(block))
+        for block in blocks
+    ]
 
 
+def compare(
+    ground: Ground, item: Item, start: int, end: int, expected: bytes, known: str = "digests"
+) -> list[Difference]:
+    copied = copied_of(expected, known)
+    return growio.compare_span(ground.ends.source, item.path, start, end, copied, ground.told.append)
+
+
+def differences_of(content: bytes, *numbers: int) -> list[Difference]:
+    """Return what is said of blocks that differ: what they hold in *content*."""
+    blocks = [(number, content[number * BLOCK :][:BLOCK]) for number in numbers]
+    return [Difference(number, block_digest(block), pieces(block)) for number, block in blocks]
+
+
+@pytest.mark.parametrize("known", ["digests", "pieces", "both"])
 @pytest.mark.parametrize(
     ("offsets", "differing"),
     [
@@ -1112,12 +1310,13 @@ def compare(ground: Ground, item: Item, start: int, end: int, expected: bytes) -
     ],
 )
 def test_blocks_that_are_not_what_was_copied_are_named(
-    ground: Ground, offsets: list[int], differing: list[int]
+    ground: Ground, offsets: list[int], differing: list[int], known: str
 ) -> None:
-    """Those, and no others, are to be written again: one wrong bit is enough."""
+    """Those, as they are now, and no others, are to be written again: one wrong bit is enough."""
     content = pattern(LARGE)
     item = ground.add(NAME, content)
-    assert compare(ground, item, 0, LARGE, spoiled(content, *offsets)) == differing
+    expected = spoiled(content, *offsets)
+    assert compare(ground, item, 0, LARGE, expected, known) == differences_of(content, *differing)
     assert [message[0] for message in ground.told] == ["compared"] * 4
     assert sum(message[1] for message in ground.told) == LARGE
 
@@ -1125,16 +1324,46 @@ def test_blocks_that_are_not_what_was_copied_are_named(
 def test_compared_blocks_are_numbered_from_the_files_start(ground: Ground) -> None:
     """A span in the middle names its blocks as the whole file does, and looks at nothing else."""
     content = pattern(LARGE)
-    item = ground.add(NAME, spoiled(content, 0, 2 * BLOCK + 1, LARGE - 1))
-    assert compare(ground, item, BLOCK, 3 * BLOCK, content[BLOCK : 3 * BLOCK]) == [2]
-    assert compare(ground, item, 3 * BLOCK, LARGE, content[3 * BLOCK :]) == [3]
+    now = spoiled(content, 0, 2 * BLOCK + 1, LARGE - 1)
+    item = ground.add(NAME, now)
+    assert compare(ground, item, BLOCK, 3 * BLOCK, content[BLOCK : 3 * BLOCK]) == differences_of(now, 2)
+    assert compare(ground, item, 3 * BLOCK, LARGE, content[3 * BLOCK :]) == differences_of(now, 3)
 
 
 def test_a_block_without_a_digest_always_differs(ground: Ground) -> None:
     """VOID is no block's digest, not even that of zeros."""
-    ground.add(NAME, bytes(2 * BLOCK))
-    expected = VOID + block_digest(bytes(BLOCK))
-    assert growio.compare_span(ground.ends.source, NAME, 0, 2 * BLOCK, expected, ground.told.append) == [0]
+    content = bytes(2 * BLOCK)
+    ground.add(NAME, content)
+    copied = [(VOID, b""), (block_digest(bytes(BLOCK)), b"")]
+    differences = growio.compare_span(ground.ends.source, NAME, 0, 2 * BLOCK, copied, ground.told.append)
+    assert differences == differences_of(content, 0)
+
+
+def test_a_block_of_which_less_was_copied_differs(ground: Ground) -> None:
+    """Its pieces are all right as far as they go: what is behind them is to be written too."""
+    content = pattern(2 * BLOCK)
+    ground.add(NAME, content)
+    for length in (1, PIECE, BLOCK - PIECE, BLOCK - 1):
+        copied = [(b"", pieces(content[:length])), (b"", pieces(content[BLOCK:]))]
+        differences = growio.compare_span(ground.ends.source, NAME, 0, 2 * BLOCK, copied, ground.told.append)
+        assert differences == differences_of(content, 0)
+
+
+def test_what_differs_can_be_copied_as_it_was_found(ground: Ground) -> None:
+    """The pieces of a difference are those that ``copy_ranges`` asks the source for: together they make it equal."""
+    former = pattern(LARGE)
+    content = spoiled(former, 5, PIECE, 2 * BLOCK - 1, LARGE - 1)
+    item = ground.add(NAME, content)
+    put_partial(ground, item, former)
+    ranges = [
+        Range(at, min(PIECE, LARGE - at), digests[n : n + 16])
+        for number, _, digests in compare(ground, item, 0, LARGE, former)
+        for n, at in zip(range(0, len(digests), 16), range(number * BLOCK, LARGE, PIECE), strict=False)
+    ]
+    assert copy_again(ground, item, ranges) == []
+    assert read(ground.partial(item)) == content
+    assert settle(ground, item, ranges) == []
+    assert compare(ground, item, 0, LARGE, read(ground.partial(item))) == []
 
 
 @pytest.mark.parametrize("size", [0, BLOCK, 2 * BLOCK + 5, LARGE - 1])
@@ -1177,7 +1406,8 @@ def test_a_source_that_cannot_be_compared_is_a_trouble(
     assert caught.value.trouble[:5] == ("source", op, NAME, offset, number)
 
 
-def test_what_was_compared_leaves_the_page_cache(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("known", ["digests", "pieces"])
+def test_what_was_compared_leaves_the_page_cache(ground: Ground, monkeypatch: pytest.MonkeyPatch, known: str) -> None:
     """A large file pushes nothing out of memory; a block that differs stays there, as it will soon be read again."""
     content = pattern(LARGE)
     item = ground.add(NAME, content)
@@ -1189,7 +1419,8 @@ def test_what_was_compared_leaves_the_page_cache(ground: Ground, monkeypatch: py
 
     noting(monkeypatch, "preadv", lambda fd, views, at: calls.append(("read", at, len(views[0]))))
     noting(monkeypatch, "posix_fadvise", note)
-    assert compare(ground, item, BLOCK, LARGE, spoiled(content, 2 * BLOCK)[BLOCK:]) == [2]
+    expected = spoiled(content, 2 * BLOCK)[BLOCK:]
+    assert compare(ground, item, BLOCK, LARGE, expected, known) == differences_of(content, 2)
     name, short = os.fsdecode(NAME), LARGE - 3 * BLOCK
     assert calls == [
         ("read", BLOCK, BLOCK),
@@ -1235,18 +1466,66 @@ def test_attributes_that_a_recording_got_last_arrive(ground: Ground, xattrs: boo
     )
 
 
+@pytest.mark.parametrize("xattrs", [True, False])
+def test_attributes_that_a_recording_has_no_more_are_taken_away(ground: Ground, xattrs: bool) -> None:
+    """Those that the partial got when it began too, where they are copied at all; a changed one has its last value."""
+    need_xattrs(ground.source)
+    item = ground.add(NAME)
+    put_partial(ground, item)
+    for name in ("user.gone", "user.gone too", "user.take"):
+        os.setxattr(ground.partial(item), name, b"6")
+    os.setxattr(ground.at_source(NAME), "user.take", b"7")
+    finish(ground, item, xattrs=xattrs)
+    names = [name for name in os.listxattr(ground.partial(item)) if name.startswith("user.")]
+    there = {name: os.getxattr(ground.partial(item), name) for name in names}
+    assert there == (
+        {"user.take": b"7"} if xattrs else dict.fromkeys(["user.gone", "user.gone too", "user.take"], b"6")
+    )
+
+
+def test_only_user_attributes_are_taken_away(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the destination's system has given a file is its own."""
+    item = ground.add(NAME)
+    put_partial(ground, item)
+    partial = os.fsdecode(partial_name(ground, item))
+    own = ["security.selinux", "system.posix_acl_access", "trusted.x", "user.gone"]
+    removed: list[tuple[str, str]] = []
+    monkeypatch.setattr(os, "listxattr", lambda fd: own if name_of(fd) == partial else [])
+    monkeypatch.setattr(os, "removexattr", lambda fd, name: removed.append((name_of(fd), name)))
+    finish(ground, item)
+    assert removed == [(partial, "user.gone")]
+
+
+def test_an_attribute_that_cannot_be_taken_away_is_done_without(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others arrive all the same, and the partial is made durable."""
+    need_xattrs(ground.source)
+    item = ground.add(NAME)
+    put_partial(ground, item)
+    os.setxattr(ground.partial(item), "user.gone", b"6")
+    os.setxattr(ground.at_source(NAME), "user.take", b"7")
+    failing(monkeypatch, "removexattr", errno.EPERM)
+    synced = noting(monkeypatch, "fsync", name_of)
+    finish(ground, item)
+    assert os.getxattr(ground.partial(item), "user.take") == b"7"
+    assert synced == [os.fsdecode(partial_name(ground, item))]
+
+
 def test_last_attributes_are_durable(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     """The partial is synced once it has them, not before: promise 2."""
     need_xattrs(ground.source)
     item = ground.add(NAME)
     put_partial(ground, item)
     os.setxattr(ground.at_source(NAME), "user.take", b"7")
+    os.setxattr(ground.partial(item), "user.gone", b"6")
     calls: list[tuple[str, str]] = []
-    for call in ("fchmod", "setxattr", "fsync"):
+    for call in ("fchmod", "setxattr", "removexattr", "fsync"):
         noting(monkeypatch, call, lambda fd, *_, call=call: calls.append((call, name_of(fd))))
     finish(ground, item)
     name = os.fsdecode(partial_name(ground, item))
-    assert calls == [("fchmod", name), ("setxattr", name), ("fsync", name)]
+    assert sorted(calls[:-1]) == [("fchmod", name), ("removexattr", name), ("setxattr", name)]
+    assert calls[-1] == ("fsync", name)
 
 
 def test_attributes_that_the_destination_does_not_take_are_done_without(
@@ -1282,13 +1561,17 @@ def test_attributes_that_are_not_durable_are_a_trouble(
     assert caught.value.trouble[:5] == ("destination", op, partial_name(ground, item), None, number)
 
 
+@pytest.mark.parametrize("call", ["fchmod", "setxattr", "removexattr"])
 def test_a_destination_that_is_gone_is_no_attribute_to_do_without(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """They can be set later, when it is back."""
+    need_xattrs(ground.source)
     item = ground.add(NAME)
     put_partial(ground, item)
-    failing(monkeypatch, "fchmod", errno.EHOSTDOWN)
+    os.setxattr(ground.partial(item), "user.gone", b"6")
+    os.setxattr(ground.at_source(NAME), "user.take", b"7")
+    failing(monkeypatch, call, errno.EHOSTDOWN)
     with pytest.raises(FileTrouble) as caught:
         finish(ground, item)
     assert (caught.value.trouble.side, caught.value.trouble.errno) == ("destination", errno.EHOSTDOWN)
@@ -1299,6 +1582,36 @@ def test_a_destination_that_is_gone_is_no_attribute_to_do_without(
 
 def locate(ground: Ground, item: Item, *, everywhere: bool = True) -> bytes | None:
     return growio.locate(ground.ends.source, item.path, item.fingerprint[:2], everywhere, ground.told.append)
+
+
+class Entry:
+    """An entry of a folder, of which something is to be asked first."""
+
+    def __init__(self, entry: os.DirEntry[str], ask: Callable[[os.DirEntry[str]], None]) -> None:
+        self.entry, self.ask = entry, ask
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.entry, name)
+
+    def stat(self, *, follow_symlinks: bool) -> os.stat_result:
+        self.ask(self.entry)
+        return self.entry.stat(follow_symlinks=follow_symlinks)
+
+
+def looking(monkeypatch: pytest.MonkeyPatch, error: Callable[[str], int]) -> None:
+    """Let looking at an entry of a folder fail with what *error* says of its name, if it says anything."""
+    real = os.scandir
+
+    def ask(entry: os.DirEntry[str]) -> None:
+        if number := error(entry.name):
+            raise OSError(number, os.strerror(number))
+
+    @contextlib.contextmanager
+    def scandir(fd: int) -> Iterator[Iterator[Entry]]:
+        with real(fd) as entries:
+            yield (Entry(entry, ask) for entry in entries)
+
+    monkeypatch.setattr(os, "scandir", scandir)
 
 
 def rename(ground: Ground, old: bytes, new: bytes) -> None:
@@ -1424,6 +1737,53 @@ def test_a_folder_that_may_not_be_read_does_not_end_the_search(ground: Ground) -
             os.chmod(ground.at_source(b"closed %d" % n), 0o755)
 
 
+@pytest.mark.parametrize("everywhere", [True, False])
+@pytest.mark.parametrize("call", ["open", "scandir", "an entry"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EHOSTDOWN])
+def test_a_folder_that_does_not_answer_is_a_trouble(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, call: str, number: int, everywhere: bool
+) -> None:
+    """Of a file that may be in it nobody can say that it is gone: what was copied of it would be thrown away."""
+    item = ground.add(b"x/a")
+    rename(ground, b"x/a", b"x/b")
+    match call:
+        case "open":
+            failing(monkeypatch, "open", number, lambda path, *_: path == b"x")
+        case "scandir":
+            failing(monkeypatch, "scandir", number, lambda fd: name_of(fd) == "x")
+        case "an entry":
+            looking(monkeypatch, lambda name: number if name == "b" else 0)
+    with pytest.raises(FileTrouble) as caught:
+        locate(ground, item, everywhere=everywhere)
+    assert caught.value.trouble[:5] == ("source", "read", b"x", None, number)
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM])
+def test_a_folder_that_is_gone_meanwhile_does_not_end_the_search(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Removed, replaced by a file, or closed to others since its parent was read: the rest of the source is searched."""
+    item = ground.add(b"x/a")
+    for n in range(5):
+        ground.add(b"gone %d/b" % n)
+    rename(ground, b"x/a", b"y/a")
+    failing(monkeypatch, "open", number, lambda path, *_: path.startswith(b"gone") or path == b"x")
+    assert locate(ground, item) == b"y/a"
+
+
+@pytest.mark.parametrize("new", [b"x/e", b"x/y/b"], ids=["beside it", "below it"])
+def test_an_entry_that_vanishes_while_it_is_looked_at_hides_no_other(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, new: bytes
+) -> None:
+    """Who renames a file again and again leaves names that are listed, and not there when they are looked at."""
+    item = ground.add(b"x/a")
+    for name in (b"x/b", b"x/c", b"x/d", new):
+        os.makedirs(os.path.dirname(ground.at_source(name)), exist_ok=True)
+        os.link(ground.at_source(b"x/a"), ground.at_source(name))
+    looking(monkeypatch, lambda name: errno.ENOENT if name in "abcd" and new != b"x/" + os.fsencode(name) else 0)
+    assert locate(ground, item) == new
+
+
 # --- the partial under another name ----------------------------------------------------------------------------------
 
 
@@ -1512,21 +1872,49 @@ def test_whatever_else_has_the_old_name_keeps_nothing(ground: Ground, there: str
     assert files_of(ground.dest) == {partial_of(b"b", *item.fingerprint[:2]): b"copied so far"}
 
 
+@pytest.mark.parametrize("new", [b"b", b"y/b", b"x/y/z/b"])
 @pytest.mark.parametrize("what", ["partial", "folder"])
 def test_where_there_is_no_partial_nothing_is_adopted(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch, what: str
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, what: str, new: bytes
 ) -> None:
-    """It was finished, or removed, meanwhile: the file begins anew, and that is no trouble."""
+    """It was finished, or removed, meanwhile: the file begins anew, no folder is made, and that is no trouble."""
     item = ground.add(b"x/a")
     if what == "partial":
         put_partial(ground, item)
         os.unlink(ground.partial(item))
-    rename(ground, b"x/a", b"b")
-    before = sorted(os.listdir(ground.dest))
+    rename(ground, b"x/a", new)
+    before = sorted(os.walk(ground.dest))
     synced = noting(monkeypatch, "fsync", name_of)
-    assert adopt(ground, item, b"b") is False
-    assert sorted(os.listdir(ground.dest)) == before
+    assert adopt(ground, item, new) is False
+    assert sorted(os.walk(ground.dest)) == before
     assert synced == []
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM])
+@pytest.mark.parametrize(
+    ("call", "side", "path"),
+    [
+        ("stat", "source", b"x/a"),
+        ("stat", "destination", b"x/a.partial"),
+        ("mkdir", "destination", b"y"),
+        ("rename", "destination", b"x/a.partial"),
+    ],
+)
+def test_what_keeps_a_partial_from_being_adopted_is_a_trouble(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, call: str, side: str, path: bytes, number: int
+) -> None:
+    """It is told of the side, the operation and the path that it was about, and the partial is where it was."""
+    item = ground.add(b"x/a")
+    put_partial(ground, item, b"copied so far")
+    rename(ground, b"x/a", b"y/a")
+    partial = partial_name(ground, item)
+    path = partial if path.endswith(b".partial") else path
+    with monkeypatch.context() as patch:
+        failing(patch, call, number, lambda name, *_: name == path)
+        with pytest.raises(FileTrouble) as caught:
+            adopt(ground, item, b"y/a")
+    assert caught.value.trouble[:5] == (side, call, path, None, number)
+    assert files_of(ground.dest) == {partial: b"copied so far"}
 
 
 @pytest.mark.parametrize(

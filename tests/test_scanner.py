@@ -418,6 +418,20 @@ async def test_file_is_followed_once_it_is_large_enough(autojump_clock: MockCloc
     assert (sizes[-1], world.followed, world.jobs) == (1000, [(10, b"a")], [])
 
 
+async def test_large_file_that_somebody_rewrites_is_followed(autojump_clock: MockClock) -> None:
+    """A writer is enough, also where the file is as long as before."""
+    world = World(source=source())
+    world.put(b"take.mxf", BIG)
+
+    async def rewrite() -> None:
+        await trio.sleep(0.2)
+        world.put(b"take.mxf", BIG, writer=writers.BUSY)
+        world.changes.add([b"take.mxf"])
+
+    await world.run(50, then=rewrite)
+    assert (world.followed, world.jobs) == ([(0.2, b"take.mxf")], [])
+
+
 @pytest.mark.parametrize("change", ["shorter", "rewritten", "replaced"])
 async def test_file_that_changed_without_growing_is_not_followed(autojump_clock: MockClock, change: str) -> None:
     """What is finished, and replaced or rewritten by another version, has nothing to be followed: it settles anew."""

@@ -38,6 +38,7 @@ class Pending:
     found: Found
     since: float  # when this version was first seen here, on trio's clock
     due: float = math.inf  # when to look at it again
+    was_quiet: bool = False  # by the wall clock it had not changed for `settle` then: where it is closed, that will do
     settled: bool = False  # it was seen to be quiet for `settle`
     changes: int = 0  # times that it changed while it was copied
     growing: bool = False  # it is to be copied while it is being written
@@ -131,7 +132,7 @@ class Backlog:
         pending.growing = False
         pending.found = found
         pending.since = trio.current_time()
-        pending.settled = False
+        pending.was_quiet = pending.settled = False
         self._board.move(pending.entry, FileState.SETTLING)
         self.look_again(pending, due)
 

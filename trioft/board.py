@@ -103,6 +103,7 @@ class Board:
         if size != entry.size:
             self._forget_bytes(entry)
             entry.size, entry.bytes_copied = size, min(entry.bytes_copied, size)
+            entry.bytes_verified = min(entry.bytes_verified, size)
             self.pending_bytes += size - entry.bytes_copied
             self.revision += 1
 

@@ -331,7 +331,7 @@ def _unknown_key(group: str, key: str) -> str:
     known = _keys(_GROUPS.get(group, Config))
     elsewhere = [f"{name}.{key}" for name, cls in _GROUPS.items() if key in _keys(cls)]
     near = difflib.get_close_matches(key, known, 1) or elsewhere
-    return f"unknown key, did you mean {near[0]}?" if near else f"unknown key, known here: {', '.join(known)}"
+    return f"unknown key, did you mean {' or '.join(near)}?" if near else f"unknown key, known here: {', '.join(known)}"
 
 
 def _keys(cls: type[Any]) -> list[str]:

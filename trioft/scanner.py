@@ -234,7 +234,7 @@ class Scanner:
         elif self._is_old(found.fingerprint):
             if self._may_be_followed(pending):
                 # Its writer may only pause: asked before it waits behind others, who would find out late.
-                pending.since -= self.config.source.settle_closed
+                pending.was_quiet = True
                 self.backlog.look_again(pending, now)
             else:
                 self.backlog.make_ready(pending)
@@ -314,7 +314,8 @@ class Scanner:
         """A file is unchanged since the last look: is it ready?"""
         source, now = self.config.source, trio.current_time()
         # As sums, not differences: what is due by now must not, for a rounding error, be due at once for ever.
-        closed_at, settled_at = pending.since + source.settle_closed, pending.since + source.settle
+        closed_at = pending.since + (0 if pending.was_quiet else source.settle_closed)
+        settled_at = pending.since + source.settle
         pending.settled = now >= settled_at
         if writer == writers.BUSY:
             if self.once and self.config.growing.mode == "wait":

@@ -228,12 +228,11 @@ class Transfer:
                     continue
                 await spans.send((first, end))
                 start = end
+            while self.written < self.target:
+                await self.wait()
             while (span := self.unfinished()) is not None:
-                if self.written < self.target:
-                    await self.wait()
-                else:
-                    await spans.send(span)
-                    await self.wait()
+                await spans.send(span)
+                await self.wait()
 
     def unfinished(self) -> tuple[int, int] | None:
         """Return what has to be copied once more although all has been."""
