@@ -87,6 +87,7 @@ class _Recording(Transfer):
         self.over: Verdict | None = None  # why there is nothing more to be copied here
         self._head = first
         self._looked = self._since = trio.current_time()  # the last look, and the last change, seen here
+        self._look_begun = self._looked
         self._marks: deque[tuple[float, int]] = deque()  # (at, head): not written below head, known since then
         self._heard = trio.Event()
         self._scope: trio.CancelScope | None = None
@@ -106,7 +107,7 @@ class _Recording(Transfer):
             # A reader may meet it before the watch does.
             if error.trouble.side != Side.SOURCE or error.trouble.errno not in _VANISHED:
                 raise
-            self._take(await self._peek())
+            await self._look()
             if self.over is None:
                 raise
         finally:
@@ -155,12 +156,15 @@ class _Recording(Transfer):
                 await self._heard.wait()
             await trio.sleep_until(earliest)
             self._heard = trio.Event()
-            self._take(await self._peek())
+            await self._look()
 
-    async def _peek(self) -> Peek:
-        source, identity = self.tools.storage.ends.source, self.item.fingerprint[:2]
+    async def _look(self) -> None:
+        """Look at the file, and take note of what it is; unless a later look was faster."""
+        source, identity, begun = self.tools.storage.ends.source, self.item.fingerprint[:2], trio.current_time()
         peek: Peek = await self.tools.looking("peek", source, self.item.path, identity, self.written)
-        return peek
+        if begun >= self._look_begun:
+            self._look_begun = begun
+            self._take(peek)
 
     def _take(self, peek: Peek) -> None:
         """Take note of what the file is now."""
@@ -370,7 +374,7 @@ class _Recording(Transfer):
     async def _is_still(self) -> bool:
         """Return whether the file has stayed as it was compared for long enough to be taken for closed."""
         while True:
-            self._take(await self._peek())
+            await self._look()
             if self.current != self.version:
                 return False
             closed_at = self._closed_at(self.tools.config.source.settle_closed)
