@@ -462,6 +462,52 @@ mover.OPERATIONS["copy_ranges"] = looking
 """
 
 
+_LIES_ONCE = """
+original = mover.OPERATIONS[{operation!r}]
+
+def lying(ends, item, partial, *arguments):
+    result = original(ends, item, partial, *arguments)
+    try:
+        os.close(os.open({folder!r} + "/lied", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return result
+    with open(os.path.join(ends.destination.path, partial), "r+b") as file:
+        byte = file.read(1)
+        file.seek(0)
+        file.write(bytes([byte[0] ^ 1]))
+    return result
+
+mover.OPERATIONS[{operation!r}] = lying
+"""
+
+
+@pytest.mark.parametrize("operation", ["copy_growing", "copy_ranges"])
+async def test_what_the_destination_holds_wrongly_is_found_and_written_again(operation: str, site: Site) -> None:
+    """A byte that flips on its way, while a file is followed or while it is reconciled, never gets a final name."""
+    config = load_config(str(config_file(site)), {"source.path": ("SOURCE", str(site.source))})
+    config = attrs.evolve(
+        config,
+        destination=attrs.evolve(config.destination, path=str(site.dest)),
+        retry=attrs.evolve(config.retry, first=0.05),
+    )
+    code = _LIES_ONCE.format(operation=operation, folder=str(site.root))
+    content = bytearray(pattern(2 * BLOCK + 5))
+    board, reasons = Board(), set()
+    board.listeners.append(lambda entry: reasons.add(str(entry.reason)))
+    fd = os.open(site.source / "take", os.O_RDWR | os.O_CREAT)
+    os.pwrite(fd, content, 0)
+    async with trio.open_nursery() as nursery:
+        run = functools.partial(run_agent, config, board, once=True, state_dir=str(site.state))
+        nursery.start_soon(functools.partial(run, mover=odd_mover.changed(site.root, code)))
+        await trio.to_thread.run_sync(wait_until, lambda: copied(site) == len(content))
+        content[0] ^= 0x80
+        os.pwrite(fd, content[:1], 0)
+        os.close(fd)
+    assert (site.root / "lied").exists()
+    assert any("other bytes than were written" in reason for reason in reasons)
+    assert files_of(site.dest) == {b"take": bytes(content)}
+
+
 async def test_a_checkpoint_does_not_speak_for_what_is_being_written_again(site: Site) -> None:
     """Promise 2: before a block below a checkpoint is touched, the ledger says that it is to be written again."""
     seen = site.root / "seen"
