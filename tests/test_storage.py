@@ -50,7 +50,9 @@ class Place:
         self.looked_at: list[float] = []
         self.begun = trio.current_time()
 
-    async def call(self, operation: str, *arguments: object, tell: object = None, patience: float = 1) -> Probed:
+    async def call(
+        self, operation: str, *arguments: object, tell: object = None, patience: float = 1, background: bool = False
+    ) -> Probed:
         assert operation == "probe"
         self.probes.append(arguments)
         self.probed_at.append(trio.current_time() - self.begun)
@@ -398,7 +400,9 @@ async def test_suspicion_during_a_probe_is_not_forgotten(autojump_clock: MockClo
     place.answers = [WELL]
     began = trio.Event()
 
-    async def slow(operation: str, *arguments: object, tell: object = None, patience: float = 1) -> Probed:
+    async def slow(
+        operation: str, *arguments: object, tell: object = None, patience: float = 1, background: bool = False
+    ) -> Probed:
         began.set()
         await trio.sleep(2)
         return await place.call(operation, *arguments)
