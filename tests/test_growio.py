@@ -1524,8 +1524,7 @@ def test_last_attributes_are_durable(ground: Ground, monkeypatch: pytest.MonkeyP
         noting(monkeypatch, call, lambda fd, *_, call=call: calls.append((call, name_of(fd))))
     finish(ground, item)
     name = os.fsdecode(partial_name(ground, item))
-    assert sorted(calls[:-1]) == [("fchmod", name), ("removexattr", name), ("setxattr", name)]
-    assert calls[-1] == ("fsync", name)
+    assert calls == [("removexattr", name), ("fchmod", name), ("setxattr", name), ("fsync", name)]
 
 
 def test_attributes_that_the_destination_does_not_take_are_done_without(
