@@ -116,9 +116,13 @@ async def _report_all(
 ) -> None:
     failed: list[Entry] = []
     litter: list[bytes] = []
-    if name != "bundle" and results[0].verdict == Verdict.GONE and await _has_another_name(job.items[0], tools):
-        _report(pending[0], job.items[0], results[0], backlog, tools, failed)
-        return  # what there is of it goes on under that
+    if name != "bundle" and results[0].verdict == Verdict.GONE:
+        try:
+            if await _has_another_name(job.items[0], tools):
+                _report(pending[0], job.items[0], results[0], backlog, tools, failed)
+                return  # what there is of it goes on under that
+        except FileTrouble as error:
+            results = [Result(Verdict.TROUBLE, trouble=error.trouble)]  # nobody knows: it is asked again
     for p, item, result in zip(pending, job.items, results, strict=True):
         _report(p, item, result, backlog, tools, failed)
         if p.entry.state in (FileState.GONE, FileState.SKIPPED, FileState.FAILED) and (
@@ -136,10 +140,7 @@ async def _report_all(
 
 async def _has_another_name(item: Item, tools: Tools) -> bool:
     """Is the file still there, called something else? Then have the scanner look at it."""
-    try:
-        name = await tools.looking("locate", tools.storage.ends.source, item.path, item.fingerprint[:2], True)
-    except FileTrouble:
-        return True  # nobody knows: what there is of it is kept
+    name = await tools.looking("locate", tools.storage.ends.source, item.path, item.fingerprint[:2], True)
     if name is not None:
         tools.changes.add([name])
     return name is not None

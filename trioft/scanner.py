@@ -14,7 +14,6 @@ copied while it is being written, in a lane of its own.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections import OrderedDict
@@ -335,11 +334,15 @@ class Scanner:
         """A file is gone. It may have got another name, which a sync would not hear of, and be continued under that."""
         is_large = pending.entry.size > BUNDLE_FILE_SIZE
         if is_large or self.once:
-            with contextlib.suppress(FileTrouble):
-                source, found = self.storage.ends.source, pending.found
+            source, found = self.storage.ends.source, pending.found
+            try:
                 name = await self.call("locate", source, found.path, found.fingerprint[:2], is_large)
-                if name is not None:
-                    self.changes.add([name])
+            except FileTrouble as error:
+                self._note_source(error.trouble)
+                self.backlog.look_again(pending, trio.current_time() + self.config.retry.first)
+                return
+            if name is not None:
+                self.changes.add([name])
         self.backlog.finished(pending, FileState.GONE)
 
     def _leave(self, pending: Pending) -> None:
