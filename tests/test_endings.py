@@ -184,7 +184,7 @@ def test_a_watch_with_nothing_to_do_ends_at_once(site: Site) -> None:
 
 def test_a_second_agent_on_the_same_pair_is_refused_until_the_first_has_ended(source: Site) -> None:
     """It names the process, changes nothing, and works as soon as the first is gone, even if that was killed."""
-    running = source.start("sync", "--bwlimit", SLOW)
+    running = source.start("sync", "--bwlimit", "10MiB/s")
     wait_until(lambda: size_of_partial(source))
     second = source.sync()
     assert second.code == 3

@@ -1786,7 +1786,7 @@ def test_an_entry_that_vanishes_while_it_is_looked_at_hides_no_other(
 # --- the partial under another name ----------------------------------------------------------------------------------
 
 
-def adopt(ground: Ground, item: Item, new: bytes) -> bool:
+def adopt(ground: Ground, item: Item, new: bytes) -> bool | None:
     """Have *item*'s partial go on as that of *new*."""
     identity = item.fingerprint[:2]
     return growio.adopt(ground.ends, item.path, identity, partial_name(ground, item), partial_of(new, *identity))
@@ -1884,7 +1884,7 @@ def test_where_there_is_no_partial_nothing_is_adopted(
     rename(ground, b"x/a", new)
     before = sorted(os.walk(ground.dest))
     synced = noting(monkeypatch, "fsync", name_of)
-    assert adopt(ground, item, new) is False
+    assert adopt(ground, item, new) is None
     assert sorted(os.walk(ground.dest)) == before
     assert synced == []
 

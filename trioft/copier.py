@@ -120,7 +120,10 @@ async def _report_all(
         try:
             if await _has_another_name(job.items[0], tools):
                 _report(pending[0], job.items[0], results[0], backlog, tools, failed)
-                return  # what there is of it goes on under that
+                # What is on record of it goes on under that.
+                if await tools.ledger.call(Ledger.checkpoint_of, job.items[0].path) is None:
+                    await _discard([partial_of(job.items[0].path, *job.items[0].fingerprint[:2])], tools)
+                return
         except FileTrouble as error:
             results = [Result(Verdict.TROUBLE, trouble=error.trouble)]  # nobody knows: it is asked again
     for p, item, result in zip(pending, job.items, results, strict=True):
@@ -134,8 +137,12 @@ async def _report_all(
     if litter:
         for item in job.items if name != "bundle" else ():
             await tools.ledger.call(Ledger.drop_checkpoint, item.path)
-        with contextlib.suppress(FileTrouble):  # the next start finds them
-            await tools.call("discard", tools.storage.ends.destination, litter)
+        await _discard(litter, tools)
+
+
+async def _discard(partials: list[bytes], tools: Tools) -> None:
+    with contextlib.suppress(FileTrouble):  # another start finds them
+        await tools.call("discard", tools.storage.ends.destination, partials)
 
 
 async def _has_another_name(item: Item, tools: Tools) -> bool:

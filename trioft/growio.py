@@ -37,6 +37,10 @@ from trioft.model import BLOCK_SIZE, KIB, Ends, Found, Item, Manner, Root, Verdi
 
 # What is compared, and written again, of a block that has changed: recorders rewrite a few kilobytes here and there.
 PIECE_SIZE = 256 * KIB
+# What a folder answers in which nothing can be found: gone, a link by now, not ours to read, too deep for any path.
+_NOTHING_THERE = {
+    errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG
+}  # fmt: skip
 # A hole of this size, or this near to the end, is where nothing has been written yet; others are what some filesystems
 # make of zeros.
 _HOLE = BLOCK_SIZE
@@ -250,6 +254,8 @@ def copy_ranges(ends: Ends, item: Item, partial: bytes, ranges: list[Range], pro
                     write_block(dst_fd, partial, offset, data, progress)
                 else:
                     changed.append(offset)
+                    progress(("changed", length))
+                _advise(src_fd, offset, length, os.POSIX_FADV_DONTNEED)
         except BaseException:
             close_quietly(dst_fd)
             raise
@@ -289,8 +295,14 @@ def finish_attributes(ends: Ends, item: Item, partial: bytes, manner: Manner) ->
         src_fd, dst_fd = open_pair(src, dst, item.path, partial)
         try:
             if manner.xattrs:  # one that there was when it began may be gone
+                try:
+                    kept = {*os.listxattr(src_fd)}
+                except OSError as error:
+                    if error.errno != errno.ENOTSUP:
+                        raise FileTrouble(trouble_of(error, Side.SOURCE, "listxattr", item.path)) from error
+                    kept = set()
                 with as_far_as_possible("removexattr", item.path):
-                    for name in {*os.listxattr(dst_fd)} - {*os.listxattr(src_fd)}:
+                    for name in {*os.listxattr(dst_fd)} - kept:
                         if name.startswith("user."):
                             os.removexattr(dst_fd, name)
             copy_attributes(src_fd, dst_fd, item, manner)
@@ -322,9 +334,10 @@ def locate(source: Root, path: bytes, identity: tuple[int, int], everywhere: boo
             prefix = folder + b"/" if folder else b""
             try:
                 name = _search(src, folder, prefix, identity, folders if everywhere else None)
-            except (FileNotFoundError, NotADirectoryError, PermissionError):
-                name = None  # gone, or not ours to read
             except OSError as error:
+                name = None
+                if error.errno in _NOTHING_THERE:
+                    continue
                 raise FileTrouble(trouble_of(error, Side.SOURCE, "read", folder)) from error
             if name is not None:
                 return name
@@ -352,12 +365,12 @@ def _search(
     return None
 
 
-def adopt(ends: Ends, old: bytes, identity: tuple[int, int], partial: bytes, new_partial: bytes) -> bool:
+def adopt(ends: Ends, old: bytes, identity: tuple[int, int], partial: bytes, new_partial: bytes) -> bool | None:
     """
     Have the partial of the file *identity*, that was called *old*, go on under its new name, durably.
 
-    Returns False, and changes nothing, if the file is still called so (it has several names then), or the partial
-    is not there.
+    Changes nothing, and returns False, if the file is still called so (it has several names then), or None, if the
+    partial is not there.
     """
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
         try:
@@ -376,7 +389,7 @@ def adopt(ends: Ends, old: bytes, identity: tuple[int, int], partial: bytes, new
             op, at = "rename", partial
             os.rename(partial, new_partial, src_dir_fd=dst, dst_dir_fd=dst)
         except FileNotFoundError:
-            return False
+            return None
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, op, at)) from error
         for folder in folders:

@@ -109,10 +109,14 @@ async def begin(item: Item, tools: Tools, *, growing: bool) -> Prepared | Result
     former = await ledger.call(Ledger.transfer_of, item.path, *item.fingerprint[:2])
     name, checkpoint = former if former is not None else (item.path, None)
     if checkpoint is not None and name != item.path:
-        moved = await tools.call("adopt", tools.storage.ends, name, item.fingerprint[:2], checkpoint.partial, partial)
+        moved: bool | None = await tools.call(
+            "adopt", tools.storage.ends, name, item.fingerprint[:2], checkpoint.partial, partial
+        )
         checkpoint = checkpoint._replace(partial=partial, growing=True) if moved else None
         if checkpoint is not None:
             await ledger.call(Ledger.move_checkpoint, name, item.path, checkpoint)
+        elif moved is None:
+            await ledger.call(Ledger.drop_checkpoint, name)
     elif checkpoint is not None and checkpoint.partial != partial:
         # The same name, but another file: what was copied of the former is of no use any more.
         await tools.call("discard", tools.storage.ends.destination, [checkpoint.partial])
