@@ -641,6 +641,37 @@ async def test_large_file_that_vanished_is_looked_for_under_another_name(
     assert [(when, paths) for when, paths, _ in world.jobs] == ([(3, [b"take.mxf"])] if looked_for else [])
 
 
+@pytest.mark.parametrize("size", [1, BIG], ids=["small", "large"])
+async def test_sync_that_cannot_find_out_whether_a_file_was_renamed_asks_again(
+    autojump_clock: MockClock, size: int
+) -> None:
+    """It hears of no other name: if it took the file for gone, it would end as if everything had arrived."""
+    world = World(source=source(), once=True)
+    world.put(b"take.part", size)
+    call, failures = world.call, 3
+
+    async def fail_to_locate(
+        operation: str, *arguments: Any, tell: object = None, patience: float = 1, background: bool = False
+    ) -> Any:
+        nonlocal failures
+        if operation == "locate" and failures:
+            failures -= 1
+            raise FileTrouble(Trouble(Side.SOURCE, "read", b"", None, errno.EIO, "Input/output error"))
+        return await call(operation, *arguments)
+
+    async def rename() -> None:
+        await trio.sleep(0.2)
+        renamed = world.files.pop(b"take.part")._replace(path=b"take.mxf")
+        world.files[b"take.mxf"] = renamed
+        world.names[renamed.fingerprint[:2]] = b"take.mxf"
+
+    world.scanner.call = fail_to_locate
+    assert await world.run(then=rename) < math.inf
+    assert failures == 0
+    assert [paths for _, paths, _ in world.jobs] == [[b"take.mxf"]]
+    assert [text.partition(":")[0] for text in world.told[:1]] == ["waiting for the source"]
+
+
 # --- Once
 
 

@@ -149,7 +149,9 @@ class Copy:
     """How files are copied."""
 
     transfers: int = option(4, COUNT, "Files or bundles copied at the same time, to keep a network busy.")
-    movers: int = option(4, COUNT, "Processes that do the file operations: a dead mount stops only them.")
+    movers: int = option(
+        4, COUNT, "Processes that do the file operations, and as many for growing files: a dead mount stops only them."
+    )
     verify: Literal["size", "transfer", "readback"] = option(
         "readback",
         one_of("size", "transfer", "readback"),
