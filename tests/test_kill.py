@@ -256,7 +256,7 @@ def test_a_mover_that_hangs_is_replaced_and_the_transfer_goes_on_from_its_checkp
     stopped: list[int] = []
     while not stopped:
         stopped = stop_one_that_copies(running.process.pid)
-    running.wait_for(lambda line: line["event"] == "storage" and "no progress for 1 s" in line["text"])
+    running.wait_for(lambda line: line["event"] == "storage" and "no progress for 1" in line["text"])
     running.wait_for(lambda line: line["event"] == "storage" and "usable again" in line["text"])
     wait_until(lambda: not os.path.exists(f"/proc/{stopped[0]}"))
     finish(running, arena, command)
