@@ -150,7 +150,7 @@ class Copy:
 
     transfers: int = option(4, COUNT, "Files or bundles copied at the same time, to keep a network busy.")
     movers: int = option(
-        4, COUNT, "Processes that do the file operations, and as many for growing files: a dead mount stops only them."
+        4, COUNT, "Processes for files, and as many for those that grow: a dead mount stops only them."
     )
     verify: Literal["size", "transfer", "readback"] = option(
         "readback",
