@@ -149,9 +149,7 @@ class Copy:
     """How files are copied."""
 
     transfers: int = option(4, COUNT, "Files or bundles copied at the same time, to keep a network busy.")
-    movers: int = option(
-        4, COUNT, "Processes for files, and as many for those that grow: a dead mount stops only them."
-    )
+    movers: int = option(4, COUNT, "Processes for files, as many again for growing ones: a dead mount stops only them.")
     verify: Literal["size", "transfer", "readback"] = option(
         "readback",
         one_of("size", "transfer", "readback"),
