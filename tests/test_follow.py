@@ -508,6 +508,39 @@ async def test_what_the_destination_holds_wrongly_is_found_and_written_again(ope
     assert files_of(site.dest) == {b"take": bytes(content)}
 
 
+_CANNOT_SEARCH = """
+from trioft.errors import FileTrouble, Trouble
+
+def cannot_search(*arguments):
+    raise FileTrouble(Trouble("source", "read", b"folder", None, 5, "Input/output error"))
+
+mover.OPERATIONS["locate"] = cannot_search
+"""
+
+
+async def test_a_search_for_a_new_name_that_never_succeeds_does_not_keep_a_sync_for_ever(site: Site) -> None:
+    """A large file that vanished, in a source that cannot be searched, has failed, for a reason that is told."""
+    config = load_config(str(config_file(site)), {"source.path": ("SOURCE", str(site.source))})
+    config = attrs.evolve(
+        config,
+        destination=attrs.evolve(config.destination, path=str(site.dest)),
+        retry=attrs.evolve(config.retry, first=0.05, retries=2),
+    )
+    board, told = Board(), []
+    board.notices.append(lambda what, text: told.append(text))
+    fd = os.open(site.source / "take", os.O_RDWR | os.O_CREAT)
+    os.pwrite(fd, pattern(2 * BLOCK), 0)
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            run = functools.partial(run_agent, config, board, once=True, state_dir=str(site.state))
+            nursery.start_soon(functools.partial(run, mover=odd_mover.changed(site.root, _CANNOT_SEARCH)))
+            await trio.to_thread.run_sync(wait_until, lambda: copied(site) == 2 * BLOCK)
+            (site.source / "take").unlink()
+            os.close(fd)
+    assert board.totals.failed == 1
+    assert len(told) <= 1, "it is not told again and again"
+
+
 async def test_a_checkpoint_does_not_speak_for_what_is_being_written_again(site: Site) -> None:
     """Promise 2: before a block below a checkpoint is touched, the ledger says that it is to be written again."""
     seen = site.root / "seen"

@@ -338,8 +338,12 @@ class Scanner:
             try:
                 name = await self.call("locate", source, found.path, found.fingerprint[:2], is_large)
             except FileTrouble as error:
-                self._note_source(error.trouble)
-                self.backlog.look_again(pending, trio.current_time() + self.config.retry.first)
+                self.board.notice_once("source", f"cannot find out whether a file was renamed: {error}")
+                pending.entry.attempt += 1
+                if pending.entry.attempt <= self.config.retry.retries:
+                    self.backlog.look_again(pending, trio.current_time() + self.config.retry.first)
+                else:
+                    self.backlog.make_ready(pending)  # a copier meets the same error, and gives it up
                 return
             if name is not None:
                 self.changes.add([name])
