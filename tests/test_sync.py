@@ -64,10 +64,15 @@ def history(site: Site) -> list[tuple[str, bytes, bytes, str]]:
 
 
 def interrupted(site: Site, *options: str, blocks: int = 1, number: int = signal.SIGTERM) -> None:
-    """Start a sync that copies a block every half second; stop it when some blocks of a file have been written."""
+    """
+    Start a sync that copies a block every half second; stop it when some blocks of a file have been written.
+
+    That the last byte of a block is there does not do: it counts once its mover has closed the file. When the next
+    block begins, that was half a second ago.
+    """
     running = site.start("sync", "--bwlimit", "16MiB/s", *options)
     running.wait_for(lambda line: line.get("state") == "copying")
-    wait_until(lambda: any(path.stat().st_size >= blocks * BLOCK for path in partials_of(site.dest)))
+    wait_until(lambda: any(path.stat().st_size > blocks * BLOCK for path in partials_of(site.dest)))
     done = running.end(number)
     assert done.code == (-signal.SIGKILL if number == signal.SIGKILL else 128 + number)
 

@@ -42,8 +42,8 @@ async def _take(job: Job, backlog: Backlog, tools: Tools) -> None:
     job, pending = job._replace(items=tuple(item for item, _ in started)), [p for _, p in started]
     if pending:
         name = choose_strategy(job, checkpoint)
-        held = checkpoint.offset if checkpoint is not None else 0
-        if await _admit(name, pending, held, backlog, tools):
+        partial = checkpoint.partial if checkpoint is not None else _partial_of(job.items[0])
+        if await _admit(name, pending, partial, backlog, tools):
             await _carry(name, job, pending, backlog, tools)
 
 
@@ -68,12 +68,20 @@ async def _begun(job: Job, tools: Tools) -> Checkpoint | None:
     return checkpoint if fits else None
 
 
-async def _admit(name: str, pending: list[Pending], held: int, backlog: Backlog, tools: Tools) -> bool:
-    """Wait until the destination is usable; return whether it has room for the files, of which it *held* bytes."""
+def _partial_of(item: Item) -> bytes:
+    return partial_of(item.path, *item.fingerprint[:2])
+
+
+async def _admit(name: str, pending: list[Pending], partial: bytes, backlog: Backlog, tools: Tools) -> bool:
+    """Wait until the destination is usable; return whether it has room for what *partial* does not hold already."""
     if not tools.storage.is_open:
         for p in pending:
             tools.board.move(p.entry, FileState.WAITING, tools.board.destination)
         await tools.storage.usable()
+    held = 0
+    if name != "bundle":
+        with contextlib.suppress(FileTrouble):  # whoever copies it meets it again, and says what it is
+            held = await tools.call("size_of", tools.storage.ends.destination, partial)
     why_not = tools.storage.why_not_admit(sum(max(0, p.entry.size - max(p.entry.bytes_copied, held)) for p in pending))
     if why_not is None:
         for p in pending:
@@ -122,7 +130,7 @@ async def _report_all(
                 _report(pending[0], job.items[0], results[0], backlog, tools, failed)
                 # What is on record of it goes on under that.
                 if await tools.ledger.call(Ledger.checkpoint_of, job.items[0].path) is None:
-                    await _discard([partial_of(job.items[0].path, *job.items[0].fingerprint[:2])], tools)
+                    await _discard([_partial_of(job.items[0])], tools)
                 return
         except FileTrouble as error:
             results = [Result(Verdict.TROUBLE, trouble=error.trouble)]  # nobody knows: it is asked again
@@ -131,7 +139,7 @@ async def _report_all(
         if p.entry.state in (FileState.GONE, FileState.SKIPPED, FileState.FAILED) and (
             name == "bundle" or p.entry.state != FileState.FAILED
         ):
-            litter.append(partial_of(item.path, *item.fingerprint[:2]))
+            litter.append(_partial_of(item))
     if failed:
         await tools.ledger.call(Ledger.record, failed)
     if litter:

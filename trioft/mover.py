@@ -44,6 +44,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
         growio.finish_attributes,
         growio.locate,
         growio.adopt,
+        publishio.size_of,
         publishio.publish,
         publishio.discard,
         publishio.remove_sources,

@@ -161,6 +161,17 @@ def _has_arrived(dst: int, ours: os.stat_result, partial: bytes, target: bytes) 
     return (there.st_dev, there.st_ino, there.st_size) == (ours.st_dev, ours.st_ino, ours.st_size)
 
 
+def size_of(destination: Root, partial: bytes) -> int:
+    """Return how many bytes a partial has: they need no more room. None is no more than an empty one."""
+    with opened(destination, Side.DESTINATION) as dst:
+        try:
+            return os.stat(partial, dir_fd=dst, follow_symlinks=False).st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, Side.DESTINATION, "stat", partial)) from error
+
+
 def discard(destination: Root, partials: list[bytes]) -> None:
     """Remove partials that will not be continued. One that is not there is fine."""
     with opened(destination, Side.DESTINATION) as dst:
