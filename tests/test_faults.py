@@ -142,8 +142,10 @@ class Trial:
         if self.take.exists():
             self.recording = Recording(self.source / "take.mxf", self.take)
 
-    def run(self, kind: str = "error", number: int = errno.EIO, at: int = 0) -> Outcome:
-        """Transfer once; the call number *at* goes wrong."""
+    def run(
+        self, kind: str = "error", number: int = errno.EIO, at: int = 0, hear: Callable[[str], None] | None = None
+    ) -> Outcome:
+        """Transfer once; the call number *at* goes wrong. *hear* is called with each reason why a file waits."""
         paths = (self.notes, self.source, self.dest, self.expected, self.old, self.state)
         plan = tuple(Plan(kind, number, at, *map(os.fsencode, paths)))
         script = (
@@ -171,12 +173,14 @@ class Trial:
             retry=Retry(first=0.01, longest=0.01),
             state=State(dir=str(self.state), shutdown_grace=5.0),
         )
-        return trio.run(self._run, config, mover)
+        return trio.run(self._run, config, mover, hear)
 
-    async def _run(self, config: Config, mover: list[str]) -> Outcome:
+    async def _run(self, config: Config, mover: list[str], hear: Callable[[str], None] | None) -> Outcome:
         board = Board()
         outcome = Outcome(board.totals, [], [])
         board.notices.append(lambda what, text: outcome.notices.append(f"{what}: {text}"))
+        if hear is not None:
+            board.listeners.append(lambda entry: hear(entry.reason or ""))
         try:
             async with trio.open_nursery() as nursery:
                 if self.recording is not None:
@@ -326,3 +330,26 @@ def test_where_nothing_goes_wrong_the_order_of_the_steps_is_right(
     assert outcome.claims_success
     assert outcome.totals.delivered == len(tree)
     assert outcome.notices == []
+
+
+@pytest.mark.parametrize("size", [100, BLOCK_SIZE + 9], ids=["small", "large"])
+@pytest.mark.parametrize("fate", ["removed", "renamed"])
+def test_a_file_that_goes_away_while_it_waits_leaves_no_partial(place: Path, size: int, fate: str) -> None:
+    """What was begun of a file, and cannot be continued, is removed also when the file vanishes between two attempts."""
+    trial = Trial(place, {b"a.txt": pattern(size, 3)}, verify="transfer")
+    one = trial.source / "a.txt"
+    seen: list[bytes] = []
+
+    def leave(text: str) -> None:
+        # It has met the full destination, and waits.
+        if text.startswith("space") and not seen:
+            seen.extend(filter(is_partial, files_of(trial.dest)))
+            one.rename(trial.source / "other.bin") if fate == "renamed" else one.unlink()
+
+    for at in range(1, 9):  # the first of these calls are the probe's
+        trial.begin()
+        trial.run("lost", errno.ENOSPC, at, hear=leave)
+        if seen:
+            break
+    assert len(seen) == 1, "nothing had been begun"
+    assert sorted(files_of(trial.dest)) == [b"older.txt"] + [b"other.bin"] * (fate == "renamed")

@@ -347,7 +347,10 @@ class Scanner:
                 return
             if name is not None:
                 self.changes.add([name])
-        self.backlog.finished(pending, FileState.GONE)
+        if pending.entry.strategy:
+            self.backlog.make_ready(pending)  # it has been begun: a copier finds it gone, and clears up what it wrote
+        else:
+            self.backlog.finished(pending, FileState.GONE)
 
     def _leave(self, pending: Pending) -> None:
         self.board.totals.busy += 1
