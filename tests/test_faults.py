@@ -13,7 +13,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -335,7 +335,7 @@ def test_where_nothing_goes_wrong_the_order_of_the_steps_is_right(
 @pytest.mark.parametrize("size", [100, BLOCK_SIZE + 9], ids=["small", "large"])
 @pytest.mark.parametrize("fate", ["removed", "renamed"])
 def test_a_file_that_goes_away_while_it_waits_leaves_no_partial(place: Path, size: int, fate: str) -> None:
-    """What was begun of a file, and cannot be continued, is removed also when the file vanishes between two attempts."""
+    """What was begun of a file is removed also when the file vanishes between two attempts."""
     trial = Trial(place, {b"a.txt": pattern(size, 3)}, verify="transfer")
     one = trial.source / "a.txt"
     seen: list[bytes] = []
