@@ -170,7 +170,8 @@ def test_a_writer_that_comes_back_costs_nothing(site: Site) -> None:
     """Promise 3: with --on-success delete, a file that is opened again while it is copied stays until it is closed."""
     agent = watching(site, "--on-success", "delete", "--bwlimit", "16MiB/s")
     first, more = pattern(2 * BLOCK, 1), pattern(1000, 2)
-    make_tree(site.source, {"take.mov": first})
+    make_tree(site.root, {"new": first})
+    (site.root / "new").rename(site.source / "take.mov")  # closed: it is not followed
     wait_until(lambda: any(path.stat().st_size for path in site.dest.glob("take.mov.*.partial")))
     with open(site.source / "take.mov", "ab", buffering=0) as file:
         agent.wait_for(is_state("take.mov", "done"))
