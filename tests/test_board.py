@@ -280,7 +280,11 @@ async def test_destination_is_told_when_it_changes() -> None:
     board.notices.append(lambda what, text: told.append((what, text)))
     for text in (None, "away", "away", "still away", None, None):
         board.set_destination(text)
-    assert told == [("storage", "away"), ("storage", "still away"), ("storage", "the destination is usable again")]
+    assert told == [
+        ("storage", "destination away"),
+        ("storage", "destination still away"),
+        ("storage", "the destination is usable again"),
+    ]
 
 
 # --- Everything together

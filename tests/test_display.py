@@ -14,8 +14,9 @@ from rich.console import Console
 
 from support import PATIENCE, found
 from trioft.board import Board, Entry
-from trioft.display import Rate, render, run_display, size_text
+from trioft.display import Rate, render, run_display
 from trioft.model import FileState
+from trioft.notation import size_text
 
 S = FileState
 MB = 10**6
@@ -169,7 +170,7 @@ async def test_no_name_can_disturb_the_screen(path: bytes, shown: str) -> None:
 async def test_reason_for_waiting_is_shown() -> None:
     """Promise 8: where everything waits for the destination, a person reads why."""
     board = Board()
-    board.set_destination("destination not usable since 12:04:00: Host is down [EHOSTDOWN]")
+    board.set_destination("not usable since 12:04:00: Host is down [EHOSTDOWN]")
     assert "waiting: destination not usable since 12:04:00: Host is down [EHOSTDOWN]" in text(board)
     board.set_destination(None)
     assert "waiting" not in text(board)

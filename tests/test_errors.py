@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trioft.errors import (
+    IDENTIFY,
     ConfigError,
     FileTrouble,
     LedgerError,
@@ -22,6 +23,7 @@ from trioft.errors import (
     UnusableError,
     classify,
     hint_for,
+    may_concern_all,
     show_path,
     trouble_of,
 )
@@ -30,7 +32,7 @@ OPERATIONS = ("open", "create", "mkdir", "read", "write", "fsync", "read back", 
 
 # fmt: off
 GONE = [
-    "EIO", "ESTALE", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENETRESET", "ETIMEDOUT", "ENOTCONN",
+    "ESTALE", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENETRESET", "ETIMEDOUT", "ENOTCONN",
     "ESHUTDOWN", "ENODEV", "ENXIO", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EREMOTEIO",
 ]
 FULL = ["ENOSPC", "EDQUOT"]
@@ -38,12 +40,13 @@ NEVER = [
     "EACCES", "EPERM", "ENAMETOOLONG", "EROFS", "EISDIR", "ENOTDIR", "ELOOP", "EINVAL", "EFBIG", "EILSEQ", "EEXIST",
     "EOPNOTSUPP", "EXDEV",
 ]
-LATER = ["EBUSY", "ETXTBSY", "EAGAIN", "EINTR", "ENOENT", "ENOLCK", "EMFILE", "ENFILE", "ENOMEM", "EDEADLK", "EBADF"]
+LATER = ["EBUSY", "ETXTBSY", "EAGAIN", "EINTR", "ENOENT", "ENOLCK", "EMFILE", "ENFILE", "ENOMEM", "EDEADLK"]
 # fmt: on
 
 # errno, what is done at the destination, what is done at the source
 TABLE = [
-    *((name, Remedy.DESTINATION, Remedy.RETRY) for name in GONE),
+    *((name, Remedy.DESTINATION, Remedy.SOURCE) for name in GONE),
+    ("EIO", Remedy.DESTINATION, Remedy.RETRY),  # of a disk, it is a bad sector
     *((name, Remedy.SPACE, Remedy.RETRY) for name in FULL),
     *((name, Remedy.GIVE_UP, Remedy.GIVE_UP) for name in NEVER),
     *((name, Remedy.RETRY, Remedy.RETRY) for name in LATER),
@@ -62,7 +65,7 @@ def trouble(number: int | None, op: str = "write", side: str = Side.DESTINATION,
 @pytest.mark.parametrize("op", OPERATIONS)
 @pytest.mark.parametrize(("name", "at_destination", "at_source"), TABLE, ids=[name for name, *_ in TABLE])
 def test_every_errno_has_its_remedy(name: str, at_destination: Remedy, at_source: Remedy, op: str) -> None:
-    """Only the destination's outage closes the gate, and only what can never succeed is given up at once."""
+    """Only the outage of an end closes its gate, and only what can never succeed is given up at once."""
     number = getattr(errno, name)
     if op == "rename" and name in REFUSED_RENAMES:
         at_destination = Remedy.RETRY
@@ -75,8 +78,11 @@ def test_every_errno_has_its_remedy(name: str, at_destination: Remedy, at_source
 def test_errno_that_nobody_thought_of_is_temporary(op: str, side: Side) -> None:
     """Nothing is given up for ever, and nothing stops all transfers, because of an error that is not in the table."""
     known = {getattr(errno, name) for name, *_ in TABLE}
-    unknown = (set(errno.errorcode) | {0, 9999}) - known
+    unknown = (set(errno.errorcode) | {0, 9999}) - known - {errno.ENOTEMPTY}
     assert {classify(trouble(number, op, side)) for number in unknown} == {Remedy.RETRY}
+    assert {hint_for(trouble(number, op, side)) for number in unknown} == {
+        "trioft does not know this error, and takes it for temporary"
+    }
 
 
 @pytest.mark.parametrize("side", list(Side))
@@ -174,10 +180,26 @@ def test_hint_about_a_name_is_given_only_where_a_name_was_used(op: str) -> None:
     assert "name" in (hint_for(trouble(errno.EINVAL, "create")) or "")
 
 
-@pytest.mark.parametrize("number", [None, errno.EIO, errno.ETIMEDOUT, errno.EBUSY, 9999])
+@pytest.mark.parametrize("number", [None, errno.EIO, errno.ETIMEDOUT, errno.EBUSY])
 def test_where_there_is_nothing_better_than_to_wait_there_is_no_hint(number: int | None) -> None:
     """A hint that helps nobody is noise."""
     assert hint_for(trouble(number)) is None
+
+
+@pytest.mark.parametrize("side", list(Side))
+def test_another_filesystem_is_answered_with_what_to_mount(side: Side) -> None:
+    """Only a destination can be accepted on purpose: a source that is not there has nothing to be transferred."""
+    hint = hint_for(Trouble(side, IDENTIFY, b"", None, errno.ENODEV, "nothing is mounted there")) or ""
+    assert f"mount the right {side}" in hint
+    assert ("--accept-new-destination" in hint) == (side == Side.DESTINATION)
+
+
+@pytest.mark.parametrize("name", NEVER)
+def test_only_a_probe_can_tell_whether_the_whole_destination_is_refused(name: str) -> None:
+    """A share that has become read-only, or lost its permissions, is no reason to fail thousands of files."""
+    number = getattr(errno, name)
+    assert may_concern_all(trouble(number)) == (name in ("EACCES", "EPERM", "EROFS"))
+    assert not may_concern_all(trouble(number, side=Side.SOURCE))
 
 
 # --- Commands that end

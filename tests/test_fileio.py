@@ -13,7 +13,7 @@ import pytest
 from files import MANNER, Ground, fingerprint, held, need_leases, need_xattrs, open_files, ordinary_user, read, root_of
 from support import pattern
 from trioft import fileio, linux, writers
-from trioft.errors import FileTrouble, Remedy, Side, classify
+from trioft.errors import IDENTIFY, FileTrouble, Remedy, Side, classify
 from trioft.fileio import Away
 from trioft.model import BLOCK_SIZE, Result, Root, Verdict
 
@@ -58,7 +58,7 @@ def test_a_root_that_is_what_it_was_is_opened_and_closed(ground: Ground) -> None
 
 
 @pytest.mark.parametrize("side", list(Side))
-@pytest.mark.parametrize("what", ["missing", "a file", "another device", "a folder below a file"])
+@pytest.mark.parametrize("what", ["missing", "a file", "another device", "another folder", "a folder below a file"])
 def test_a_root_that_is_not_what_it_was_is_away(ground: Ground, what: str, side: Side) -> None:
     """A share that is not mounted is never taken for an empty folder: promise 5."""
     root = root_of(ground.dest)
@@ -69,6 +69,8 @@ def test_a_root_that_is_not_what_it_was_is_away(ground: Ground, what: str, side:
         ground.dest.write_bytes(b"")
     elif what == "another device":
         root = Root(root.path, root.dev + 1)
+    elif what == "another folder":  # of the same disk: what was mounted was a part of it
+        root = Root(root.path, root.dev, ground.dest.stat().st_ino + 1)
     else:
         ground.dest.rmdir()
         ground.dest.write_bytes(b"")
@@ -77,7 +79,8 @@ def test_a_root_that_is_not_what_it_was_is_away(ground: Ground, what: str, side:
     with pytest.raises(Away) as caught, fileio.opened(root, side):
         pytest.fail("it was opened")
     trouble = caught.value.trouble
-    assert (trouble.side, trouble.op, trouble.errno) == (side, "open", errno.ENODEV)
+    op = IDENTIFY if what.startswith("another") else "open"
+    assert (trouble.side, trouble.op, trouble.errno) == (side, op, errno.ENODEV)
     assert side in trouble.text
     if side == Side.DESTINATION:
         assert classify(trouble) == Remedy.DESTINATION

@@ -262,7 +262,7 @@ async def test_a_stopped_mover_is_killed_after_the_stall_timeout_and_the_others_
         assert classify(trouble) == Remedy.DESTINATION
         assert stopped not in mine()
         assert movers.replaced == 1
-        assert movers.left_behind == []
+        assert movers.stuck.pids == []
 
 
 async def test_progress_extends_the_deadline() -> None:
@@ -351,7 +351,7 @@ async def test_leaving_the_pool_kills_a_mover_that_does_not_end_by_itself(monkey
         pid = await movers.call("who")
         os.kill(pid, signal.SIGSTOP)
     assert exist({pid}) == set()
-    assert movers.left_behind == []
+    assert movers.stuck.pids == []
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------
@@ -402,17 +402,31 @@ async def test_requests_and_answers_may_be_larger_than_a_pipe(size: int) -> None
 
 
 async def test_what_an_operation_prints_does_not_get_into_the_answers(capfd: pytest.CaptureFixture[str]) -> None:
-    """A library that writes to standard output cannot break the conversation: it talks to standard error."""
+    """A library that writes to standard output cannot break the conversation; what it says is kept for the worst."""
     async with pool() as movers:
         assert await movers.call("chatter") == "answer"
-    assert capfd.readouterr() == ("", "nobody asked for this\n")
+        (mover,) = movers._idle
+        assert mover.last_words() == "nobody asked for this"
+    assert capfd.readouterr() == ("", "")
+
+
+async def test_a_mover_that_dies_leaves_its_last_words() -> None:
+    """Whoever finds the trouble in a log learns from it why the process died."""
+    start = "import sys; sys.exit('no module called xxhash')"
+    async with Movers(1, PATIENCE, [sys.executable, "-c", start]) as movers:
+        with pytest.raises(FileTrouble, match="died, twice: no module called xxhash"):
+            await movers.call("who")
 
 
 # --- what a mover is --------------------------------------------------------------------------------------------------
 
 
 async def test_a_mover_inherits_no_ledger_no_lock_and_no_socket(tmp_path: Path) -> None:
-    """A mover that hangs on a dead mount keeps nothing locked: it has its pipes and standard error, no more."""
+    """
+    A mover that hangs on a dead mount keeps nothing locked: it has its pipes, and a file for its last words.
+
+    Not our standard error: who reads that, waits until the last that has it is gone.
+    """
     lock = Lock(str(tmp_path / "pair.lock"))
     ledger = Ledger(str(tmp_path / "pair.sqlite"))
     with contextlib.closing(ledger), socket.create_server(("127.0.0.1", 0)) as server, ledger.transaction():
@@ -428,7 +442,8 @@ async def test_a_mover_inherits_no_ledger_no_lock_and_no_socket(tmp_path: Path) 
                 held = {int(name): os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")}
                 assert sorted(held) == [0, 1, 2, 3]
                 assert held[0].startswith("pipe:")
-                assert held[1] == held[2] == os.readlink("/proc/self/fd/2")
+                assert held[1] == held[2] != os.readlink("/proc/self/fd/2")
+                assert held[2].endswith(" (deleted)")
                 assert held[3].startswith("pipe:")
                 assert held[0] != held[3]
     lock.release()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import math
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -21,18 +22,20 @@ from trioft import writers
 from trioft.backlog import Backlog
 from trioft.board import Board, Entry
 from trioft.config import Config, Growing, Retry, Source
+from trioft.endsio import Probed
 from trioft.errors import FileTrouble, Side, Trouble
 from trioft.events import Changes
 from trioft.ledger import Known, Port
-from trioft.model import BUNDLE_FILE_SIZE, MIB, Ends, FileState, Found, Job, Manner, Root
+from trioft.model import BUNDLE_FILE_SIZE, MIB, Ends, FileState, Found, Identity, Job, Manner, Root
 from trioft.scanner import Scanner
 from trioft.storage import Storage
-from trioft.surveyio import Listing, Look, Probed
+from trioft.surveyio import Listing, Look
 from trioft.watcher import MOST
 
 S = FileState
 ENDS = Ends(Root(b"/in", 1), Root(b"/out", 2))
-PROBED = Probed(2, 10**15, 10**15, ("nfs4", "nas:/x"), True, 1, True)
+HERE = Identity("ext4", "/dev/sda1", "", b"/", b"/")
+PROBED = Probed(ENDS.destination, HERE, 10**15, 10**15, 1, True)
 NEW = time.time() + 10**6  # a modification time that no clock calls old
 
 
@@ -61,7 +64,7 @@ class World:
         self.board.notices.append(lambda what, text: self.told.append(text))
         self.board.listeners.append(lambda entry: self.heard.append((entry.path, str(entry.state), entry.reason)))
         self.backlog = Backlog(self.board, oldest_first=not once)
-        self.storage = Storage(ENDS, PROBED, self.config, self.board)
+        self.storage = Storage(ENDS, dict.fromkeys(Side), self.config, self.board)
         self.changes = Changes(self.backlog.wake)
         self.known: dict[bytes, Known] = {}
         self.files: dict[bytes, Found] = {}
@@ -94,7 +97,10 @@ class World:
         return trio.current_time() - self.begun
 
     async def call(
-        self, operation: str, *arguments: Any, tell: object = None, patience: float = 1, background: bool = False
+        self,
+        operation: str,
+        *arguments: Any,
+        **options: object,
     ) -> Any:
         self.calls.append((self.now, operation, arguments[1] if operation != "make_folders" else arguments[2]))
         await trio.lowlevel.checkpoint()
@@ -651,7 +657,9 @@ async def test_sync_that_cannot_find_out_whether_a_file_was_renamed_asks_again(
     call, failures = world.call, 3
 
     async def fail_to_locate(
-        operation: str, *arguments: Any, tell: object = None, patience: float = 1, background: bool = False
+        operation: str,
+        *arguments: Any,
+        **options: object,
     ) -> Any:
         nonlocal failures
         if operation == "locate" and failures:
@@ -883,14 +891,30 @@ async def test_what_is_no_file_is_told_once(autojump_clock: MockClock) -> None:
 
 
 async def test_source_that_is_away_is_told_and_waited_for(autojump_clock: MockClock) -> None:
-    """Promise 8: a watch whose source has gone says so, once, and says when it is back."""
+    """Promise 8: a watch whose source has gone says so, goes on at once when it is back, and says that too."""
     world = World(source=source(scan_interval=10.0))
     away = Trouble(Side.SOURCE, "open", b"", None, errno.ENODEV, "the source folder is not there")
-    world.troubles = [away, away, away]
+    world.troubles = [away]
     world.put(b"a", mtime=1e9)
-    await world.run(100)
-    assert world.told == [f"waiting for the source: {away}", "the source can be read again"]
-    assert world.jobs == [(30, [b"a"], False)]
+    await world.run(100, then=lambda: probing(world, fails=3, side=Side.SOURCE))
+    assert "the source folder is not there" in world.told[0]
+    assert [text.partition(" since ")[0] for text in world.told] == [
+        "source not usable",
+        "source not usable",  # for another reason
+        "the source is usable again",
+    ]
+    ((when, paths, _),) = world.jobs
+    assert paths == [b"a"]
+    assert 4 < when < 7.1  # pauses of 1, 2 and 4 seconds, almost
+
+
+async def test_folder_of_the_source_that_does_not_answer_holds_up_nobody(autojump_clock: MockClock) -> None:
+    """Where the source as a whole is well, a watch goes on with what it has, and the next scan tries again."""
+    world = World(source=source(scan_interval=10.0))
+    world.put(b"a", mtime=1e9)
+    world.troubles = [Trouble(Side.SOURCE, "scan", b"", None, errno.ETIMEDOUT, "no progress for 30 s")]
+    await world.run(100, then=lambda: probing(world, fails=0))
+    assert world.jobs == [(10, [b"a"], False)]
 
 
 async def test_source_that_hangs_is_not_taken_for_a_destination_that_hangs(autojump_clock: MockClock) -> None:
@@ -904,20 +928,34 @@ async def test_source_that_hangs_is_not_taken_for_a_destination_that_hangs(autoj
         await trio.sleep(10.2)
         world.troubles = [stuck]
 
-    await world.run(100, then=hang_again)
-    assert [text for text in world.told if text.startswith("waiting")] == 2 * [
-        f"waiting for the source: {stuck._replace(side=Side.SOURCE)}"
-    ]
-    assert world.storage.is_open
+    async def then() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hang_again)
+            await probing(world, fails=0)
+
+    await world.run(100, then=then)
+    expected = f"source not usable since T: {stuck._replace(side=Side.SOURCE)}"
+    told = [re.sub(r"\d\d:\d\d:\d\d", "T", text) for text in world.told]
+    assert told == 2 * [expected, "the source is usable again"]
     assert [paths for _, paths, _ in world.jobs] == [[b"a"]]
 
 
-async def test_sync_whose_source_is_away_ends(autojump_clock: MockClock) -> None:
-    """A sync does not wait for a source: it fails, with the reason."""
-    world = World(once=True)
+async def test_sync_waits_for_a_source_that_is_away(autojump_clock: MockClock) -> None:
+    """A disk that comes loose in the middle costs a sync time, and no file."""
+    world = World(once=True, source=source())
+    world.put(b"a", mtime=1e9)
     world.troubles = [Trouble(Side.SOURCE, "open", b"", None, errno.ENODEV, "the source folder is not there")]
+    await world.run(then=lambda: probing(world, fails=2, side=Side.SOURCE))
+    assert [paths for _, paths, _ in world.jobs] == [[b"a"]]
+
+
+async def test_sync_that_cannot_read_a_source_that_is_there_ends(autojump_clock: MockClock) -> None:
+    """Where every probe finds the source well, a sync gives up after some tries, and says why."""
+    world = World(once=True, source=source())
+    world.troubles = 10 * [Trouble(Side.SOURCE, "open", b"", None, errno.EACCES, "Permission denied")]
     with pytest.RaisesGroup(FileTrouble):
-        await world.run()
+        await world.run(then=lambda: probing(world, fails=0))
+    assert len(world.troubles) == 10 - (1 + world.config.retry.retries)
 
 
 async def test_file_that_could_not_be_looked_at_is_looked_at_again(autojump_clock: MockClock) -> None:
@@ -928,10 +966,11 @@ async def test_file_that_could_not_be_looked_at_is_looked_at_again(autojump_cloc
     async def fail_once() -> None:
         await trio.sleep(0.1)
         world.troubles = [Trouble(Side.SOURCE, "open", b"", None, errno.EIO, "Input/output error")]
+        await probing(world, fails=0)
 
     await world.run(50, then=fail_once)
     assert [paths for _, paths, _ in world.jobs] == [[b"a"]]
-    assert [text.partition(":")[0] for text in world.told] == ["waiting for the source", "the source can be read again"]
+    assert [text.partition(" since ")[0] for text in world.told] == ["source not usable", "the source is usable again"]
 
 
 # --- The destination, as a sync looks at it
@@ -940,18 +979,16 @@ async def test_file_that_could_not_be_looked_at_is_looked_at_again(autojump_cloc
 EIO = Trouble(Side.DESTINATION, "open", b"folder", None, errno.EIO, "Input/output error")
 
 
-async def probing(world: World, *, succeeds_after: int) -> None:
-    """Stand in for the storage's own task: some probes fail, then all succeed."""
+async def probing(world: World, *, fails: int, side: Side = Side.DESTINATION) -> None:
+    """Stand in for the agent: look after the ends; the first probes of one *side* fail."""
     failed = 0
 
-    async def call(
-        operation: str, *arguments: Any, tell: object = None, patience: float = 1, background: bool = False
-    ) -> Any:
+    async def call(operation: str, *arguments: Any, **options: object) -> Any:
         nonlocal failed
-        failed += 1
-        if failed <= succeeds_after:
-            raise FileTrouble(EIO)
-        return PROBED
+        if (operation == "probe_source") == (side == Side.SOURCE) and failed < fails:
+            failed += 1
+            raise FileTrouble(EIO._replace(side=side))
+        return (ENDS.source, HERE) if operation == "probe_source" else PROBED
 
     await world.storage.run(call, world.backlog.offer_again)
 
@@ -961,7 +998,7 @@ async def test_scan_goes_on_when_the_destination_is_back(autojump_clock: MockClo
     world = World(once=True, source=source())
     world.troubles = [EIO]
     world.put(b"a", mtime=1e9)
-    await world.run(then=lambda: probing(world, succeeds_after=3))
+    await world.run(then=lambda: probing(world, fails=3))
     assert [paths for _, paths, _ in world.jobs] == [[b"a"]]
     assert "Input/output error" in world.told[0]
     assert world.told[-1] == "the destination is usable again"
@@ -972,7 +1009,7 @@ async def test_folder_that_the_destination_refuses_for_ever_ends_a_sync(autojump
     world = World(once=True, source=source(), retry=Retry(retries=3, first=1, longest=60))
     world.troubles = [EIO] * 100
     with pytest.RaisesGroup(FileTrouble, flatten_subgroups=True):
-        await world.run(then=lambda: probing(world, succeeds_after=0))
+        await world.run(then=lambda: probing(world, fails=0))
     assert len(world.scans()) == 4
     assert world.now >= 3
 
@@ -983,7 +1020,9 @@ async def test_hiccups_between_folders_are_not_added_up(autojump_clock: MockCloc
     tries = 0
 
     async def fail_every_other_time(
-        operation: str, *arguments: Any, tell: object = None, patience: float = 1, background: bool = False
+        operation: str,
+        *arguments: Any,
+        **options: object,
     ) -> Any:
         nonlocal tries
         await trio.lowlevel.checkpoint()
@@ -993,7 +1032,7 @@ async def test_hiccups_between_folders_are_not_added_up(autojump_clock: MockCloc
         return world.listing._replace(rest=[b"%d" % tries] if tries < 20 else [])
 
     world.scanner.call = fail_every_other_time
-    assert await world.run(then=lambda: probing(world, succeeds_after=0)) < math.inf
+    assert await world.run(then=lambda: probing(world, fails=0)) < math.inf
     assert tries == 20
 
 
@@ -1005,14 +1044,16 @@ async def test_missing_folders_are_made_also_empty_ones(autojump_clock: MockCloc
     failures = [EIO]
 
     async def fail_to_make(
-        operation: str, *arguments: Any, tell: object = None, patience: float = 1, background: bool = False
+        operation: str,
+        *arguments: Any,
+        **options: object,
     ) -> Any:
         if operation == "make_folders" and failures:
             raise FileTrouble(failures.pop())
         return await call(operation, *arguments)
 
     world.scanner.call = fail_to_make
-    await world.run(then=lambda: probing(world, succeeds_after=2))
+    await world.run(then=lambda: probing(world, fails=2))
     assert [(operation, what) for _, operation, what in world.calls if operation == "make_folders"] == [
         ("make_folders", [b"empty"])
     ]

@@ -1,14 +1,10 @@
-"""What the movers see: what the ends are, what lies in the source, what the destination can do, where partials are."""
+"""What the movers see: what lies in the source, what the destination lacks, where partials are."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
-import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,16 +18,13 @@ from files import (
     need_leases,
     open_files,
     ordinary_user,
-    other_filesystem,
-    root_of,
-    without_privileges,
 )
 from support import make_tree
 from trioft import linux, surveyio, writers
 from trioft.errors import FileTrouble, Remedy, classify
 from trioft.fileio import Away
 from trioft.model import Found, Manner, Root
-from trioft.surveyio import KEEPS_NO_TIMES, Listing
+from trioft.surveyio import Listing
 
 
 @pytest.fixture
@@ -49,183 +42,6 @@ def failing(monkeypatch: pytest.MonkeyPatch, call: str, number: int) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, call, fail)
-
-
-# --- inspect and contains --------------------------------------------------------------------------------------------
-
-
-def test_each_path_is_told_for_what_it_is(ground: Ground, tmp_path: Path) -> None:
-    """A folder, a file, something else, or nothing: never an exception, and never anything created."""
-    (tmp_path / "file").write_bytes(b"")
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "link").symlink_to("source")
-    (tmp_path / "dangling").symlink_to("nowhere")
-    (tmp_path / "loop").symlink_to("loop")
-    names = ["source", "file", "pipe", "link", "dangling", "loop", "missing", "file/below", "missing/below"]
-    ends = surveyio.inspect([os.fsencode(tmp_path / name) for name in names])
-    assert dict(zip(names, [end.kind for end in ends], strict=True)) == {
-        "source": "folder",
-        "file": "file",
-        "pipe": "other",
-        "link": "folder",
-        "dangling": "missing",
-        "loop": "other",
-        "missing": "missing",
-        "file/below": "missing",
-        "missing/below": "missing",
-    }
-    assert ends[0].path == ends[3].path == os.fsencode(ground.source)
-    assert (ends[0].dev, ends[0].ino) == (ground.source.stat().st_dev, ground.source.stat().st_ino)
-    assert ends[0].error is None
-    assert not (tmp_path / "missing").exists()
-    assert not (tmp_path / "nowhere").exists()
-
-
-def test_an_end_without_access_says_so(ground: Ground) -> None:
-    """A folder that cannot be searched is known to be useless before the first copy."""
-    ground.source.chmod(0o600)
-    (end,) = without_privileges(lambda: surveyio.inspect([os.fsencode(ground.source)]))
-    assert (end.kind, end.error) == ("folder", "Permission denied")
-
-
-def test_an_end_tells_what_is_mounted_there() -> None:
-    """The kind and the name of the filesystem tell the right share from the local disk below it: promise 5."""
-    (end,) = surveyio.inspect([b"/proc/self"])
-    assert end.mount[0] == "proc"
-    assert not end.remote
-    (root,) = surveyio.inspect([b"/"])
-    assert root.mount[0] not in ("", "proc")
-
-
-@pytest.mark.parametrize("name", ["plain", "with blanks\tand\ntabs", "back\\slash\\040", "médias ü", "日本"])
-def test_a_mount_point_of_any_name_is_found(tmp_path: Path, name: str) -> None:
-    """Whatever a mount point is called, what is mounted there is told from what lies below it: promise 5."""
-    point = tmp_path / name
-    point.mkdir()
-    script = f"""
-import json, os, subprocess, sys
-sys.path.extend({sys.path!r})
-from trioft import surveyio
-point = os.fsencode(sys.argv[1])
-subprocess.run(["mount", "-t", "tmpfs", "the right share", point], check=True)
-os.mkdir(point + b"/below")
-print(json.dumps([end.mount for end in surveyio.inspect([point + b"/below", point, os.path.dirname(point)])]))
-"""
-    command = ["unshare", "--map-root-user", "--mount", sys.executable, "-I", "-S", "-c", script, str(point)]
-    if shutil.which("unshare") is None or subprocess.run([*command[:3], "true"], check=False).returncode:
-        pytest.skip("cannot make a mount namespace here")
-    done = subprocess.run(command, capture_output=True, check=False, text=True)
-    assert done.returncode == 0, done.stderr
-    below, at, above = json.loads(done.stdout)
-    assert below == at == ["tmpfs", "the\\040right\\040share"]
-    assert above != at
-
-
-def test_a_folder_contains_itself_and_what_is_below(ground: Ground, tmp_path: Path) -> None:
-    """Asked of the filesystem: links, and folders that are still to be made, do not hide it."""
-    ground.old(b"a/b/file")
-    (tmp_path / "link").symlink_to("dest")
-    dest = os.fsencode(ground.dest)
-    for below in (b"", b"/a", b"/a/b", b"/a/b/file", b"/a/missing", b"/missing/too"):
-        assert surveyio.contains(dest, dest + below), below
-    for path in (os.fsencode(tmp_path), os.fsencode(ground.source), dest + b"+", b"/", b"/nowhere"):
-        assert not surveyio.contains(dest, path), path
-    assert surveyio.contains(dest, os.fsencode(tmp_path / "link" / "a"))
-    assert surveyio.contains(os.fsencode(tmp_path / "link"), dest)
-    assert surveyio.contains(b"/", dest)
-    assert not surveyio.contains(b"/nowhere", dest)
-
-
-# --- probe -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_probe_uses_the_destination_and_leaves_nothing(ground: Ground) -> None:
-    """Usable means that it was used: written, synced, timed, removed."""
-    before = ground.dest.stat()
-    probed = surveyio.probe(os.fsencode(ground.dest), None)
-    assert probed.dev == before.st_dev
-    assert 0 < probed.free <= probed.total
-    assert probed.mount[0]
-    assert os.listdir(ground.dest) == []
-    assert ground.dest.stat().st_mtime_ns != before.st_mtime_ns
-
-
-@pytest.mark.parametrize(
-    ("keeps", "resolution"),
-    [(1, 1), (100, 100), (1000, 1_000), (10**9, 10**9), (2 * 10**9, 2 * 10**9), (0, KEEPS_NO_TIMES)],
-)
-def test_a_probe_measures_how_exactly_times_are_kept(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch, keeps: int, resolution: int
-) -> None:
-    """From nanoseconds to the two seconds of FAT, and where no time can be set, none is compared."""
-    real = os.utime
-
-    def rounding(path: bytes, *, ns: tuple[int, int], dir_fd: int) -> None:
-        if not keeps:
-            raise OSError(errno.EPERM, "")
-        real(path, ns=(ns[0], ns[1] // keeps * keeps), dir_fd=dir_fd)
-
-    monkeypatch.setattr(os, "utime", rounding)
-    assert surveyio.probe(os.fsencode(ground.dest), None).resolution_ns == resolution
-
-
-def test_a_probe_tells_whether_permission_bits_are_kept(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some servers ignore them without a word."""
-    assert surveyio.probe(os.fsencode(ground.dest), None).keeps_permissions
-    monkeypatch.setattr(os, "fchmod", lambda fd, mode: None)
-    assert not surveyio.probe(os.fsencode(ground.dest), None).keeps_permissions
-
-
-@pytest.mark.parametrize("call", ["write", "fsync", "utime", "stat", "unlink", "close", "fstatvfs"])
-def test_a_probe_that_fails_in_any_step_says_in_which(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
-    """A destination on which one thing does not work is not usable now; nothing else is concluded from that."""
-    real = getattr(os, call)
-
-    def fail(*args: Any, **kwargs: Any) -> Any:
-        if call == "close":
-            name = os.readlink(f"/proc/self/fd/{args[0]}")
-            real(*args)
-            if not name.endswith(".partial"):
-                return None
-        if call == "stat" and "dir_fd" not in kwargs:
-            return real(*args, **kwargs)
-        raise OSError(errno.EIO, "")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, call, fail)
-        with pytest.raises(FileTrouble) as caught:
-            surveyio.probe(os.fsencode(ground.dest), None)
-    trouble = caught.value.trouble
-    assert (trouble.side, trouble.errno) == ("destination", errno.EIO)
-    assert trouble.op == {"utime": "stat", "close": "fsync", "fstatvfs": "open"}.get(call, call)
-    assert classify(trouble) == Remedy.DESTINATION
-
-
-@pytest.mark.parametrize("what", ["missing", "a file", "read only"])
-def test_a_probe_never_makes_the_destination(ground: Ground, what: str) -> None:
-    """What is not there is told, not created: promise 5."""
-    path = ground.dest / "mount point"
-    if what == "a file":
-        path.write_bytes(b"")
-    elif what == "read only":
-        path.mkdir(0o555)
-    with ordinary_user(), pytest.raises(FileTrouble) as caught:
-        surveyio.probe(os.fsencode(path), None)
-    expected = {"missing": errno.ENOENT, "a file": errno.ENOTDIR, "read only": errno.EACCES}
-    assert caught.value.trouble.errno == expected[what]
-    assert path.exists() == (what != "missing")
-
-
-def test_a_probe_looks_for_the_marker(ground: Ground) -> None:
-    """A folder without the file that marks the right volume is not the destination: promise 5."""
-    with pytest.raises(FileTrouble) as caught:
-        surveyio.probe(os.fsencode(ground.dest), b"marks/this one")
-    assert (caught.value.trouble.op, caught.value.trouble.errno) == ("find the marker", errno.ENOENT)
-    assert os.listdir(ground.dest) == []
-    ground.old(b"marks/this one")
-    surveyio.probe(os.fsencode(ground.dest), b"marks/this one")
 
 
 # --- scan ------------------------------------------------------------------------------------------------------------
@@ -551,13 +367,3 @@ def test_the_search_for_partials_passes_over_what_cannot_be_read(ground: Ground)
         found = surveyio.find_partials(ground.ends.destination, [b"", b"gone"])
     (ground.dest / "closed").chmod(0o700)
     assert [path for path, _ in found.partials] == [b"open/b.00000000.partial"]
-
-
-def test_two_filesystems_are_told_apart(ground: Ground) -> None:
-    """A root on another device is another root, whatever lies in it."""
-    with other_filesystem(ground.source) as elsewhere:
-        ours, theirs = surveyio.inspect([os.fsencode(ground.source), os.fsencode(elsewhere)])
-        assert ours.dev != theirs.dev
-        assert ours.mount != theirs.mount
-        with pytest.raises(Away):
-            surveyio.scan(Root(root_of(elsewhere).path, ours.dev), [b""], (), (), None, None)

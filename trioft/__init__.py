@@ -11,7 +11,7 @@ DEST. The **movers** are a few disposable child processes that do nothing but fi
 
       services (outlive the pipeline)             pipeline (ended by the first signal)
         ledger    ◀─ outcomes, checkpoints ─────────  scanner ─ jobs ▶ copier × N    (files that are finished)
-        storage   health, space, identity; gate ───▶     ▲    └ jobs ▶ copier × M    (files that grow)
+        storage   health, space, identity; gates ──▶     ▲    └ jobs ▶ copier × M    (files that grow)
         movers    child processes ◀─ calls ─────────     │               │ choose a strategy, finish, report
                                                          └── backlog ◀───┘ what has to wait
         events    hints that something changed ────▶  sweeper: removes orphaned partials at the start
@@ -64,7 +64,8 @@ resumeio         what of a partial is still good                                
 copyio           write a bundle; prepare, copy and settle a large file                                (in movers)
 growio           look at a file that grows, copy behind its writer, compare, find its new name        (in movers)
 publishio        partial → final name; removal of a delivered source                                  (in movers)
-surveyio         what the ends are; scan, look, probe, search for partials                            (in movers)
+endsio           what the ends are: which filesystems, whether they can be used                       (in movers)
+surveyio         scan, look, make folders, search for partials                                        (in movers)
 mover            the child process: read a request, run one operation, answer
 watcher          the child process behind ``events``
 kinds            what the values of an option may be, and how they are read and written
@@ -77,7 +78,8 @@ board            live state of all files, totals; the source of display and JSON
 backlog          files that are not delivered yet, and when to look at each again; bounded; makes the jobs
 events           file events: hints for the scanner
 ledger           SQLite: outcomes, checkpoints, history; readable schema in ``ledger.sql``
-storage          the destination's health, space and identity; the gate
+storage          both ends' health and identity, the destination's space; the gates
+ends             the two ends, before the first file: found, refused, waited for
 scanner          walks and watches the source, decides what is ready and what grows
 transfer         a large file on its way: plan, write, settle; what copiers and strategies work with
 follow           the strategy for files that are being written: watch, copy, reconcile

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
@@ -20,16 +18,17 @@ from trioft.backlog import Backlog
 from trioft.board import Board
 from trioft.config import Config
 from trioft.copier import run_copier
-from trioft.errors import ConfigError, FileTrouble, UnusableError, hint_for, show_path
+from trioft.ends import Pair, check_ends, find_ends, with_patience
+from trioft.endsio import KEEPS_NO_TIMES
+from trioft.errors import Side
 from trioft.events import Changes, run_events
 from trioft.ledger import Ledger, Lock, ledger_path, open_port, run_ledger
-from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, Ends, Found, Job, Manner, Root
-from trioft.movers import Call, Movers
-from trioft.naming import compile_globs
+from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, Found, Job, Manner
+from trioft.movers import Movers, Stuck
 from trioft.scanner import Scanner
 from trioft.shutdown import Shutdown
-from trioft.storage import Storage, why_not_usable
-from trioft.surveyio import KEEPS_NO_TIMES, End, Listing, Look, Probed
+from trioft.storage import Storage
+from trioft.surveyio import Listing, Look
 from trioft.sweeper import sweep
 from trioft.throttle import Throttle
 from trioft.transfer import Owners, Tools
@@ -37,30 +36,10 @@ from trioft.transfer import Owners, Tools
 # Besides copy.movers: one that scans, one that looks at files that grow, one that probes the destination, so that none
 # waits for a copy.
 _LOOKING_MOVERS = 3
+# A dry run writes nothing, so it does not find out how exactly the destination keeps times; not worse than this.
+_COARSEST_NS = 2_000_000_000
 # Seconds that a sync, whose files are all delivered, waits for the search for orphans; longer if it took longer.
 _SWEEP_AT_LEAST = 5
-
-
-@attrs.frozen(kw_only=True)
-class Pair:
-    """The two ends, found out and found good."""
-
-    source: End
-    destination: End
-    only: bytes | None  # SOURCE is this one file in its folder
-    exclude: tuple[str, ...]
-    probed: Probed
-
-    @property
-    def ends(self) -> Ends:
-        return Ends(
-            Root(self.source.path, self.source.dev),
-            Root(self.destination.path, self.probed.dev),
-        )
-
-    @property
-    def ledger_source(self) -> bytes:
-        return os.path.join(self.source.path, self.only) if self.only else self.source.path
 
 
 async def run_agent(
@@ -69,6 +48,7 @@ async def run_agent(
     *,
     once: bool,
     state_dir: str,
+    accept_new_destination: bool = False,
     display: Callable[[], Awaitable[None]] | None = None,
     mover: Sequence[str] | None = None,
 ) -> int | None:
@@ -76,28 +56,46 @@ async def run_agent(
     Transfer everything, ``once`` or until stopped. Returns the number of the signal that stopped it, or None.
 
     What happens is told to *board*. *display* is a task that shows it; *mover* another command that starts a mover.
-    Raises ``TrioftError`` where the ends, the configuration or the ledger do not allow to work.
+    A destination on another filesystem than in earlier runs is used only with *accept_new_destination*.
+
+    Raises ``TrioftError`` where the ends, the configuration or the ledger do not allow to work. A destination that is
+    away, or not the right one, is waited for if not ``once``.
     """
     shutdown = Shutdown(config.state.shutdown_grace)
-    stall = config.copy.stall_timeout
+    stall, stuck = config.copy.stall_timeout, Stuck()
+    stuck.told = lambda text: board.notice("mover", text)
     async with (
         _signals(shutdown) as received,
-        Movers(_LOOKING_MOVERS, stall, mover) as looking,
-        Movers(config.copy.movers, stall, mover) as copying,
+        Movers(_LOOKING_MOVERS, stall, mover, stuck) as looking,
+        Movers(config.copy.movers, stall, mover, stuck) as copying,
         # A pool of their own: recordings never wait behind a backlog. Two at least, so that none waits for another's
         # barrier.
-        Movers(max(2, config.copy.movers), stall, mover) as following,
+        Movers(max(2, config.copy.movers), stall, mover, stuck) as following,
+        _shown(display),
     ):
         with shutdown.until_stopped():
-            pair = await find_ends(config, looking.call, state_dir)
+            pair = await with_patience(
+                lambda: find_ends(config, looking.call, state_dir), config, board, patient=not once
+            )
         if shutdown.stopped:
             return received[0]
         with _ledger_of(pair, config, state_dir) as ledger:
             port, requests = open_port(copying_capacity(config))
-            storage = Storage(pair.ends, pair.probed, config, board)
+            known = {side: ledger.identity_of(side) for side in Side}
+            if accept_new_destination:
+                known[Side.DESTINATION] = None
+            storage = Storage(pair.ends, known, config, board)
+            with shutdown.until_stopped():
+                await with_patience(lambda: check_ends(storage, looking.call), config, board, patient=not once)
+            if shutdown.stopped:
+                return received[0]
+            with ledger.transaction():
+                for side, identity in storage.identity.items():
+                    assert identity is not None
+                    ledger.note_identity(side, identity)
             backlog = Backlog(board, oldest_first=not once, bundle_bytes=bundle_bytes(config))
             changes = Changes(backlog.wake)
-            manner = how_to_copy(config, once, pair.probed.resolution_ns)
+            manner = how_to_copy(config, once, storage.resolution_ns)
             tools = Tools(
                 config=config,
                 once=once,
@@ -111,6 +109,7 @@ async def run_agent(
                 manner=manner,
                 throttle=Throttle(config.copy.bwlimit),
                 shutdown=shutdown,
+                stuck=stuck,
             )
             # The ledger outlives all that may still have something to say to it: it ends when the last port closes.
             async with trio.open_nursery() as services:
@@ -119,11 +118,9 @@ async def run_agent(
                     async with trio.open_nursery() as helpers:
                         helpers.start_soon(storage.run, looking.call, backlog.offer_again)
                         if not once:
-                            helpers.start_soon(_watch_source, pair, changes, board)
+                            helpers.start_soon(_watch_source, pair, storage, changes, board)
                         swept = trio.Event()
                         helpers.start_soon(sweep, looking.call, storage, backlog, port.clone(), board, swept)
-                        if display is not None:
-                            helpers.start_soon(display)
                         with shutdown.until_stopped():
                             # Ends when the scanner has closed the jobs and the last is done, or by a signal.
                             async with trio.open_nursery() as pipeline:
@@ -215,91 +212,32 @@ def _ledger_of(pair: Pair, config: Config, state_dir: str) -> Iterator[Ledger]:
         lock.release()
 
 
-async def _watch_source(pair: Pair, changes: Changes, board: Board) -> None:
+async def _watch_source(pair: Pair, storage: Storage, changes: Changes, board: Board) -> None:
+    """Have events reported, also of what is mounted there after the source was away."""
     if pair.source.remote:
         board.notice("events", f"no file events: the source is on {pair.source.mount[0]}; it is scanned instead")
     elif pair.only is None:
-        await run_events(
-            pair.source.path, changes, lambda text: board.notice("events", f"{text}; the source is scanned instead")
-        )
+        while True:
+            mounted = storage.source_mounted
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(run_events, pair.source.path, changes, lambda text: _no_events(text, board))
+                await mounted.wait()
+                nursery.cancel_scope.cancel()
+            changes.add(None)
 
 
-# --- the ends --------------------------------------------------------------------------------------------------------
+def _no_events(text: str, board: Board) -> None:
+    board.notice_once("events", f"{text}; the source is scanned instead")
 
 
-async def find_ends(config: Config, call: Call, state_dir: str, *, probe: bool = True) -> Pair:
-    """
-    Find out what source and destination are. Without *probe* nothing is written to the destination.
-
-    Raises ``UnusableError`` or ``ConfigError`` if they are not what trioft can work with.
-    """
-    archive = config.copy.on_success.folder
-    paths = [_absolute(path) for path in (config.source.path, config.destination.path, state_dir, archive) if path]
-    try:
-        source, destination, state, *rest = await call("inspect", paths)
-        only = None
-        if source.kind == "file":
-            path, only = os.path.split(source.path)
-            source = (await call("inspect", [path]))[0]._replace(mount=source.mount)
-        _check_end(source, "source")
-        _check_end(destination, "destination")
-        if only is None:
-            await _refuse_overlap(call, source, destination)
-        elif os.path.join(source.path, only) == os.path.join(destination.path, only):
-            raise ConfigError(["source and destination are the same file"])
-        exclude = config.source.exclude
-        for folder, what in [(state, "state directory"), *((folder, "archive folder") for folder in rest)]:
-            if only is None and await call("contains", source.path, folder.path):
-                relative = folder.path[len(source.path) + 1 :]
-                if what == "state directory" or not relative:
-                    raise ConfigError([f"the {what} must not be inside the source: {show_path(folder.path)}"])
-                exclude = (*exclude, _literal_glob(relative))
-        root = Root(destination.path, destination.dev)
-        if probe:
-            marker = config.destination.marker
-            probed: Probed = await call("probe", root.path, marker and os.fsencode(marker))
-            if why := why_not_usable(probed, config):
-                raise UnusableError(f"the destination cannot be used: {why}")
-        else:
-            probed = Probed(destination.dev, 0, 0, destination.mount, False, 2_000_000_000, True)
-    except FileTrouble as error:
-        trouble = error.trouble
-        raise UnusableError(f"cannot use the {trouble.side}: {trouble}", hint=hint_for(trouble)) from error
-    for pattern in (*config.source.include, *exclude):
-        try:
-            compile_globs((pattern,))
-        except re.error as error:
-            raise ConfigError([f"{pattern!r} is no pattern: {error}"]) from error
-    return Pair(source=source, destination=destination, only=only, exclude=tuple(exclude), probed=probed)
-
-
-def _absolute(path: str) -> bytes:
-    return os.fsencode(os.path.abspath(path))
-
-
-def _check_end(end: End, side: str) -> None:
-    path = show_path(end.path)
-    if end.kind == "missing":
-        hint = "trioft never creates it: mount it, or make the folder yourself" if side == "destination" else None
-        raise UnusableError(f"the {side} is not there: {path}", hint=hint)
-    if end.error:
-        raise UnusableError(f"the {side} cannot be used: {path}: {end.error}")
-    if end.kind != "folder":
-        raise UnusableError(f"the {side} is not a folder: {path}")
-
-
-async def _refuse_overlap(call: Call, source: End, destination: End) -> None:
-    if (source.dev, source.ino) == (destination.dev, destination.ino):
-        raise ConfigError(["source and destination are the same folder"])
-    if await call("contains", source.path, destination.path):
-        raise ConfigError(["the destination is inside the source: it would be copied into itself for ever"])
-    if await call("contains", destination.path, source.path):
-        raise ConfigError(["the source is inside the destination"])
-
-
-def _literal_glob(path: bytes) -> str:
-    """Return a pattern for exactly this folder at the root of the source."""
-    return "/" + re.sub(r"([\[*?])", r"[\1]", os.fsdecode(path))
+@contextlib.asynccontextmanager
+async def _shown(display: Callable[[], Awaitable[None]] | None) -> AsyncIterator[None]:
+    """Run *display* while inside."""
+    async with trio.open_nursery() as nursery:
+        if display is not None:
+            nursery.start_soon(display)
+        yield
+        nursery.cancel_scope.cancel()
 
 
 # --- dry run ---------------------------------------------------------------------------------------------------------
@@ -308,8 +246,8 @@ def _literal_glob(path: bytes) -> str:
 async def list_missing(config: Config, tell: Callable[[Found], None], board: Board, *, state_dir: str) -> None:
     """Call *tell* with each file that a sync would copy. Writes nothing anywhere, not even the ledger."""
     async with Movers(1, config.copy.stall_timeout) as movers:
-        pair = await find_ends(config, movers.call, state_dir, probe=False)
-        manner = how_to_copy(config, True, pair.probed.resolution_ns)
+        pair = await find_ends(config, movers.call, state_dir)
+        manner = how_to_copy(config, True, _COARSEST_NS)
         scan = functools.partial(movers.call, "scan", pair.ends.source)
         if pair.only is not None:
             looks: list[Look] = await movers.call(

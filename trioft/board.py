@@ -66,13 +66,15 @@ Listener = Callable[[Entry], None]
 
 
 class Board:
-    """Live files, totals and the state of the destination. ``revision`` grows by one with every change."""
+    """Live files, totals and the state of the ends. ``revision`` grows by one with every change."""
 
     def __init__(self) -> None:
         self.live: dict[int, Entry] = {}
         self.totals = Totals()
         self.revision = 0
-        self.destination: str | None = None  # None: well; else what is wrong, in words
+        self.source: str | None = None  # None: well; else what is wrong, in words
+        self.destination: str | None = None
+        self.full_in: float | None = None  # seconds until the recordings will have used up the destination's space
         self.scanned = False  # the whole tree has been looked at once: totals and ETA mean something
         self.pending_files = 0
         self.pending_bytes = 0  # of the live files, still to be copied
@@ -192,12 +194,25 @@ class Board:
         for listener in self.listeners:
             listener(entry)
 
+    def set_source(self, text: str | None) -> None:
+        """The source is well (None), or what is wrong with it."""
+        if text != self.source:
+            self.source = text
+            self.revision += 1
+            self.notice("source", f"source {text}" if text else "the source is usable again")
+
     def set_destination(self, text: str | None) -> None:
         """The destination is well (None), or what is wrong with it."""
         if text != self.destination:
             self.destination = text
             self.revision += 1
-            self.notice("storage", text or "the destination is usable again")
+            self.notice("storage", f"destination {text}" if text else "the destination is usable again")
+
+    @property
+    def waits_for(self) -> str | None:
+        """Say which end all files wait for, and why; None where they need not wait."""
+        ends = {"source": self.source, "destination": self.destination}
+        return "; ".join(f"{name} {text}" for name, text in ends.items() if text) or None
 
     def notice_once(self, what: str, text: str) -> None:
         """Say something only the first time."""

@@ -11,12 +11,15 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 import trio
 
 from trioft.mover import LENGTH
+
+_WORDS = 2000  # bytes
 
 
 def child_command(module: str, *arguments: object) -> list[str]:
@@ -36,10 +39,21 @@ class Child:
 
     def __init__(self, command: Sequence[str]) -> None:
         # From this thread, and blocking, for some milliseconds. A session of its own keeps the terminal's Ctrl-C from
-        # it, and it inherits nothing but its pipes: not the ledger, not the lock.
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
-        )
+        # it, and it inherits nothing but its pipes: not the ledger, not the lock, and not our standard error, which
+        # whoever reads it would not see the end of for as long as a child that does not die has it open.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `end`
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                bufsize=0,
+                start_new_session=True,
+            )
+        except BaseException:
+            self._errors.close()
+            raise
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self.requests = trio.lowlevel.FdStream(os.dup(self._process.stdin.fileno()))
@@ -55,6 +69,20 @@ class Child:
     @property
     def has_ended(self) -> bool:
         return self._process.poll() is not None
+
+    @property
+    def is_held(self) -> bool:
+        """Has it still not died, some time after it was killed?"""
+        try:
+            return os.waitpid(self.pid, os.WNOHANG) == (0, 0)
+        except ChildProcessError:
+            return False
+
+    def last_words(self) -> str:
+        """Return the last line that it wrote to its standard error: what a dying interpreter has to say."""
+        size = os.fstat(self._errors.fileno()).st_size
+        lines = os.pread(self._errors.fileno(), _WORDS, max(0, size - _WORDS)).decode("utf-8", "replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     async def send(self, message: object) -> None:
         """Send one message. Raises ``trio.BrokenResourceError`` if the child has ended."""
@@ -91,6 +119,7 @@ class Child:
                 with trio.move_on_after(to_die):
                     await self._wait()
             await trio.aclose_forcefully(self.answers)
+        self._errors.close()
         if self._process.poll() is not None:
             return True
         self._process.returncode = -9  # it will be, and nobody is to wait for it

@@ -36,7 +36,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 config_app = typer.Typer(
-    help="Check, show, or begin a configuration file.",
+    help="Check, show, or begin a configuration file. Not in it: a destination that has moved to another filesystem on"
+    " purpose is accepted with `trioft sync` or `trioft watch --accept-new-destination`, once.",
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -109,6 +110,13 @@ StateDir = Annotated[
     str | None,
     typer.Option("--state-dir", metavar="DIR", help="Where the ledger lives. Default: the user's state folder."),
 ]
+AcceptNewDestination = Annotated[
+    bool,
+    typer.Option(
+        "--accept-new-destination",
+        help="DEST is on another filesystem than in earlier runs, on purpose: use it from now on.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout, `summary` last.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only what failed.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
@@ -149,6 +157,7 @@ def sync(
     bwlimit: Bwlimit = None,
     min_free: MinFree = None,
     state_dir: StateDir = None,
+    accept_new_destination: AcceptNewDestination = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -165,7 +174,13 @@ def sync(
 
     raise typer.Exit(
         console.run_sync(
-            settings, as_json=json, quiet=quiet, verbose=verbose, progress=not no_progress, dry_run=dry_run
+            settings,
+            accept=accept_new_destination,
+            as_json=json,
+            quiet=quiet,
+            verbose=verbose,
+            progress=not no_progress,
+            dry_run=dry_run,
         )
     )
 
@@ -186,6 +201,7 @@ def watch(
     bwlimit: Bwlimit = None,
     min_free: MinFree = None,
     state_dir: StateDir = None,
+    accept_new_destination: AcceptNewDestination = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -199,7 +215,16 @@ def watch(
     settings = _load(locals())
     from trioft import console
 
-    raise typer.Exit(console.run_watch(settings, as_json=json, quiet=quiet, verbose=verbose, progress=not no_progress))
+    raise typer.Exit(
+        console.run_watch(
+            settings,
+            accept=accept_new_destination,
+            as_json=json,
+            quiet=quiet,
+            verbose=verbose,
+            progress=not no_progress,
+        )
+    )
 
 
 @config_app.command()

@@ -20,10 +20,11 @@ import trio
 from trioft.agent import list_missing, run_agent
 from trioft.board import Board, Entry, Totals
 from trioft.config import Config
-from trioft.display import DRAWING, run_display, size_text
+from trioft.display import DRAWING, run_display
 from trioft.errors import FileTrouble, TrioftError, UnusableError, hint_for, show_path
 from trioft.ledger import now
 from trioft.model import FINAL, FileState, Found
+from trioft.notation import size_text
 from trioft.outlet import Outlet, write_to
 
 if TYPE_CHECKING:
@@ -168,21 +169,24 @@ def path_fields(key: str, path: bytes) -> dict[str, object]:
         return {key: show_path(path), f"{key}_b64": base64.b64encode(path).decode("ascii")}
 
 
-def run_sync(settings: Config, *, as_json: bool, quiet: bool, verbose: bool, progress: bool, dry_run: bool) -> int:
+def run_sync(
+    settings: Config, *, accept: bool, as_json: bool, quiet: bool, verbose: bool, progress: bool, dry_run: bool
+) -> int:
     """Run `trioft sync`; return its exit code."""
     if dry_run:
-        return _run(settings, None, as_json, quiet, verbose, progress=False, dry_run=True)
-    return _run(settings, True, as_json, quiet, verbose, progress)
+        return _run(settings, None, accept, as_json, quiet, verbose, progress=False, dry_run=True)
+    return _run(settings, True, accept, as_json, quiet, verbose, progress)
 
 
-def run_watch(settings: Config, *, as_json: bool, quiet: bool, verbose: bool, progress: bool) -> int:
+def run_watch(settings: Config, *, accept: bool, as_json: bool, quiet: bool, verbose: bool, progress: bool) -> int:
     """Run `trioft watch`; return its exit code."""
-    return _run(settings, False, as_json, quiet, verbose, progress)
+    return _run(settings, False, accept, as_json, quiet, verbose, progress)
 
 
 def _run(
     settings: Config,
     once: bool | None,
+    accept: bool,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -203,7 +207,14 @@ def _run(
             await list_missing(settings, lambda found: _tell_missing(found, as_json, voice), board, state_dir=state_dir)
             return None
         display = None if screen is None else lambda: run_display(board, screen)
-        return await run_agent(settings, board, once=bool(once), state_dir=state_dir, display=display)
+        return await run_agent(
+            settings,
+            board,
+            once=bool(once),
+            state_dir=state_dir,
+            accept_new_destination=accept,
+            display=display,
+        )
 
     began = _monotonic()
     try:

@@ -5,18 +5,23 @@ The copier: one job at a time, from admission to report, and what happens on an 
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 
+import attrs
 import trio
 
 from trioft.backlog import Backlog, Pending
-from trioft.errors import FileTrouble, Remedy, Trouble, classify
+from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify, may_concern_all
 from trioft.finish import finish
 from trioft.ledger import Entry, Ledger
 from trioft.model import Checkpoint, FileState, Item, Job, Result, Verdict
 from trioft.naming import partial_of
 from trioft.strategies import STRATEGIES, choose_strategy
-from trioft.transfer import Tools
+from trioft.transfer import Tools, is_remounted
+
+# Seconds between two looks whether an operation that was left behind has ended.
+_STUCK = 1.0
 
 
 async def run_copier(jobs: trio.MemoryReceiveChannel[Job], backlog: Backlog, tools: Tools) -> None:
@@ -39,8 +44,12 @@ async def run_copier(jobs: trio.MemoryReceiveChannel[Job], backlog: Backlog, too
 async def _take(job: Job, backlog: Backlog, tools: Tools) -> None:
     checkpoint = await _begun(job, tools)
     started = [(item, p) for item in job.items if (p := _start(item, job.growing, backlog)) is not None]
+    started = [(item, p) for item, p in started if not _has_to_wait(item, p, backlog, tools)]
     job, pending = job._replace(items=tuple(item for item, _ in started)), [p for _, p in started]
     if pending:
+        # Should a mover get stuck for good, everybody knows on which files.
+        owner = tuple(item.fingerprint[:2] for item in job.items)
+        tools = attrs.evolve(tools, call=functools.partial(tools.call, owner=owner))
         name = choose_strategy(job, checkpoint)
         partial = checkpoint.partial if checkpoint is not None else _partial_of(job.items[0])
         if await _admit(name, pending, partial, backlog, tools):
@@ -55,6 +64,19 @@ def _start(item: Item, growing: bool, backlog: Backlog) -> Pending | None:
     return pending if growing or pending.found.fingerprint == item.fingerprint else None
 
 
+def _has_to_wait(item: Item, pending: Pending, backlog: Backlog, tools: Tools) -> bool:
+    """
+    Put a file back that an operation of an earlier attempt, which got stuck, may still do something about.
+
+    It writes, or renames, when the kernel lets it: after that, and not in the middle of another attempt.
+    """
+    pid = tools.stuck.process_on(item.fingerprint[:2])
+    if pid is not None:
+        reason = f"destination: an operation of an earlier attempt has not come back (process {pid})"
+        backlog.again(pending, FileState.WAITING, reason, _STUCK)
+    return pid is not None
+
+
 async def _begun(job: Job, tools: Tools) -> Checkpoint | None:
     """Return what an earlier run has done of a large file, also under another name."""
     if choose_strategy(job) == "bundle":
@@ -65,7 +87,7 @@ async def _begun(job: Job, tools: Tools) -> Checkpoint | None:
         return None
     name, checkpoint = former
     fits = checkpoint.partial == partial_of(name, *item.fingerprint[:2])
-    return checkpoint if fits else None
+    return checkpoint if fits or is_remounted(checkpoint, item) else None
 
 
 def _partial_of(item: Item) -> bytes:
@@ -76,7 +98,7 @@ async def _admit(name: str, pending: list[Pending], partial: bytes, backlog: Bac
     """Wait until the destination is usable; return whether it has room for what *partial* does not hold already."""
     if not tools.storage.is_open:
         for p in pending:
-            tools.board.move(p.entry, FileState.WAITING, tools.board.destination)
+            tools.board.move(p.entry, FileState.WAITING, tools.board.waits_for)
         await tools.storage.usable()
     held = 0
     if name != "bundle":
@@ -134,6 +156,8 @@ async def _report_all(
                 return
         except FileTrouble as error:
             results = [Result(Verdict.TROUBLE, trouble=error.trouble)]  # nobody knows: it is asked again
+    if any(result.trouble is not None and _may_concern_all(result.trouble) for result in results):
+        await tools.storage.gates[Side.DESTINATION].is_well()
     for p, item, result in zip(pending, job.items, results, strict=True):
         _report(p, item, result, backlog, tools, failed)
         if p.entry.state in (FileState.GONE, FileState.SKIPPED, FileState.FAILED) and (
@@ -226,6 +250,14 @@ def _cope(pending: Pending, trouble: Trouble, backlog: Backlog, tools: Tools) ->
                     return True
             pending.outages = tools.storage.outages
             backlog.again(pending, FileState.WAITING, f"destination: {trouble}", _pause(entry.attempt, tools))
+        case Remedy.SOURCE:
+            tools.storage.suspect(trouble)
+            if pending.outages == tools.storage.outages:
+                entry.attempt += 1
+                if entry.attempt > tools.config.retry.retries:
+                    return True
+            pending.outages = tools.storage.outages
+            backlog.again(pending, FileState.WAITING, f"source: {trouble}", _pause(entry.attempt, tools))
         case Remedy.SPACE:
             tools.storage.ran_out()
             backlog.again(pending, FileState.WAITING, f"space: {trouble}", tools.config.destination.check_interval)
@@ -237,8 +269,14 @@ def _cope(pending: Pending, trouble: Trouble, backlog: Backlog, tools: Tools) ->
             backlog.again(pending, FileState.WAITING, f"retry in {pause:.0f} s: {trouble}", pause)
             entry.retry_at = trio.current_time() + pause
         case Remedy.GIVE_UP:
-            return True
+            if tools.storage.is_open or not _may_concern_all(trouble):
+                return True
+            backlog.again(pending, FileState.WAITING, f"destination: {trouble}", 0)
     return False
+
+
+def _may_concern_all(trouble: Trouble) -> bool:
+    return classify(trouble) == Remedy.GIVE_UP and may_concern_all(trouble)
 
 
 def _pause(attempt: int, tools: Tools) -> float:

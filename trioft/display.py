@@ -12,6 +12,7 @@ import trio
 
 from trioft.errors import show_path
 from trioft.model import FileState
+from trioft.notation import size_text, span_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,8 +109,10 @@ def render(board: Board, rate: float | None) -> RenderableType:
         lines.insert(1, bar)
     if len(active) > _FILES:
         lines.append(Text(f"and {len(active) - _FILES} more"))
-    if board.destination:
-        lines.append(Text(f"waiting: {board.destination}", style="yellow"))
+    if board.waits_for:
+        lines.append(Text(f"waiting: {board.waits_for}", style="yellow"))
+    if board.full_in is not None:
+        lines.append(Text(f"destination full in {span_text(board.full_in)}", style="yellow"))
     return Group(*lines)
 
 
@@ -129,16 +132,6 @@ def _doing(entry: Entry) -> str:
 
 def _shorten(text: str, width: int = 40) -> str:
     return text if len(text) <= width else f"…{text[1 - width :]}"
-
-
-def size_text(count: int) -> str:
-    """Return *count* bytes as people read them, in three digits: ``1.23 GB``."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 999.5 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:,.0f} {unit}" if unit == "B" or value >= 999.5 else f"{value:.3g} {unit}"
 
 
 def _clock(seconds: float) -> str:

@@ -6,6 +6,7 @@ Two kinds of trouble, kept apart:
 ``TrioftError``                 ends a command; carries its exit code and a hint.
   ├─ ``ConfigError``            2  wrong usage or configuration (every problem at once)
   └─ ``UnusableError``          3  source, destination or state cannot be used
+       ├─ ``AwayError``         3  not there now; a watch waits for it
        ├─ ``LockedError``       3  another trioft works on the same pair
        └─ ``LedgerError``       3  the ledger cannot be opened or written
 
@@ -48,6 +49,14 @@ class UnusableError(TrioftError):
     exit_code = 3
 
 
+class AwayError(UnusableError):
+    """An end is not there now, or not the right one: it may be mounted later."""
+
+    def __init__(self, text: str, *, side: str, hint: str | None = None) -> None:
+        super().__init__(text, hint=hint)
+        self.side = side
+
+
 class LockedError(UnusableError):
     """Another trioft works on the same source and destination."""
 
@@ -61,6 +70,10 @@ class Side(enum.StrEnum):
 
     SOURCE = "source"
     DESTINATION = "destination"
+
+
+# The operation that finds out which filesystem an end is.
+IDENTIFY = "identify"
 
 
 class Trouble(NamedTuple):
@@ -96,14 +109,14 @@ class Remedy(enum.StrEnum):
     """What to do about a ``Trouble``."""
 
     DESTINATION = "destination"  # close the gate, probe, go on from the checkpoint; no attempt counted
+    SOURCE = "source"  # the same at the source, but where it is well, this file is tried a limited number of times
     SPACE = "space"  # wait for space; smaller files go on
     RETRY = "retry"  # this file again after a pause, a limited number of times
     GIVE_UP = "permanent"  # this file fails now; the others go on
 
 
-# Seen in real outages of network mounts, on any operation at the destination.
-_DESTINATION_GONE = {
-    errno_.EIO,
+# Seen in real outages of network mounts, on any operation.
+_AWAY = {
     errno_.ESTALE,
     errno_.EHOSTDOWN,
     errno_.EHOSTUNREACH,
@@ -120,6 +133,8 @@ _DESTINATION_GONE = {
     errno_.ECONNRESET,
     errno_.EREMOTEIO,
 }
+# At the source it is a bad sector.
+_DESTINATION_AWAY = _AWAY | {errno_.EIO}
 _NO_SPACE = {errno_.ENOSPC, errno_.EDQUOT}
 _NEVER = {
     errno_.EACCES,
@@ -136,25 +151,43 @@ _NEVER = {
     errno_.EOPNOTSUPP,
     errno_.EXDEV,
 }
+# May be over in a moment: a file in use, an exhausted server, a bad sector, a file or folder that somebody takes away.
+_TEMPORARY = {
+    errno_.EBUSY,
+    errno_.ETXTBSY,
+    errno_.EAGAIN,
+    errno_.EINTR,
+    errno_.EDEADLK,
+    errno_.ENOLCK,
+    errno_.ENOMEM,
+    errno_.ENFILE,
+    errno_.EMFILE,
+    errno_.ENOENT,
+    errno_.ENOTEMPTY,
+    errno_.EIO,
+    *_NO_SPACE,  # at the source
+}
 
 
 def classify(trouble: Trouble) -> Remedy:
     """
     Say what to do about *trouble*: the one table of errno × operation × side.
 
-    An errno that is not in the table is taken for temporary, so that nothing is given up for ever
-    because of an error that nobody has thought of.
+    An errno that is not in the table is taken for temporary, so that nothing is given up for ever because of an error
+    that nobody has thought of; ``hint_for`` says so.
     """
     number = trouble.errno
     if number is None:
         return Remedy.RETRY  # source changed, digest mismatch: found by trioft, may be gone next time
     if trouble.side == Side.DESTINATION:
-        if number in _DESTINATION_GONE:
+        if number in _DESTINATION_AWAY:
             return Remedy.DESTINATION
         if number in _NO_SPACE:
             return Remedy.SPACE
         if trouble.op == "rename" and number in (errno_.EACCES, errno_.EBUSY, errno_.EPERM):
             return Remedy.RETRY  # network servers refuse to replace a file that somebody has open
+    elif number in _AWAY:
+        return Remedy.SOURCE
     return Remedy.GIVE_UP if number in _NEVER else Remedy.RETRY
 
 
@@ -179,10 +212,20 @@ _HINTS = {
 _NAMING = {"open", "create", "stat", "mkdir", "rename"}
 
 
+def may_concern_all(trouble: Trouble) -> bool:
+    """Is it an error of this one file, or has the whole destination become unwritable? Only a probe can tell."""
+    return trouble.side == Side.DESTINATION and trouble.errno in (errno_.EACCES, errno_.EPERM, errno_.EROFS)
+
+
 def hint_for(trouble: Trouble) -> str | None:
     """Return what a person can do about *trouble*, or None where there is nothing better than to wait."""
+    if trouble.op == IDENTIFY:
+        moved = "; if it has moved on purpose, start once with --accept-new-destination"
+        return f"mount the right {trouble.side}" + (moved if trouble.side == Side.DESTINATION else "")
     if trouble.errno is None or (trouble.errno == errno_.EINVAL and trouble.op not in _NAMING):
         return None
+    if trouble.errno not in _DESTINATION_AWAY | _NEVER | _TEMPORARY:
+        return "trioft does not know this error, and takes it for temporary"
     hint = _HINTS.get(trouble.errno)
     return hint.format(side=trouble.side) if hint is not None else None
 

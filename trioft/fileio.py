@@ -1,7 +1,7 @@
 """
 File operations: plain synchronous functions, run one at a time in a mover.
 
-This module holds what the operations share; they are in ``copyio``, ``publishio`` and ``surveyio``. Together they are
+This module holds what the operations share; they are in the other modules called ``…io``. Together they are
 the only code that touches the source and the destination. Every operation is
 
 * stateless: it opens what it needs below the two roots, and leaves nothing open, so that a descriptor that has met
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 import xxhash
 
 from trioft import writers
-from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
+from trioft.errors import IDENTIFY, FileTrouble, Remedy, Side, Trouble, classify, trouble_of
 from trioft.model import (
     BLOCK_SIZE,
     Fingerprint,
@@ -69,7 +69,8 @@ def opened(root: Root, side: Side) -> Iterator[int]:
     Open *root* and make sure that it is still the filesystem it was: everything else is reached through this
     descriptor.
 
-    A share that is not mounted leaves an ordinary folder of the local disk in its place; its device gives it away.
+    A share that is not mounted leaves an ordinary folder of the local disk in its place; its device gives it away, or,
+    where it is a part of that disk, its inode.
     """
     try:
         fd = os.open(root.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -80,12 +81,12 @@ def opened(root: Root, side: Side) -> Iterator[int]:
         raise FileTrouble(trouble_of(error, side, "open", b"")) from error
     try:
         try:
-            dev = os.fstat(fd).st_dev
+            status = os.fstat(fd)
         except OSError as error:
             raise FileTrouble(trouble_of(error, side, "stat", b"")) from error
-        if dev != root.dev:
+        if status.st_dev != root.dev or (root.ino and status.st_ino != root.ino):
             text = f"another filesystem is mounted at the {side} folder, or none"
-            raise Away(Trouble(side, "open", b"", None, errno.ENODEV, text))
+            raise Away(Trouble(side, IDENTIFY, b"", None, errno.ENODEV, text))
         yield fd
     finally:
         close_quietly(fd)

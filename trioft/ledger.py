@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.resources
+import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterable
@@ -24,7 +25,7 @@ import trio
 
 from trioft import __version__
 from trioft.errors import LedgerError, LockedError, UnusableError
-from trioft.model import Checkpoint, Fingerprint
+from trioft.model import Checkpoint, Fingerprint, Identity
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -220,6 +221,21 @@ class Ledger:
         self._db.execute("DELETE FROM file WHERE outcome IN ('failed', 'skipped')")
         oldest = datetime.now(UTC) - timedelta(seconds=keep_history)
         self._db.execute("DELETE FROM history WHERE time < ?", (oldest.isoformat(timespec="milliseconds"),))
+
+    def identity_of(self, side: str) -> Identity | None:
+        """Return which filesystem the *side* was on when it was used last, or None if it never was."""
+        row = self._db.execute("SELECT value FROM about WHERE key = ?", (f"{side}_filesystem",)).fetchone()
+        if row is None:
+            return None
+        fields = json.loads(row[0])
+        place, point = (os.fsencode(fields[key]) for key in ("place", "point"))
+        return Identity(fields["kind"], fields["source"], fields["uuid"], place, point)
+
+    def note_identity(self, side: str, identity: Identity) -> None:
+        """From now on, this is the filesystem that the *side* is on."""
+        fields = identity._asdict() | {key: os.fsdecode(getattr(identity, key)) for key in ("place", "point")}
+        value = json.dumps(fields).encode("ascii")
+        self._db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (f"{side}_filesystem", value))
 
     def known_in(self, folders: Iterable[bytes]) -> dict[bytes, Known]:
         """Return what is known about the files of *folders*, by path."""

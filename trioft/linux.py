@@ -25,6 +25,7 @@ SHARED = {0x6969, 0xFF534D42, 0x517B, 0xFE534D42, 0x65735546, 0x01021997, 0x00C3
 RENAME_NOREPLACE = 1
 _SYNC_FILE_RANGE = 1 | 2 | 4  # wait before, write, wait after
 _PR_SET_PDEATHSIG = 1
+_FS_IOC_GETFSUUID = 0x80111500
 
 
 @functools.cache
@@ -60,6 +61,20 @@ def filesystem_magic(fd: int) -> int:
     except OSError:
         return 0
     return int(buffer[0])
+
+
+def filesystem_uuid(fd: int) -> str:
+    """Return the UUID, in hexadecimal, of the filesystem that *fd* lives on; empty where there is none to be had."""
+    import fcntl
+
+    answer = bytearray(17)  # struct fsuuid2: how long it is, and 16 bytes
+    try:
+        fcntl.ioctl(fd, _FS_IOC_GETFSUUID, answer)
+    except OSError:  # before Linux 6.9; some have half of it for their statfs
+        number = os.fstatvfs(fd).f_fsid if filesystem_magic(fd) in {EXT4, BTRFS} else 0
+        return f"{number:016x}" if number else ""
+    uuid = bytes(answer[1 : 1 + answer[0]])
+    return uuid.hex() if any(uuid) else ""
 
 
 @functools.cache

@@ -43,10 +43,21 @@ class Fingerprint(NamedTuple):
 
 
 class Root(NamedTuple):
-    """The source's or the destination's folder. Operations refuse to work in it once its device is another."""
+    """The source's or the destination's folder. Operations refuse to work in it once it is another one."""
 
     path: bytes
     dev: int
+    ino: int = 0  # 0: not asked for, where servers and clients make up what they like
+
+
+class Identity(NamedTuple):
+    """Which folder of which filesystem an end is; what the ledger keeps of it, from one run to the next."""
+
+    kind: str  # filesystem type; empty where the system does not tell
+    source: str  # what is mounted: a server's share, a device
+    uuid: str  # of the filesystem, if it has one on its disk
+    place: bytes  # where on it the folder lies
+    point: bytes  # where it is mounted
 
 
 class Ends(NamedTuple):

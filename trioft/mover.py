@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from trioft import copyio, growio, linux, publishio, surveyio, writers
+from trioft import copyio, endsio, growio, linux, publishio, surveyio, writers
 from trioft.errors import FileTrouble
 
 LENGTH = struct.Struct(">Q")
@@ -25,9 +25,10 @@ LENGTH = struct.Struct(">Q")
 OPERATIONS: dict[str, Callable[..., Any]] = {
     operation.__name__: operation
     for operation in (
-        surveyio.inspect,
-        surveyio.contains,
-        surveyio.probe,
+        endsio.inspect,
+        endsio.contains,
+        endsio.probe_source,
+        endsio.probe,
         surveyio.scan,
         surveyio.look,
         surveyio.make_folders,

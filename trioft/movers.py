@@ -27,15 +27,63 @@ _ENDING = 5  # seconds that movers get to end by themselves once their pipes are
 
 
 # These touch nothing but the source; where another one gets stuck, it is more likely at the destination.
-_AT_SOURCE = {"look", "remove_sources", "peek", "compare_span", "locate"}
+_AT_SOURCE = {"probe_source", "look", "remove_sources", "peek", "compare_span", "locate"}
+
+
+# Movers that are left behind before no more are started: a dead mount does not fill the process table.
+MOST_STUCK = 4
+
+Owner = Sequence[tuple[int, int]]  # device and inode of the source files that an operation is about
 
 
 class MoverDied(Exception):
-    """The process ended in the middle of an operation."""
+    """The process ended in the middle of an operation. The text is the last that it said."""
 
 
 class MoverBug(Exception):
     """An operation raised what no operation should raise: a bug in trioft. The text is its traceback."""
+
+
+class Stuck:
+    """
+    The movers that were killed and do not die, since the kernel waits for a dead mount in their name.
+
+    They end when the mount answers, or is taken away. Until then each may still carry out the one operation that it is
+    in.
+    """
+
+    def __init__(self) -> None:
+        self.told: Callable[[str], None] = lambda text: None
+        self._held: list[tuple[Child, Owner, bytes]] = []
+
+    def add(self, child: Child, operation: str, owner: Owner) -> None:
+        """A mover is left behind, in *operation*."""
+        self._held.append((child, owner, _mount_table()))
+        self.told(f"process {child.pid} does not come back from {operation}, and cannot be killed: it is left behind")
+
+    @property
+    def pids(self) -> list[int]:
+        self._held = [held for held in self._held if held[0].is_held]
+        return [child.pid for child, *_ in self._held]
+
+    @property
+    def are_too_many(self) -> bool:
+        """No more movers may be started. Those do not count that got stuck before something was mounted, or no more."""
+        table = _mount_table() if len(self.pids) >= MOST_STUCK else b""
+        return sum(mounted == table for *_, mounted in self._held) >= MOST_STUCK
+
+    def process_on(self, identity: tuple[int, int]) -> int | None:
+        """Return the process that may still do something about a source file, if there is one."""
+        pids = self.pids
+        return next((child.pid for child, owner, _ in self._held if identity in owner and child.pid in pids), None)
+
+
+def _mount_table() -> bytes:
+    try:
+        with open("/proc/self/mountinfo", "rb") as table:  # nothing that is mounted is touched by that
+            return table.read()
+    except OSError:
+        return b""
 
 
 class _Mover(Child):
@@ -57,7 +105,7 @@ class _Mover(Child):
                 if tell is not None:
                     tell(value)
         except (trio.BrokenResourceError, EOFError) as error:
-            raise MoverDied from error
+            raise MoverDied(self.last_words()) from error
         if kind == "trouble":
             raise FileTrouble(value)
         if kind == "bug":
@@ -75,6 +123,7 @@ class Call(Protocol):
         tell: Listener | None = None,
         patience: float = 1,
         background: bool = False,
+        owner: Owner = (),
     ) -> Any: ...
 
 
@@ -85,10 +134,12 @@ class Movers:
     Use as an async context manager: on leaving, every mover is ended, killed, or left behind.
     """
 
-    def __init__(self, limit: int, stall_timeout: float, command: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, limit: int, stall_timeout: float, command: Sequence[str] | None = None, stuck: Stuck | None = None
+    ) -> None:
         self.stall_timeout = stall_timeout
         self.replaced = 0  # died or were killed in the middle of an operation
-        self.left_behind: list[int] = []  # process ids of those that do not even die
+        self.stuck = stuck or Stuck()
         self._command = command or child_command("mover")
         self._free = trio.Semaphore(limit)
         self._background = trio.Semaphore(max(1, limit - 1))
@@ -104,7 +155,7 @@ class Movers:
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as nursery:
                 for mover in idle:
-                    nursery.start_soon(self._end, mover, _ENDING)
+                    nursery.start_soon(mover.end, _ENDING)
 
     async def call(
         self,
@@ -113,6 +164,7 @@ class Movers:
         tell: Listener | None = None,
         patience: float = 1,
         background: bool = False,
+        owner: Owner = (),
     ) -> Any:
         """
         Have a mover run *operation* and return what it returns.
@@ -124,22 +176,28 @@ class Movers:
         ETIMEDOUT says so. A mover that dies is replaced and the operation, which is idempotent, done once
         more.
 
+        A mover that cannot even be killed is left behind, and *owner*, the source files that this is about, noted in
+        ``stuck``.
+
         Raises ``FileTrouble``. When cancelled, the mover is killed: what it was doing may have happened, or in part.
         """
         request = (operation, arguments)
         async with self._background if background else contextlib.nullcontext(), self._free:
             for attempt in itertools.count(1):
                 try:
-                    return await self._try(request, tell, self.stall_timeout * patience, operation)
-                except MoverDied:
+                    return await self._try(request, tell, self.stall_timeout * patience, operation, owner)
+                except MoverDied as death:
                     self.replaced += 1
                     if attempt == 2:
-                        text = "the process that did this died, twice"
+                        text = "the process that did this died, twice" + (f": {death}" if str(death) else "")
                         raise FileTrouble(Trouble(_side_of(operation), operation, b"", None, None, text)) from None
         raise AssertionError("unreachable")
 
-    async def _try(self, request: object, tell: Listener | None, patience: float, operation: str) -> Any:
+    async def _try(self, request: object, tell: Listener | None, patience: float, operation: str, owner: Owner) -> Any:
         await self._retire_idle()
+        if self.stuck.are_too_many:
+            text = f"processes {', '.join(map(str, self.stuck.pids))} have not come back from it; no more are started"
+            raise FileTrouble(Trouble(_side_of(operation), operation, b"", None, errno.ETIMEDOUT, text))
         try:
             mover = self._idle.pop() if self._idle else _Mover(self._command)
         except OSError as error:  # no memory, or too many processes or descriptors: may be over in a moment
@@ -157,7 +215,8 @@ class Movers:
                 return value
         finally:
             if broken:
-                await self._end(mover, 0)
+                if not await mover.end(0):
+                    self.stuck.add(mover, operation, owner)
             else:
                 mover.idle_since = trio.current_time()
                 self._idle.append(mover)
@@ -170,11 +229,7 @@ class Movers:
         retired = [mover for mover in self._idle if mover.idle_since < longest or mover.has_ended]
         self._idle = [mover for mover in self._idle if mover not in retired]
         for mover in retired:
-            await self._end(mover, _ENDING)
-
-    async def _end(self, mover: _Mover, grace: float) -> None:
-        if not await mover.end(grace):
-            self.left_behind.append(mover.pid)
+            await mover.end(_ENDING)
 
     @property
     def pids(self) -> list[int]:

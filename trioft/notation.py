@@ -40,6 +40,16 @@ def format_size(size: int) -> str:
     return min((f"{size // unit}{name}" for name, unit in _SIZES.items() if size % unit == 0), key=len)
 
 
+def size_text(count: int) -> str:
+    """Return *count* bytes as people read them, in three digits: ``1.23 GB``."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 999.5 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:,.0f} {unit}" if unit == "B" or value >= 999.5 else f"{value:.3g} {unit}"
+
+
 def parse_duration(text: object) -> float:
     """Return the seconds of ``500ms``, ``10s``, ``1.5h``, ``2h45m`` or ``14d``."""
     match = _match(_DURATION, text, "a duration with its unit, such as 10s")
@@ -59,6 +69,14 @@ def format_duration(seconds: float) -> str:
         count, rest = divmod(rest, _SECONDS[unit])
         text += f"{int(count)}{unit}" if count else ""
     return text if text and not rest else f"{text}{_digits(rest)}s"
+
+
+def span_text(seconds: float) -> str:
+    """Return *seconds* as people read them, in one or two units: ``41 min``, ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def parse_rate(text: object) -> int | None:

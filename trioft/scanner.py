@@ -59,7 +59,6 @@ class Scanner:
     changes: Changes
     _told: OrderedDict[bytes, None] = attrs.field(factory=OrderedDict, init=False)
     _incomplete: bool = attrs.field(default=False, init=False)  # the last scan found more than there was room for
-    _unreadable: bool = attrs.field(default=False, init=False)  # the source as a whole; told once
     _jobs: trio.MemorySendChannel[Job] = attrs.field(init=False)
     _growing: trio.MemorySendChannel[Job] = attrs.field(init=False)
     _followed: Wanted = attrs.field(init=False)  # which files are copied while they grow
@@ -130,7 +129,6 @@ class Scanner:
                 if compared is not None:
                     compared = self.storage.ends.destination
                 continue
-            self._note_source(None)
             self._refused = 0
             begun = time.process_time()
             folders += listing.rest
@@ -141,28 +139,19 @@ class Scanner:
         return cost
 
     async def _cope(self, trouble: Trouble) -> bool:
-        """A scan failed as a whole. True: the destination is back, go on. False: let the next scan try again."""
-        if trouble.side == "destination":
-            outages, retry = self.storage.outages, self.config.retry
-            self.storage.suspect(trouble)
-            await self.storage.usable()
-            # If the probe succeeds, it is not the destination, it is this folder there.
-            self._refused = self._refused + 1 if self.storage.outages == outages else 0
-            if self.once and self._refused > retry.retries:
-                raise FileTrouble(trouble)
-            await trio.sleep(min(retry.longest, retry.first * self._refused))
-            return True
-        self._note_source(trouble)
-        if self.once:
+        """A scan failed as a whole. True: the end is back, go on. False: let the next scan try again."""
+        outages, retry = self.storage.outages, self.config.retry
+        self.storage.suspect(trouble)
+        if trouble.side == Side.SOURCE and not self.once:
+            await self.storage.gates[Side.SOURCE].usable()
+            return self.storage.outages != outages
+        await self.storage.usable()
+        # If the probe succeeds, it is not the end, it is this folder there.
+        self._refused = self._refused + 1 if self.storage.outages == outages else 0
+        if self.once and self._refused > retry.retries:
             raise FileTrouble(trouble)
-        return False
-
-    def _note_source(self, trouble: Trouble | None) -> None:
-        """The source as a whole cannot be looked at, or (None) it can: say so when that changes."""
-        if (trouble is not None) != self._unreadable:
-            self._unreadable = trouble is not None
-            text = f"waiting for the source: {trouble}" if trouble is not None else "the source can be read again"
-            self.board.notice("source", text)
+        await trio.sleep(min(retry.longest, retry.first * self._refused))
+        return True
 
     async def _take_in(self, listing: Listing) -> None:
         for path, reason in listing.skipped:
@@ -282,12 +271,11 @@ class Scanner:
         except FileTrouble as error:
             if self.once and not self.backlog:
                 raise  # the one file to transfer: nothing would be left to wait for, as if it had arrived
-            self._note_source(error.trouble._replace(side=Side.SOURCE))
+            self.storage.suspect(error.trouble._replace(side=Side.SOURCE))
             for path in paths:
                 if (pending := self.backlog.get(path)) is not None and not pending.in_work:
                     self.backlog.look_again(pending, trio.current_time() + source.scan_interval)
             return []
-        self._note_source(None)
         known: dict[bytes, Known] = {}
         new = [look.path for look in looks if look.found and self.backlog.get(look.path) is None]
         if new and not self.once:

@@ -1,84 +1,255 @@
 """
-The destination's health, identity and free space: the one authority that says whether copiers may go on.
+The ends' health and identity, and the destination's space: the one authority that says whether copiers may go on.
 
-A copier that meets a destination's error reports it here. The gate then closes for all of them, the destination is
-probed with growing pauses, and the gate opens when a probe, which writes, has succeeded.
+Who meets an error of a whole end reports it here. That end's gate then closes for all, it is probed with growing
+pauses, and the gate opens when a probe has succeeded; at the destination, a probe writes. No file is blamed meanwhile.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import trio
 
 from trioft.board import Board, Entry
 from trioft.config import Config
-from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify, show_path
-from trioft.model import Ends, Root
+from trioft.endsio import KEEPS_NO_TIMES, Probed
+from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify
+from trioft.model import Ends, Identity
 from trioft.movers import Call
-from trioft.notation import format_size
-from trioft.surveyio import KEEPS_NO_TIMES, Probed
+from trioft.notation import size_text, span_text
+
+# Recordings are given room for what they will write in this many seconds.
+_AHEAD = 60.0
+# Seconds over which it is measured how fast recordings grow.
+_MEASURED = 10.0
+# When the space will be used up is shown from this many seconds before on, and a warning given this many before.
+_FORESEEN = 24 * 60 * 60
+_WARNED = 60 * 60
 
 
-class Storage:
-    """What is known about the destination, and the gate."""
+class Gate:
+    """Open while one end can be used. *tell* is called with what is wrong with it, and with None when it is well."""
 
-    def __init__(self, ends: Ends, first: Probed, config: Config, board: Board) -> None:
-        self.ends = ends
-        self.resolution_ns = first.resolution_ns
-        self._mount, self._place = first.mount, first.place
-        self._config = config
-        self._board = board
-        self._active: set[Entry] = set()
+    def __init__(self, tell: Callable[[str | None], None]) -> None:
+        self.outages = 0  # probes that failed
+        self._tell = tell
         self._open = trio.Event()
         self._open.set()
-        self._suspected = trio.Event()
-        self.outages = 0  # probes that failed
-        self._take(first)
-        if first.resolution_ns == KEEPS_NO_TIMES:
-            board.notice("storage", "the destination keeps no modification times: files are compared by size alone")
-        if not first.keeps_permissions:
-            board.notice("storage", "the destination keeps no permission bits")
-
-    def _take(self, probed: Probed) -> None:
-        self._free, self._total = probed.free, probed.total
-        self._copied_before = self._board.totals.bytes
-
-    async def usable(self) -> None:
-        """Return when the gate is open."""
-        await self._open.wait()
+        self._asked, self._answered = trio.Event(), trio.Event()
+        self._begun = self._ended = 0  # probes
 
     @property
     def is_open(self) -> bool:
         return self._open.is_set()
 
+    async def usable(self) -> None:
+        """Return when the gate is open."""
+        await self._open.wait()
+
     def suspect(self, trouble: Trouble) -> None:
-        """An operation failed with a destination's error: close the gate and have a probe made."""
+        """An operation failed with an error of the whole end: close the gate, and have a probe made."""
         self._close(str(trouble))
-        self._suspected.set()
+        self._asked.set()
+
+    async def is_well(self) -> bool:
+        """Have a probe made that begins now, and return whether it succeeds. The gate stays open meanwhile."""
+        wanted = self._begun + 1
+        self._asked.set()
+        while self.is_open and self._ended < wanted:
+            await self._answered.wait()
+        return self.is_open
+
+    async def look_after(
+        self, probe: Callable[[], Awaitable[None]], config: Config, looked: Callable[[], None]
+    ) -> None:
+        """
+        Probe every ``check_interval``, and at once when asked; with growing pauses while the gate is closed.
+
+        *looked* is called after each probe. Runs until cancelled.
+        """
+        pause = 0.0
+        while True:
+            if pause:
+                await trio.sleep(pause)
+            else:
+                with trio.move_on_after(config.destination.check_interval):
+                    await self._asked.wait()
+            self._asked = trio.Event()
+            try:
+                await self._try_to_open(probe)
+            except FileTrouble:
+                longest, first = config.retry.longest, config.retry.first
+                pause = min(longest, max(first, pause * 2)) * random.uniform(0.8, 1.0)
+            else:
+                pause = 0.0
+            self._answered.set()
+            self._answered = trio.Event()
+            looked()
+
+    async def _try_to_open(self, probe: Callable[[], Awaitable[None]]) -> None:
+        """Open the gate if *probe* succeeds. Closes it and raises ``FileTrouble`` if not."""
+        self._begun += 1
+        number = self._begun
+        try:
+            await probe()
+        except FileTrouble as error:
+            self.outages += 1
+            self._close(str(error))
+            raise
+        else:
+            self._open.set()
+            self._tell(None)
+        finally:
+            self._ended = number
 
     def _close(self, text: str) -> None:
         if self._open.is_set():
             self._open = trio.Event()
             self._closed_since = time.strftime("%H:%M:%S")
-        self._board.set_destination(f"destination not usable since {self._closed_since}: {text}")
+        self._tell(f"not usable since {self._closed_since}: {text}")
+
+
+class Storage:
+    """What is known about the ends. ``begin`` has to succeed before anything else is asked."""
+
+    def __init__(self, ends: Ends, known: dict[Side, Identity | None], config: Config, board: Board) -> None:
+        self.ends = ends
+        self.identity = known  # of each side: what it was when it was used last
+        self.resolution_ns = KEEPS_NO_TIMES
+        self.source_mounted = trio.Event()  # set, and replaced, when the source may be another filesystem than before
+        self.gates = {Side.SOURCE: Gate(board.set_source), Side.DESTINATION: Gate(board.set_destination)}
+        self._config = config
+        self._board = board
+        self._active: set[Entry] = set()
+        self._grown: dict[Entry, tuple[float, int, float]] = {}  # recordings: seen when, how long, growing how fast
+        self._free = self._total = self._copied_before = 0
+        self._has_begun = self._is_warned = False
+
+    # --- health and identity
+
+    @property
+    def is_open(self) -> bool:
+        return all(gate.is_open for gate in self.gates.values())
+
+    @property
+    def outages(self) -> int:
+        return sum(gate.outages for gate in self.gates.values())
+
+    async def usable(self) -> None:
+        """Return when both ends can be used."""
+        while not self.is_open:
+            for gate in self.gates.values():
+                await gate.usable()
+
+    def suspect(self, trouble: Trouble) -> None:
+        """An operation failed with an error of a whole end: close its gate, and have a probe made."""
+        self.gates[Side(trouble.side)].suspect(trouble)
+
+    async def run(self, call: Call, looked: Callable[[], None]) -> None:
+        """
+        Look after both ends, each in its own time. Runs until cancelled.
+
+        *looked* is called after each look at the destination, so that what waits for space is offered again.
+        """
+        source, destination = self.gates[Side.SOURCE], self.gates[Side.DESTINATION]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(source.look_after, lambda: self._probe_source(call), self._config, lambda: None)
+            nursery.start_soon(destination.look_after, lambda: self._probe(call), self._config, looked)
+
+    async def begin(self, call: Call) -> None:
+        """Probe both ends for the first time. Raises ``FileTrouble`` if one is not usable."""
+        await self._probe_source(call)
+        await self._probe(call)
+
+    async def _probe_source(self, call: Call) -> None:
+        gate, was = self.gates[Side.SOURCE], self.identity[Side.SOURCE]
+        root, identity = await call("probe_source", self.ends.source.path, was)
+        if root != self.ends.source or not gate.is_open:
+            self.source_mounted.set()
+            self.source_mounted = trio.Event()
+        self.ends = self.ends._replace(source=root)
+        self.identity[Side.SOURCE] = identity
+
+    async def _probe(self, call: Call) -> None:
+        settings, was = self._config.destination, self.identity[Side.DESTINATION]
+        marker = settings.marker.encode("utf-8", "surrogateescape") if settings.marker else None
+        try:
+            probed: Probed = await call("probe", self.ends.destination.path, was, marker, settings.require_mount)
+        except FileTrouble as error:
+            if classify(error.trouble) != Remedy.SPACE or not self._has_begun:
+                raise
+            self.ran_out()
+            return
+        # The same share, mounted again, may have another device number.
+        self.ends = self.ends._replace(destination=probed.root)
+        self.identity[Side.DESTINATION] = probed.identity
+        self._take(probed)
+
+    def _take(self, probed: Probed) -> None:
+        self._free, self._total = probed.free, probed.total
+        self._copied_before = self._board.totals.bytes
+        if not self._has_begun:
+            self._has_begun = True
+            self.resolution_ns = probed.resolution_ns
+            if probed.resolution_ns == KEEPS_NO_TIMES:
+                text = "the destination keeps no modification times: files are compared by size alone"
+                self._board.notice("storage", text)
+            if not probed.keeps_permissions:
+                self._board.notice("storage", "the destination keeps no permission bits")
+        self._foresee()
+
+    # --- space
 
     def why_not_admit(self, size: int) -> str | None:
         """Say why there is no room for *size* more bytes, or None if there is."""
-        written = self._board.totals.bytes - self._copied_before  # since the free space was looked at
-        promised = sum(entry.size - entry.bytes_copied for entry in self._active)
-        floor = self._config.destination.min_free.floor(self._total)
-        room = self._free - written - promised - floor
-        if size <= room:
+        floor, promised = self._floor(), self._promised() + self._will_grow()
+        if size <= self._left() - promised - floor:
             return None
         return (
-            f"space: needs {format_size(size)}, the destination has {format_size(max(0, self._free - written))} free,"
-            f" of which {format_size(promised)} are promised to others and {format_size(floor)} are kept free"
+            f"space: needs {size_text(size)}, the destination has {size_text(max(0, self._left()))} free,"
+            f" of which {size_text(promised)} are promised to others and {size_text(floor)} are kept free"
         )
+
+    def _left(self) -> int:
+        """Return how many bytes are free: what was written since they were counted is not."""
+        return self._free - (self._board.totals.bytes - self._copied_before)
+
+    def _floor(self) -> int:
+        return self._config.destination.min_free.floor(self._total)
+
+    def _promised(self) -> int:
+        return sum(max(0, entry.size - entry.bytes_copied) for entry in self._active)
+
+    def _will_grow(self) -> int:
+        """Return what the recordings that are followed will write in the next minute."""
+        return round(_AHEAD * self._growth())
+
+    def _growth(self) -> float:
+        """Return how fast the recordings that are followed grow, in bytes a second."""
+        now = trio.current_time()
+        for entry in self._active:
+            if entry.growing:
+                since, size, rate = self._grown.get(entry, (now, entry.size, 0.0))
+                if now - since >= _MEASURED:
+                    since, size, rate = now, entry.size, max(0.0, (entry.size - size) / (now - since))
+                self._grown[entry] = since, size, rate
+        return sum(rate for _, _, rate in self._grown.values())
+
+    def _foresee(self) -> None:
+        """Tell when the recordings will have used up the space, if that is near."""
+        rate = self._growth()
+        seconds = max(0, self._left() - self._promised() - self._floor()) / rate if rate else math.inf
+        self._board.full_in = seconds if seconds < _FORESEEN else None
+        is_near = seconds < _WARNED
+        if is_near and not self._is_warned:
+            text = f"the destination will be full in {span_text(seconds)}, as fast as the recordings grow now"
+            self._board.notice("storage", text)
+        self._is_warned = is_near
 
     @contextlib.contextmanager
     def reserved(self, entries: list[Entry]) -> Iterator[None]:
@@ -88,67 +259,9 @@ class Storage:
             yield
         finally:
             self._active.difference_update(entries)
+            for entry in entries:
+                self._grown.pop(entry, None)
 
     def ran_out(self) -> None:
         """A write said that there is no space, whatever the figures say: believe it until the next look."""
         self._free = 0
-
-    async def check(self, call: Call) -> None:
-        """Probe the destination and open the gate. Raises ``FileTrouble`` if it is not usable."""
-        root = self.ends.destination
-        settings = self._config.destination
-        marker = settings.marker.encode("utf-8", "surrogateescape") if settings.marker else None
-        try:
-            probed: Probed = await call("probe", root.path, marker)
-        except FileTrouble as error:
-            if classify(error.trouble) != Remedy.SPACE:
-                raise
-            self.ran_out()
-        else:
-            why = why_not_usable(probed, self._config)
-            if why is None and probed.dev != root.dev and probed.mount != self._mount:
-                was, found = (f"{source} ({kind})" for kind, source in (self._mount, probed.mount))
-                why = f"another filesystem is mounted there: {found} instead of {was}"
-            elif why is None and probed.place and probed.place != self._place:
-                # Below a mount of the same kind and name: tmpfs, a part of the same disk, a bind mount.
-                was, found = show_path(self._place), show_path(probed.place)
-                why = f"another folder is mounted there, or none: {found} of {self._mount[1]} instead of {was}"
-            if why is not None:
-                raise FileTrouble(Trouble(Side.DESTINATION, "open", b"", None, errno.ENODEV, why))
-            # The same share, mounted again, may have another device number.
-            self.ends = self.ends._replace(destination=Root(root.path, probed.dev))
-            self._take(probed)
-        self._open.set()
-        self._board.set_destination(None)
-
-    async def run(self, call: Call, looked: Callable[[], None]) -> None:
-        """
-        Look after the destination: every ``check_interval``, and at once when it is suspected. Runs until cancelled.
-
-        *looked* is called after each look, so that what waits for space is offered again.
-        """
-        pause = 0.0
-        while True:
-            if pause:
-                await trio.sleep(pause)
-            else:
-                with trio.move_on_after(self._config.destination.check_interval):
-                    await self._suspected.wait()
-            self._suspected = trio.Event()
-            try:
-                await self.check(call)
-            except FileTrouble as error:
-                longest, first = self._config.retry.longest, self._config.retry.first
-                pause = min(longest, max(first, pause * 2)) * random.uniform(0.8, 1.0)
-                self.outages += 1
-                self._close(str(error))
-            else:
-                pause = 0.0
-            looked()
-
-
-def why_not_usable(probed: Probed, config: Config) -> str | None:
-    """Say what the configuration asks of a destination that this one does not have."""
-    if config.destination.require_mount and not probed.mounted:
-        return "nothing is mounted at the destination folder, and destination.require_mount is set"
-    return None

@@ -1,5 +1,5 @@
 """
-The operations that look: at both ends, at the source's tree, at single files. Run in a mover.
+The operations that look: at the source's tree, at single files, for partials. Run in a mover.
 """
 
 from __future__ import annotations
@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import stat
 import time
 from collections.abc import Sequence
@@ -18,171 +17,6 @@ from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_
 from trioft.fileio import READ, close_quietly, fingerprint_of, is_same, make_folder, opened, sync_folder
 from trioft.model import Found, Manner, Root
 from trioft.naming import Wanted, is_partial
-
-# What destinations keep of a modification time: ext4 and NFS all of it, SMB 100 ns, SFTP 1 s, FAT 2 s.
-_RESOLUTIONS_NS = (1, 100, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000)
-KEEPS_NO_TIMES = 1 << 62  # any two times are the same
-
-# Filesystems on which other machines write: no event tells of it.
-_REMOTE = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "fuse.sshfs", "fuse.rclone", "glusterfs", "virtiofs")
-
-
-class End(NamedTuple):
-    """What one end is, found out once at the start."""
-
-    path: bytes  # absolute, without symbolic links
-    kind: str  # folder, file, missing, other
-    dev: int
-    ino: int
-    mount: tuple[str, str]  # filesystem type and what is mounted
-    remote: bool
-    error: str | None
-
-
-def inspect(paths: Sequence[bytes]) -> list[End]:
-    """Tell what each of *paths* is. Never raises: what cannot be looked at is told in ``error``."""
-    return [_inspect_one(path) for path in paths]
-
-
-def _inspect_one(path: bytes) -> End:
-    real = os.path.realpath(path)
-    try:
-        status = os.stat(real)
-    except OSError as error:
-        kind = "missing" if error.errno in (errno.ENOENT, errno.ENOTDIR) else "other"
-        return End(real, kind, 0, 0, ("", ""), False, error.strerror)
-    folder, file = stat.S_ISDIR(status.st_mode), stat.S_ISREG(status.st_mode)
-    mount = _mount_of(real)
-    return End(
-        real,
-        "folder" if folder else "file" if file else "other",
-        status.st_dev,
-        status.st_ino,
-        mount,
-        mount[0].startswith(_REMOTE),
-        None if os.access(real, os.R_OK | (os.X_OK if folder else 0)) else os.strerror(errno.EACCES),
-    )
-
-
-def contains(above: bytes, below: bytes) -> bool:
-    """Is *below* the folder *above*, or inside of it? Asks the filesystem: bind mounts and links cannot hide it."""
-    (*_, device, place), (*_, its_device, its_place) = _mount_at(above), _mount_at(below)
-    if device and device == its_device and (its_place + b"/").startswith(place.rstrip(b"/") + b"/"):
-        return True
-    try:
-        wanted = os.stat(above)
-        while True:
-            with contextlib.suppress(FileNotFoundError):  # a folder that is still to be made
-                status = os.stat(below)
-                if (status.st_dev, status.st_ino) == (wanted.st_dev, wanted.st_ino):
-                    return True
-            if below == b"/":
-                return False
-            below = os.path.dirname(below)
-    except OSError:
-        return False
-
-
-def _mount_of(path: bytes) -> tuple[str, str]:
-    """Return type and source of the mount that *path* lies on, from the kernel's table."""
-    return _mount_at(path)[:2]
-
-
-def _mount_at(path: bytes) -> tuple[str, str, bytes, bytes]:
-    """Return type and source of a path's mount, the device, and where on it the path lies, whatever is bound where."""
-    best, answer = -1, ("", "", b"", b"")
-    with contextlib.suppress(OSError), open("/proc/self/mountinfo", "rb") as table:
-        for line in table:
-            left, _, right = line.partition(b" - ")
-            # Octal stands for blanks and backslashes; everything else is the name's own bytes.
-            device, root, point = (
-                re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field)
-                for field in left.split(b" ")[2:5]
-            )
-            prefix = point.rstrip(b"/") + b"/"
-            if (path + b"/").startswith(prefix) and len(prefix) >= best:
-                kind, source = right.split()[:2]
-                place = os.path.join(root, path[len(prefix) :])
-                best, answer = len(prefix), (os.fsdecode(kind), os.fsdecode(source), device, place)
-    return answer
-
-
-class Probed(NamedTuple):
-    """The state of a destination that can be written to."""
-
-    dev: int
-    free: int  # bytes that this user may still write, as the filesystem says: advice, not truth
-    total: int
-    mount: tuple[str, str]
-    mounted: bool  # something is mounted at or above the folder, other than the root filesystem
-    resolution_ns: int
-    keeps_permissions: bool
-    place: bytes = b""  # where on the mounted filesystem the folder lies
-
-
-def probe(path: bytes, marker: bytes | None) -> Probed:
-    """
-    Find out whether the destination *path* is usable, by using it: write, fsync, set times, remove.
-
-    Never creates *path*. Raises ``FileTrouble`` with what does not work.
-    """
-    op = "open"
-    name = b".trioft-probe-%d-%d.00000000.partial" % (os.getpid(), time.monotonic_ns())
-    try:
-        root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            status, space = os.fstat(root), os.fstatvfs(root)
-            if marker is not None:
-                op = "find the marker"
-                os.stat(marker, dir_fd=root)
-            op = "create"
-            fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=root)
-            try:
-                op = "write"
-                try:
-                    os.write(fd, b"trioft")
-                    op = "fsync"
-                    os.fsync(fd)
-                    with contextlib.suppress(OSError):
-                        os.fchmod(fd, 0o640)
-                finally:
-                    os.close(fd)
-                op = "stat"
-                resolution = _measure_resolution(root, name)
-                mode = stat.S_IMODE(os.stat(name, dir_fd=root).st_mode)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.unlink(name, dir_fd=root)
-                raise
-            op = "unlink"
-            os.unlink(name, dir_fd=root)
-        finally:
-            close_quietly(root)
-    except OSError as error:
-        raise FileTrouble(trouble_of(error, Side.DESTINATION, op, b"")) from error
-    kind, source, _, place = _mount_at(path)
-    return Probed(
-        status.st_dev,
-        space.f_bavail * space.f_frsize,
-        space.f_blocks * space.f_frsize,
-        (kind, source),
-        status.st_dev != os.stat("/").st_dev,
-        resolution,
-        mode == 0o640,
-        place,
-    )
-
-
-def _measure_resolution(root: int, name: bytes) -> int:
-    wanted = 1_234_567_891_123_456_789  # odd down to the last digit
-    try:
-        os.utime(name, ns=(wanted, wanted), dir_fd=root)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):  # what `publish` takes for an answer, too
-            raise
-        return KEEPS_NO_TIMES
-    off = abs(os.stat(name, dir_fd=root).st_mtime_ns - wanted)
-    return next((resolution for resolution in _RESOLUTIONS_NS if off < resolution), KEEPS_NO_TIMES)
 
 
 class Listing(NamedTuple):

@@ -24,7 +24,7 @@ from trioft.events import Changes
 from trioft.fileio import file_digest, mismatch
 from trioft.ledger import Ledger, Port
 from trioft.model import BLOCK_SIZE, SPAN_SIZE, Checkpoint, FileState, Item, Manner, Result
-from trioft.movers import Call
+from trioft.movers import Call, Stuck
 from trioft.naming import partial_of
 from trioft.resumeio import Prepared
 from trioft.shutdown import Shutdown
@@ -74,6 +74,7 @@ class Tools:
     manner: Manner
     throttle: Throttle
     shutdown: Shutdown
+    stuck: Stuck
 
     def entry(self, item: Item) -> Entry:
         return self.board.live[item.id]
@@ -103,14 +104,14 @@ async def begin(item: Item, tools: Tools, *, growing: bool) -> Prepared | Result
     """
     Have the partial of a large file ready to be written, and the ledger say no more of it than is true.
 
-    What was copied of it under another name goes on under the new one.
+    What was copied of it under another name, or from another device number, goes on under the new one.
     """
     ledger, partial = tools.ledger, partial_of(item.path, *item.fingerprint[:2])
     former = await ledger.call(Ledger.transfer_of, item.path, *item.fingerprint[:2])
     name, checkpoint = former if former is not None else (item.path, None)
-    if checkpoint is not None and name != item.path:
+    if checkpoint is not None and (name != item.path or is_remounted(checkpoint, item)):
         moved: bool | None = await tools.call(
-            "adopt", tools.storage.ends, name, item.fingerprint[:2], checkpoint.partial, partial
+            "adopt", tools.storage.ends, name, checkpoint.fingerprint[:2], checkpoint.partial, partial
         )
         checkpoint = checkpoint._replace(partial=partial, growing=True) if moved else None
         if checkpoint is not None:
@@ -135,6 +136,12 @@ async def begin(item: Item, tools: Tools, *, growing: bool) -> Prepared | Result
         elif held != checkpoint:
             await ledger.call(Ledger.save_checkpoint, item.path, held)
     return prepared
+
+
+def is_remounted(checkpoint: Checkpoint, item: Item) -> bool:
+    """Is *item* what was copied so far, on a filesystem that has got another device number since?"""
+    was, now = checkpoint.fingerprint, item.fingerprint
+    return was.dev != now.dev and was[1:] == now[1:]
 
 
 class Block(NamedTuple):
