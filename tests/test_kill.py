@@ -304,7 +304,7 @@ def dying(*arguments):
 mover.OPERATIONS[{operation!r}] = dying
 """
 
-AT_THE_START = {"inspect", "contains", "probe"}
+AT_THE_START = {"inspect", "contains", "probe_source", "probe"}
 FOR_TIDINESS = {"find_partials", "discard"}  # what they did not get to, the next start does
 
 

@@ -195,11 +195,10 @@ def probe_source(path: bytes, was: Identity | None) -> tuple[Root, Identity]:
 
     Raises ``FileTrouble``.
     """
-    with _opened(path, Side.SOURCE) as fd:
-        identity = _identify(fd, path)
+    with _opened(path, Side.SOURCE) as (_, root, identity):
         if was is not None and (why := why_not_mounted(was, identity)) is not None:
             raise _other_place(Side.SOURCE, why)
-        return _root_of(fd, path, identity), identity
+        return root, identity
 
 
 def probe(path: bytes, was: Identity | None, marker: bytes | None, require_mount: bool) -> Probed:
@@ -211,21 +210,20 @@ def probe(path: bytes, was: Identity | None, marker: bytes | None, require_mount
     """
     op = "open"
     name = b".trioft-probe-%d-%d.00000000.partial" % (os.getpid(), time.monotonic_ns())
-    with _opened(path, Side.DESTINATION) as root:
-        identity = _identify(root, path)
+    with _opened(path, Side.DESTINATION) as (dst, root, identity):
         if was is not None and (why := why_not_same(was, identity)) is not None:
             raise _other_place(Side.DESTINATION, why)
         try:
             op = "stat"
-            if require_mount and os.fstat(root).st_dev == os.stat("/").st_dev:
+            if require_mount and root.dev == os.stat("/").st_dev:
                 text = "nothing is mounted at the destination folder, and destination.require_mount is set"
                 raise _other_place(Side.DESTINATION, text)
-            space = os.fstatvfs(root)
+            space = os.fstatvfs(dst)
             if marker is not None:
                 op = "find the marker"
-                os.stat(marker, dir_fd=root)
+                os.stat(marker, dir_fd=dst)
             op = "create"
-            fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=root)
+            fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dst)
             try:
                 op = "write"
                 free = space.f_bavail * space.f_frsize
@@ -243,18 +241,18 @@ def probe(path: bytes, was: Identity | None, marker: bytes | None, require_mount
                 finally:
                     _close_probe(fd)
                 op = "stat"
-                resolution = _measure_resolution(root, name)
-                mode = stat.S_IMODE(os.stat(name, dir_fd=root).st_mode)
+                resolution = _measure_resolution(dst, name)
+                mode = stat.S_IMODE(os.stat(name, dir_fd=dst).st_mode)
             except OSError:
                 with contextlib.suppress(OSError):
-                    os.unlink(name, dir_fd=root)
+                    os.unlink(name, dir_fd=dst)
                 raise
             op = "unlink"
-            os.unlink(name, dir_fd=root)
+            os.unlink(name, dir_fd=dst)
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, op, b"")) from error
         total = space.f_blocks * space.f_frsize
-        return Probed(_root_of(root, path, identity), identity, free, total, resolution, mode == 0o640)
+        return Probed(root, identity, free, total, resolution, mode == 0o640)
 
 
 def _close_probe(fd: int) -> None:
@@ -267,13 +265,20 @@ def _close_probe(fd: int) -> None:
 
 
 @contextlib.contextmanager
-def _opened(path: bytes, side: Side) -> Iterator[int]:
+def _opened(path: bytes, side: Side) -> Iterator[tuple[int, Root, Identity]]:
+    """Open a root; yield its descriptor, and what that is."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise FileTrouble(trouble_of(error, side, "open", b"")) from error
     try:
-        yield fd
+        try:
+            status = os.fstat(fd)
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, side, "stat", b"")) from error
+        identity = _identify(fd, path)
+        is_remote = not identity.kind or identity.kind.startswith(_REMOTE)
+        yield fd, Root(path, status.st_dev, 0 if is_remote else status.st_ino), identity
     finally:
         close_quietly(fd)
 
@@ -282,19 +287,13 @@ def _other_place(side: Side, why: str) -> FileTrouble:
     return FileTrouble(Trouble(side, IDENTIFY, b"", None, errno.ENODEV, why))
 
 
-def _root_of(fd: int, path: bytes, identity: Identity) -> Root:
-    status = os.fstat(fd)
-    is_remote = not identity.kind or identity.kind.startswith(_REMOTE)
-    return Root(path, status.st_dev, 0 if is_remote else status.st_ino)
-
-
-def _measure_resolution(root: int, name: bytes) -> int:
+def _measure_resolution(dst: int, name: bytes) -> int:
     wanted = 1_234_567_891_123_456_789  # odd down to the last digit
     try:
-        os.utime(name, ns=(wanted, wanted), dir_fd=root)
+        os.utime(name, ns=(wanted, wanted), dir_fd=dst)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):  # what `publish` takes for an answer, too
             raise
         return KEEPS_NO_TIMES
-    off = abs(os.stat(name, dir_fd=root).st_mtime_ns - wanted)
+    off = abs(os.stat(name, dir_fd=dst).st_mtime_ns - wanted)
     return next((resolution for resolution in _RESOLUTIONS_NS if off < resolution), KEEPS_NO_TIMES)
