@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator, Sequence
 
 import attrs
 import trio
@@ -48,7 +48,7 @@ async def run_agent(
     *,
     once: bool,
     state_dir: str,
-    accept_new_destination: bool = False,
+    accept_new: Container[Side] = (),
     display: Callable[[], Awaitable[None]] | None = None,
     mover: Sequence[str] | None = None,
 ) -> int | None:
@@ -56,7 +56,7 @@ async def run_agent(
     Transfer everything, ``once`` or until stopped. Returns the number of the signal that stopped it, or None.
 
     What happens is told to *board*. *display* is a task that shows it; *mover* another command that starts a mover.
-    A destination on another filesystem than in earlier runs is used only with *accept_new_destination*.
+    An end that is elsewhere than in earlier runs is used only if *accept_new* says so.
 
     Raises ``TrioftError`` where the ends, the configuration or the ledger do not allow to work. A destination that is
     away, or not the right one, is waited for if not ``once``.
@@ -81,9 +81,7 @@ async def run_agent(
             return received[0]
         with _ledger_of(pair, config, state_dir) as ledger:
             port, requests = open_port(copying_capacity(config))
-            known = {side: ledger.identity_of(side) for side in Side}
-            if accept_new_destination:
-                known[Side.DESTINATION] = None
+            known = {side: None if side in accept_new else ledger.identity_of(side) for side in Side}
             storage = Storage(pair.ends, known, config, board)
             with shutdown.until_stopped():
                 await with_patience(lambda: check_ends(storage, looking.call), config, board, patient=not once)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from trioft import __version__
-from trioft.errors import ConfigError, TrioftError
+from trioft.errors import ConfigError, Side, TrioftError
 
 if TYPE_CHECKING:
     from trioft.config import Config
@@ -117,6 +117,12 @@ AcceptNewDestination = Annotated[
         help="DEST is on another filesystem than in earlier runs, on purpose: use it from now on.",
     ),
 ]
+AcceptNewSource = Annotated[
+    bool,
+    typer.Option(
+        "--accept-new-source", help="Nothing is mounted at SOURCE any more, on purpose: transfer what is there."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout, `summary` last.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only what failed.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
@@ -158,6 +164,7 @@ def sync(
     min_free: MinFree = None,
     state_dir: StateDir = None,
     accept_new_destination: AcceptNewDestination = False,
+    accept_new_source: AcceptNewSource = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -175,7 +182,7 @@ def sync(
     raise typer.Exit(
         console.run_sync(
             settings,
-            accept=accept_new_destination,
+            accept=_accepted(accept_new_source, accept_new_destination),
             as_json=json,
             quiet=quiet,
             verbose=verbose,
@@ -202,6 +209,7 @@ def watch(
     min_free: MinFree = None,
     state_dir: StateDir = None,
     accept_new_destination: AcceptNewDestination = False,
+    accept_new_source: AcceptNewSource = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -218,7 +226,7 @@ def watch(
     raise typer.Exit(
         console.run_watch(
             settings,
-            accept=accept_new_destination,
+            accept=_accepted(accept_new_source, accept_new_destination),
             as_json=json,
             quiet=quiet,
             verbose=verbose,
@@ -261,6 +269,10 @@ def init(
         raise ConfigError([f"{file} exists already"], hint="choose another name") from None
     except OSError as error:
         raise ConfigError([f"cannot write {file}: {error.strerror}"]) from None
+
+
+def _accepted(source: bool, destination: bool) -> list[Side]:
+    return [Side.SOURCE] * source + [Side.DESTINATION] * destination
 
 
 _KEYS = {

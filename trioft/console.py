@@ -21,13 +21,15 @@ from trioft.agent import list_missing, run_agent
 from trioft.board import Board, Entry, Totals
 from trioft.config import Config
 from trioft.display import DRAWING, run_display
-from trioft.errors import FileTrouble, TrioftError, UnusableError, hint_for, show_path
+from trioft.errors import FileTrouble, Side, TrioftError, UnusableError, hint_for, show_path
 from trioft.ledger import now
 from trioft.model import FINAL, FileState, Found
 from trioft.notation import size_text
 from trioft.outlet import Outlet, write_to
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from rich.console import Console
 
 _LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
@@ -170,7 +172,14 @@ def path_fields(key: str, path: bytes) -> dict[str, object]:
 
 
 def run_sync(
-    settings: Config, *, accept: bool, as_json: bool, quiet: bool, verbose: bool, progress: bool, dry_run: bool
+    settings: Config,
+    *,
+    accept: Container[Side],
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    progress: bool,
+    dry_run: bool,
 ) -> int:
     """Run `trioft sync`; return its exit code."""
     if dry_run:
@@ -178,7 +187,9 @@ def run_sync(
     return _run(settings, True, accept, as_json, quiet, verbose, progress)
 
 
-def run_watch(settings: Config, *, accept: bool, as_json: bool, quiet: bool, verbose: bool, progress: bool) -> int:
+def run_watch(
+    settings: Config, *, accept: Container[Side], as_json: bool, quiet: bool, verbose: bool, progress: bool
+) -> int:
     """Run `trioft watch`; return its exit code."""
     return _run(settings, False, accept, as_json, quiet, verbose, progress)
 
@@ -186,7 +197,7 @@ def run_watch(settings: Config, *, accept: bool, as_json: bool, quiet: bool, ver
 def _run(
     settings: Config,
     once: bool | None,
-    accept: bool,
+    accept: Container[Side],
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -212,7 +223,7 @@ def _run(
             board,
             once=bool(once),
             state_dir=state_dir,
-            accept_new_destination=accept,
+            accept_new=accept,
             display=display,
         )
 

@@ -17,6 +17,7 @@ from trioft.board import Board
 from trioft.config import Config
 from trioft.endsio import End
 from trioft.errors import (
+    IDENTIFY,
     AwayError,
     ConfigError,
     FileTrouble,
@@ -83,8 +84,7 @@ async def find_ends(config: Config, call: Call, state_dir: str) -> Pair:
                 exclude = (*exclude, _literal_glob(relative))
     except FileTrouble as error:
         trouble = error.trouble
-        text = f"cannot use the {trouble.side}: {trouble}"
-        raise AwayError(text, side=trouble.side, hint=hint_for(trouble)) from error
+        raise AwayError(str(trouble), side=trouble.side, hint=hint_for(trouble)) from error
     for pattern in (*config.source.include, *exclude):
         try:
             compile_globs((pattern,))
@@ -150,7 +150,7 @@ async def check_ends(storage: Storage, call: Call) -> None:
         await storage.begin(call)
     except FileTrouble as error:
         trouble = error.trouble
-        text, hint = f"cannot use the {trouble.side}: {trouble}", hint_for(trouble)
         if classify(trouble) == Remedy.GIVE_UP:
-            raise UnusableError(text, hint=hint) from error
-        raise AwayError(text, side=trouble.side, hint=hint) from error
+            raise UnusableError(f"cannot use the {trouble.side}: {trouble}", hint=hint_for(trouble)) from error
+        text = trouble.text if trouble.op == IDENTIFY else str(trouble)
+        raise AwayError(text, side=trouble.side, hint=hint_for(trouble)) from error

@@ -220,8 +220,8 @@ def may_concern_all(trouble: Trouble) -> bool:
 def hint_for(trouble: Trouble) -> str | None:
     """Return what a person can do about *trouble*, or None where there is nothing better than to wait."""
     if trouble.op == IDENTIFY:
-        moved = "; if it has moved on purpose, start once with --accept-new-destination"
-        return f"mount the right {trouble.side}" + (moved if trouble.side == Side.DESTINATION else "")
+        side = trouble.side
+        return f"mount the right {side}; if it has moved on purpose, start once with --accept-new-{side}"
     if trouble.errno is None or (trouble.errno == errno_.EINVAL and trouble.op not in _NAMING):
         return None
     if trouble.errno not in _DESTINATION_AWAY | _NEVER | _TEMPORARY:

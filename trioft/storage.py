@@ -53,7 +53,8 @@ class Gate:
 
     def suspect(self, trouble: Trouble) -> None:
         """An operation failed with an error of the whole end: close the gate, and have a probe made."""
-        self._close(str(trouble))
+        if self.is_open:  # else it is the last probe that says what is wrong
+            self._close(str(trouble))
         self._asked.set()
 
     async def is_well(self) -> bool:
