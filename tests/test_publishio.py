@@ -453,6 +453,19 @@ def test_a_refusal_that_is_not_about_the_old_file_is_told_as_it_is(
     assert result.trouble[:5] == ("destination", "rename", b"a.mov", None, errno.EACCES)
 
 
+def test_a_partial_of_another_size_gets_no_final_name(ground: Ground) -> None:
+    """Promise 1: what somebody has truncated or appended to since it was verified is not published."""
+    for policy in ("overwrite", "rename"):
+        for change in (3, 1000):
+            item = ready(ground, b"a.mov")
+            os.truncate(ground.partial(item), change)
+            (result,) = publish(ground, item, if_exists=policy)
+            assert result.trouble is not None
+            assert f"the partial has {change} bytes" in result.trouble.text
+            assert classify(result.trouble) == Remedy.RETRY
+            assert not (ground.dest / "a.mov").exists()
+
+
 def test_the_size_under_the_final_name_is_looked_at(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that says something else after the rename than before is not believed."""
     item = ready(ground, b"a.mov")

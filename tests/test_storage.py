@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import itertools
 import re
 from collections.abc import Callable
@@ -190,6 +191,67 @@ async def test_destination_too_full_for_a_probe_is_no_outage() -> None:
     assert (place.storage.why_not_admit(1) or "").startswith("space: ")
 
 
+# --- Recordings
+
+
+async def recorded(place: Place, rate: int, seconds: float) -> Entry:
+    """Return a file that has been followed for *seconds* while it grew by *rate* bytes a second."""
+    entry = place.entry(0)
+    entry.growing = True
+    place.storage._active.add(entry)
+    place.storage.why_not_admit(0)
+    for _ in range(round(seconds)):
+        await trio.sleep(1)
+        place.board.grow(entry, entry.size + rate)
+        place.board.copied(entry, rate)
+        place.storage.why_not_admit(0)
+    return entry
+
+
+async def test_room_is_kept_for_what_recordings_will_write(autojump_clock: MockClock) -> None:
+    """A file that is finished does not take the space that a recording needs within the next minute."""
+    place = await checked(WELL._replace(free=10_000))
+    await recorded(place, 50, 20)
+    left = 10_000 - 20 * 50
+    assert place.storage.why_not_admit(left - 60 * 50) is None
+    assert "3 kB are promised to others" in (place.storage.why_not_admit(left - 60 * 50 + 1) or "")
+
+
+async def test_recording_that_ends_gives_back_what_was_kept(autojump_clock: MockClock) -> None:
+    """What it will not write any more is there for others."""
+    place = await checked(WELL._replace(free=10_000))
+    entry = await recorded(place, 50, 20)
+    with place.storage.reserved([entry]):
+        pass
+    assert place.storage.why_not_admit(9_000) is None
+
+
+async def test_full_destination_is_foretold(autojump_clock: MockClock) -> None:
+    """An operator hears an hour before that the recordings will have filled the destination, once, and not sooner."""
+    place = await checked(WELL._replace(free=10**6))
+    await recorded(place, 50, 20)
+    await place.check(WELL._replace(free=50 * 7200))
+    assert place.board.full_in == pytest.approx(7200)
+    assert place.notices == []
+    for _ in range(2):
+        await place.check(WELL._replace(free=50 * 60 * 41))
+    assert place.board.full_in == pytest.approx(60 * 41)
+    assert place.notices == ["the destination will be full in 41 min, as fast as the recordings grow now"]
+    await place.check(WELL._replace(free=10**12))
+    assert place.board.full_in is None
+
+
+async def test_recording_that_pauses_fills_nothing(autojump_clock: MockClock) -> None:
+    """How fast it grows is measured over the last seconds, not over its life."""
+    place = await checked(WELL._replace(free=10_000))
+    await recorded(place, 50, 20)
+    for _ in range(3):
+        await trio.sleep(11)
+        place.storage.why_not_admit(0)
+    await place.check(WELL)
+    assert place.board.full_in is None
+
+
 # --- The gate
 
 
@@ -245,6 +307,52 @@ async def test_failed_probe_leaves_the_gate_closed() -> None:
     with pytest.raises(FileTrouble):
         await place.check(AWAY)
     assert not place.storage.is_open
+
+
+async def test_whoever_asks_whether_it_is_well_waits_for_a_probe_that_begins_after_that(
+    autojump_clock: MockClock,
+) -> None:
+    """An error of one file, or of all? What an earlier probe found says nothing; meanwhile the others go on."""
+    place = await checked()
+    for answer, well in ((WELL, True), (AWAY, False)):
+        place.answers = [answer]
+        with trio.move_on_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(place.storage.run, place.call, place.looked)
+                await trio.sleep(1)
+                assert place.storage.is_open
+                assert await place.storage.gates[Side.DESTINATION].is_well() == well
+                assert place.storage.is_open == well
+                nursery.cancel_scope.cancel()
+    assert place.probed_at == [1, 2]
+
+
+async def test_outage_is_told_in_the_words_of_its_probe(autojump_clock: MockClock) -> None:
+    """Copiers that fail meanwhile have nothing new to say: one line for each reason."""
+    place = await checked()
+    place.answers = [AWAY]
+    suspect = functools.partial(place.storage.suspect, trouble(errno.EIO, "Input/output error"))
+    await looked_after(place, 30, (1, suspect), (1.5, suspect), (2.5, suspect))
+    assert ["Input/output error" in notice for notice in place.notices] == [True, False]
+
+
+async def test_each_end_has_a_gate_of_its_own(autojump_clock: MockClock) -> None:
+    """A source that is away closes no destination: who needs both waits for both."""
+    place = await checked()
+    place.answers = [WELL]
+    place.source_answers = [AWAY._replace(side=Side.SOURCE), Root(b"/in", 2)]
+    mounted = place.storage.source_mounted
+    await looked_after(place, 0.5, (0, lambda: place.storage.suspect(AWAY._replace(side=Side.SOURCE))))
+    assert [gate.is_open for gate in place.storage.gates.values()] == [False, True]
+    assert not place.storage.is_open
+    assert place.board.waits_for == f"source {place.board.source}"
+    assert place.board.destination is None
+    assert not mounted.is_set()
+    place.storage.suspect(AWAY._replace(side=Side.SOURCE))
+    await looked_after(place, 5)
+    assert place.storage.is_open
+    assert place.storage.ends.source == Root(b"/in", 2)
+    assert mounted.is_set()
 
 
 # --- Identity

@@ -7,6 +7,7 @@ few idle seconds later, for the death of the parent, for which a child asks to b
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import subprocess
@@ -20,6 +21,7 @@ import trio
 from trioft.mover import LENGTH
 
 _WORDS = 2000  # bytes
+_DYING = 1.0  # seconds
 
 
 def child_command(module: str, *arguments: object) -> list[str]:
@@ -104,12 +106,14 @@ class Child:
         del self._received[:count]
         return data
 
-    async def end(self, grace: float, to_die: float = 1) -> bool:
+    async def end(self, grace: float) -> bool:
         """
-        Close the pipes, wait *grace* seconds for the process to end, kill it, wait *to_die* seconds.
+        Close the pipes, wait *grace* seconds for the process to end, kill it, and wait a moment.
 
-        Returns False if it does not even die: then the kernel holds it, on a dead mount. Not cancelled from outside.
+        Returns False if it does not even die: then the kernel holds it, on a dead mount. Not cancelled from outside,
+        but who is cancelled waits for a shorter moment.
         """
+        to_die = _DYING if trio.current_effective_deadline() > -math.inf else _DYING / 4
         with trio.CancelScope(shield=True):
             await trio.aclose_forcefully(self.requests)
             with trio.move_on_after(grace):

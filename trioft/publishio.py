@@ -75,11 +75,16 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
         if what.mode & 0o600 != 0o600:  # a partial's owner may always read and write it
             with as_far_as_possible("chmod", what.path):
                 os.chmod(what.partial, what.mode & 0o777, dir_fd=dst)
+        op = "stat"
+        ours = os.stat(what.partial, dir_fd=dst, follow_symlinks=False)
+        if ours.st_size != what.fingerprint.size:  # somebody else was at it since it was verified
+            text = f"the partial has {ours.st_size} bytes, the source has {what.fingerprint.size}"
+            raise FileTrouble(Trouble(Side.DESTINATION, op, what.partial, None, None, text))
         op = "rename"
         target = None
         if manner.if_exists == "overwrite":
             target = what.path
-            _rename_over(dst, what.partial, target)
+            _rename_over(dst, what.partial, target, ours)
         else:
             for candidate in numbered(what.path):
                 try:
@@ -116,13 +121,12 @@ def _find_published(dst: int, what: Publication, manner: Manner) -> bytes | None
     return None
 
 
-def _rename_over(dst: int, partial: bytes, target: bytes) -> None:
+def _rename_over(dst: int, partial: bytes, target: bytes, ours: os.stat_result) -> None:
     """
     Rename, replacing *target* if there is one.
 
     Where the server refuses to replace it, the old file is moved aside first, so that it cannot be lost.
     """
-    ours = os.stat(partial, dir_fd=dst, follow_symlinks=False)
     try:
         os.rename(partial, target, src_dir_fd=dst, dst_dir_fd=dst)
         return
