@@ -336,11 +336,12 @@ async def test_outage_is_told_in_the_words_of_its_probe(autojump_clock: MockCloc
     assert ["Input/output error" in notice for notice in place.notices] == [True, False]
 
 
-async def test_each_end_has_a_gate_of_its_own(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("dev", [1, 2], ids=["same-device", "other-device"])
+async def test_each_end_has_a_gate_of_its_own(autojump_clock: MockClock, dev: int) -> None:
     """A source that is away closes no destination: who needs both waits for both."""
     place = await checked()
     place.answers = [WELL]
-    place.source_answers = [AWAY._replace(side=Side.SOURCE), Root(b"/in", 2)]
+    place.source_answers = [AWAY._replace(side=Side.SOURCE), Root(b"/in", dev)]
     mounted = place.storage.source_mounted
     await looked_after(place, 0.5, (0, lambda: place.storage.suspect(AWAY._replace(side=Side.SOURCE))))
     assert [gate.is_open for gate in place.storage.gates.values()] == [False, True]
@@ -351,7 +352,7 @@ async def test_each_end_has_a_gate_of_its_own(autojump_clock: MockClock) -> None
     place.storage.suspect(AWAY._replace(side=Side.SOURCE))
     await looked_after(place, 5)
     assert place.storage.is_open
-    assert place.storage.ends.source == Root(b"/in", 2)
+    assert place.storage.ends.source == Root(b"/in", dev)
     assert mounted.is_set()
 
 

@@ -590,6 +590,23 @@ def test_an_interrupted_sync_goes_on_where_it_stopped(site: Site, number: int) -
     assert files_of(site.dest) == files_of(site.source)
 
 
+def test_a_source_that_has_another_device_number_goes_on_where_it_stopped(site: Site) -> None:
+    """Shares and disks get another one with each mount: a file is still the same, and begins not from zero."""
+    make_tree(site.source, {"a": LARGE})
+    interrupted(site)
+    (partial,) = partials_of(site.dest)
+    status = (site.source / "a").stat()
+    formerly = partial_of(b"a", status.st_dev + 1, status.st_ino)
+    partial.rename(site.dest / os.fsdecode(formerly))
+    (ledger,) = site.state.glob("*.sqlite")
+    with closing(sqlite3.connect(ledger)) as db, db:
+        db.execute("UPDATE checkpoint SET dev = dev + 1, partial = ?", (formerly,))
+    done = site.sync()
+    assert (done.code, done.summary["delivered"]) == (0, 1)
+    assert done.summary["bytes_resumed"] >= BLOCK
+    assert files_of(site.dest) == files_of(site.source)
+
+
 def test_without_a_ledger_partials_are_compared(site: Site) -> None:
     """With the state directory lost, a partial is used as far as its blocks are those of the source."""
     make_tree(site.source, {"a": LARGE})
