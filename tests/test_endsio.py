@@ -22,6 +22,7 @@ from files import (
     root_of,
     without_privileges,
 )
+from support import mounted
 from trioft import endsio, linux, surveyio
 from trioft.endsio import KEEPS_NO_TIMES, Probed
 from trioft.errors import IDENTIFY, FileTrouble, Remedy, classify
@@ -104,6 +105,7 @@ def test_a_mount_point_of_any_name_is_found(tmp_path: Path, name: str) -> None:
     script = f"""
 import json, os, subprocess, sys
 sys.path.extend({sys.path!r})
+from support import mounted
 from trioft import endsio, linux, surveyio
 point = os.fsencode(sys.argv[1])
 subprocess.run(["mount", "-t", "tmpfs", "the right share", point], check=True)
@@ -269,6 +271,19 @@ def test_a_destination_that_is_full_can_be_probed(
     assert (probed.free == 0) == (call != "close")
     assert probed.resolution_ns == 1
     assert os.listdir(ground.dest) == []
+
+
+def test_a_mount_at_the_destination_is_noticed_without_touching_it(ground: Ground) -> None:
+    """The agent may ask for this: the kernel's table says it, whatever has become of the mounts."""
+    paths = [os.fsencode(ground.dest)]
+    before = endsio.mounts_at(paths)
+    assert before
+    with mounted("none", ground.source, "-t", "tmpfs"):
+        assert endsio.mounts_at(paths) == before, "it is mounted elsewhere"
+    with mounted("none", ground.dest, "-t", "tmpfs"):
+        assert len(endsio.mounts_at(paths)) == len(before) + 1
+        assert endsio.mounts_at([]) == []
+    assert endsio.mounts_at(paths) == before
 
 
 SHARE = Identity("nfs4", "nas:/media", "", b"/day", b"/mnt/nas")

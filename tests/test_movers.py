@@ -28,7 +28,7 @@ from trioft.child import child_command
 from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify
 from trioft.ledger import Ledger, Lock
 from trioft.mover import LENGTH
-from trioft.movers import MoverBug, Movers
+from trioft.movers import MOST_STUCK, MoverBug, Movers, Stuck
 
 SHORT = 1.5  # seconds without progress that these tests take for a stall
 
@@ -263,6 +263,62 @@ async def test_a_stopped_mover_is_killed_after_the_stall_timeout_and_the_others_
         assert stopped not in mine()
         assert movers.replaced == 1
         assert movers.stuck.pids == []
+
+
+@pytest.fixture
+def undying(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no child be killed, as the kernel does not while a dead mount has it: only its operation ends it."""
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda self: None)
+    monkeypatch.setattr("trioft.child._DYING", 0.05)
+
+
+async def test_a_mover_that_cannot_be_killed_is_left_behind_and_told_until_it_comes_back(
+    tmp_path: Path, undying: None
+) -> None:
+    """The pool goes on without it; who asks learns on which files it may still do something, and when no more."""
+    told: list[str] = []
+    async with Movers(4, 0.2, odd_mover.command(), Stuck(tell=told.append)) as movers:
+        with pytest.raises(FileTrouble, match="no progress"):
+            await movers.call("hold", str(tmp_path), owner=((7, 8), (7, 9)))
+        (pid,) = movers.stuck.pids
+        assert told == [f"process {pid} does not come back from hold, and cannot be killed: it is left behind"]
+        assert [movers.stuck.process_on(identity) for identity in ((7, 8), (7, 9), (8, 7))] == [pid, pid, None]
+        assert await movers.call("echo", "well") == "well"
+        (tmp_path / "go").touch()
+        await until(lambda: not movers.stuck.pids)
+        assert movers.stuck.process_on((7, 8)) is None
+        assert exist({pid}) == set(), "nobody has asked for how it ended"
+
+
+async def test_when_too_many_are_left_behind_no_more_are_started(tmp_path: Path, undying: None) -> None:
+    """A mount that stays dead does not fill the process table; when one comes back, the next is tried."""
+    async with pool(2 * MOST_STUCK, stall_timeout=0.2) as movers:
+        for _ in range(MOST_STUCK):
+            with pytest.raises(FileTrouble, match="no progress"):
+                await movers.call("hold", str(tmp_path))
+        pids = set(movers.stuck.pids)
+        assert len(pids) == MOST_STUCK
+        with pytest.raises(FileTrouble, match="have not come back from it; no more are started") as caught:
+            await movers.call("echo", "well")
+        assert classify(caught.value.trouble) == Remedy.DESTINATION
+        assert mine() == pids
+        (tmp_path / "go").touch()
+        await until(lambda: not movers.stuck.pids)
+        assert await movers.call("echo", "well") == "well"
+
+
+async def test_those_left_behind_do_not_count_once_something_else_is_mounted(
+    tmp_path: Path, undying: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead mount that was taken away, and replaced by a living one, may never let its processes go."""
+    async with pool(2 * MOST_STUCK, stall_timeout=0.2) as movers:
+        for _ in range(MOST_STUCK):
+            with pytest.raises(FileTrouble, match="no progress"):
+                await movers.call("hold", str(tmp_path))
+        monkeypatch.setattr(movers_module, "mounts_at", lambda paths: [1, 2])
+        assert await movers.call("echo", "well") == "well"
+        (tmp_path / "go").touch()
+        await until(lambda: not movers.stuck.pids)
 
 
 async def test_progress_extends_the_deadline() -> None:

@@ -62,8 +62,9 @@ async def run_agent(
     away, or not the right one, is waited for if not ``once``.
     """
     shutdown = Shutdown(config.state.shutdown_grace)
-    stall, stuck = config.copy.stall_timeout, Stuck()
-    stuck.told = lambda text: board.notice("mover", text)
+    stall = config.copy.stall_timeout
+    paths = [os.fsencode(os.path.abspath(path)) for path in (config.source.path, config.destination.path) if path]
+    stuck = Stuck(paths, lambda text: board.notice("mover", text))
     async with (
         _signals(shutdown) as received,
         Movers(_LOOKING_MOVERS, stall, mover, stuck) as looking,

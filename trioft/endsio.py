@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from trioft import linux
@@ -35,7 +35,7 @@ _UUID_ON_DISK = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs"}
 class _Mount(NamedTuple):
     """A line of the kernel's mount table."""
 
-    id: bytes
+    id: int
     device: bytes
     root: bytes  # which folder of the filesystem is mounted
     point: bytes
@@ -54,7 +54,7 @@ def _mounts() -> Iterator[_Mount]:
                 for field in left.split(b" ")[:5]
             )
             kind, source = right.split()[:2]
-            yield _Mount(number, device, root, point, os.fsdecode(kind), os.fsdecode(source))
+            yield _Mount(int(number), device, root, point, os.fsdecode(kind), os.fsdecode(source))
 
 
 def _mount_at(path: bytes) -> tuple[_Mount | None, bytes]:
@@ -67,11 +67,18 @@ def _mount_at(path: bytes) -> tuple[_Mount | None, bytes]:
     return (None, b"") if answer is None else (answer, os.path.join(answer.root, path[best:]))
 
 
+def mounts_at(paths: Iterable[bytes]) -> list[int]:
+    """Return the numbers of what is mounted at or above *paths*: they change with each mount. Touches no mount."""
+    ends = tuple(path + b"/" for path in paths)
+    prefixes = {mount.id: mount.point.rstrip(b"/") + b"/" for mount in _mounts()} if ends else {}
+    return [number for number, prefix in prefixes.items() if any(end.startswith(prefix) for end in ends)]
+
+
 def _identify(fd: int, path: bytes) -> Identity:
     """Return which folder of which filesystem is open as *fd*; not of *path*, which may lead elsewhere by now."""
-    number, where = b"", path
+    number, where = -1, path
     with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{fd}", "rb") as info:
-        number = next((line.split()[1] for line in info if line.startswith(b"mnt_id:")), b"")
+        number = next((int(line.split()[1]) for line in info if line.startswith(b"mnt_id:")), -1)
         where = os.readlink(b"/proc/self/fd/%d" % fd)
     mount = next((mount for mount in _mounts() if mount.id == number), None)
     if mount is None:  # another system, or a root of its own without a table

@@ -11,13 +11,14 @@ import contextlib
 import errno
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
 import trio
 
 from trioft.child import Child, child_command
+from trioft.endsio import mounts_at
 from trioft.errors import FileTrouble, Side, Trouble
 
 Listener = Callable[[Any], None]
@@ -49,17 +50,21 @@ class Stuck:
     The movers that were killed and do not die, since the kernel waits for a dead mount in their name.
 
     They end when the mount answers, or is taken away. Until then each may still carry out the one operation that it is
-    in.
+    in. *paths* are those of the ends: whoever got stuck on what was mounted there before, counts no more.
     """
 
-    def __init__(self) -> None:
-        self.told: Callable[[str], None] = lambda text: None
-        self._held: list[tuple[Child, Owner, bytes]] = []
+    def __init__(self, paths: Iterable[bytes] = (), tell: Callable[[str], None] | None = None) -> None:
+        self._paths = tuple(paths)
+        self._tell = tell
+        self._held: list[tuple[Child, Owner, list[int]]] = []
 
     def add(self, child: Child, operation: str, owner: Owner) -> None:
         """A mover is left behind, in *operation*."""
-        self._held.append((child, owner, _mount_table()))
-        self.told(f"process {child.pid} does not come back from {operation}, and cannot be killed: it is left behind")
+        self._held.append((child, owner, mounts_at(self._paths)))
+        if self._tell is not None:
+            self._tell(
+                f"process {child.pid} does not come back from {operation}, and cannot be killed: it is left behind"
+            )
 
     @property
     def pids(self) -> list[int]:
@@ -68,22 +73,16 @@ class Stuck:
 
     @property
     def are_too_many(self) -> bool:
-        """No more movers may be started. Those do not count that got stuck before something was mounted, or no more."""
-        table = _mount_table() if len(self.pids) >= MOST_STUCK else b""
-        return sum(mounted == table for *_, mounted in self._held) >= MOST_STUCK
+        """No more movers may be started."""
+        if len(self.pids) < MOST_STUCK:
+            return False
+        mounts = mounts_at(self._paths)
+        return sum(mounted == mounts for *_, mounted in self._held) >= MOST_STUCK
 
     def process_on(self, identity: tuple[int, int]) -> int | None:
         """Return the process that may still do something about a source file, if there is one."""
         pids = self.pids
         return next((child.pid for child, owner, _ in self._held if identity in owner and child.pid in pids), None)
-
-
-def _mount_table() -> bytes:
-    try:
-        with open("/proc/self/mountinfo", "rb") as table:  # nothing that is mounted is touched by that
-            return table.read()
-    except OSError:
-        return b""
 
 
 class _Mover(Child):
