@@ -235,16 +235,16 @@ def test_a_probe_writes_nothing_where_it_should_not_be(ground: Ground, monkeypat
     monkeypatch.setattr(linux, "filesystem_uuid", lambda fd: "")
     before = ground.dest.stat().st_mtime_ns
     elsewhere = here._replace(kind="nfs4", source="nas:/media", uuid="", place=b"/", point=os.fsencode(ground.dest))
-    for was, mounted, text in [
+    for was, required, text in [
         (elsewhere, False, "nothing is mounted at .*, where nas:/media .nfs4. was"),
         (elsewhere._replace(point=here.point), False, "another filesystem is mounted there: .* instead of nas:/media"),
         (here._replace(uuid="", place=b"/other"), False, "another folder is mounted there: .* instead of /other"),
         (None, os.stat("/").st_dev == ground.dest.stat().st_dev, "nothing is mounted at the destination folder"),
     ]:
-        if was is None and not mounted:
+        if was is None and not required:
             continue  # cannot be shown here: the folder lies on a mount
         with pytest.raises(FileTrouble, match=text) as caught:
-            probe(ground, None, was, mounted)
+            probe(ground, None, was, required)
         assert (caught.value.trouble.op, caught.value.trouble.errno) == (IDENTIFY, errno.ENODEV)
         assert classify(caught.value.trouble) == Remedy.DESTINATION
     assert ground.dest.stat().st_mtime_ns == before

@@ -277,11 +277,11 @@ async def test_a_mover_that_cannot_be_killed_is_left_behind_and_told_until_it_co
 ) -> None:
     """The pool goes on without it; who asks learns on which files it may still do something, and when no more."""
     told: list[str] = []
-    async with Movers(4, 0.2, odd_mover.command(), Stuck(tell=told.append)) as movers:
+    async with Movers(4, 0.2, odd_mover.command(), Stuck(told.append)) as movers:
         with pytest.raises(FileTrouble, match="no progress"):
             await movers.call("hold", str(tmp_path), owner=((7, 8), (7, 9)))
         (pid,) = movers.stuck.pids
-        assert told == [f"process {pid} does not come back from hold, and cannot be killed: it is left behind"]
+        assert told == [f"process {pid} cannot be killed, and does not come back from hold: it is left behind"]
         assert [movers.stuck.process_on(identity) for identity in ((7, 8), (7, 9), (8, 7))] == [pid, pid, None]
         assert await movers.call("echo", "well") == "well"
         (tmp_path / "go").touch()

@@ -63,8 +63,7 @@ async def run_agent(
     """
     shutdown = Shutdown(config.state.shutdown_grace)
     stall = config.copy.stall_timeout
-    paths = [os.fsencode(os.path.abspath(path)) for path in (config.source.path, config.destination.path) if path]
-    stuck = Stuck(paths, lambda text: board.notice("mover", text))
+    stuck = Stuck(lambda text: board.notice("mover", text))
     async with (
         _signals(shutdown) as received,
         Movers(_LOOKING_MOVERS, stall, mover, stuck) as looking,
@@ -80,6 +79,7 @@ async def run_agent(
             )
         if shutdown.stopped:
             return received[0]
+        stuck.paths = (pair.source.path, pair.destination.path)
         with _ledger_of(pair, config, state_dir) as ledger:
             port, requests = open_port(copying_capacity(config))
             known = {side: None if side in accept_new else ledger.identity_of(side) for side in Side}

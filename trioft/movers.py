@@ -11,7 +11,7 @@ import contextlib
 import errno
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -50,20 +50,20 @@ class Stuck:
     The movers that were killed and do not die, since the kernel waits for a dead mount in their name.
 
     They end when the mount answers, or is taken away. Until then each may still carry out the one operation that it is
-    in. *paths* are those of the ends: whoever got stuck on what was mounted there before, counts no more.
+    in. ``paths`` are those of the ends: whoever got stuck on what was mounted there before, counts no more.
     """
 
-    def __init__(self, paths: Iterable[bytes] = (), tell: Callable[[str], None] | None = None) -> None:
-        self._paths = tuple(paths)
+    def __init__(self, tell: Callable[[str], None] | None = None) -> None:
+        self.paths: tuple[bytes, ...] = ()
         self._tell = tell
         self._held: list[tuple[Child, Owner, list[int]]] = []
 
     def add(self, child: Child, operation: str, owner: Owner) -> None:
         """A mover is left behind, in *operation*."""
-        self._held.append((child, owner, mounts_at(self._paths)))
+        self._held.append((child, owner, mounts_at(self.paths)))
         if self._tell is not None:
             self._tell(
-                f"process {child.pid} does not come back from {operation}, and cannot be killed: it is left behind"
+                f"process {child.pid} cannot be killed, and does not come back from {operation}: it is left behind"
             )
 
     @property
@@ -76,7 +76,7 @@ class Stuck:
         """No more movers may be started."""
         if len(self.pids) < MOST_STUCK:
             return False
-        mounts = mounts_at(self._paths)
+        mounts = mounts_at(self.paths)
         return sum(mounted == mounts for *_, mounted in self._held) >= MOST_STUCK
 
     def process_on(self, identity: tuple[int, int]) -> int | None:
