@@ -395,15 +395,15 @@ def test_partials_that_nobody_continues_are_told_from_those_that_somebody_does(l
 OTHER = FINGERPRINT._replace(ino=99)
 
 
-def test_a_transfer_in_progress_is_found_by_its_files_name_or_else_by_the_file(ledger: Ledger) -> None:
-    """A recording that was renamed goes on where it was; what its present name says comes first."""
+def test_a_transfer_in_progress_is_found_by_the_file_or_else_by_its_name(ledger: Ledger) -> None:
+    """A recording that was renamed goes on where it was, also if another one had its present name before."""
     here, there = checkpoint(b"here"), checkpoint(b"there")._replace(fingerprint=OTHER)
     do(ledger, (Ledger.save_checkpoint, b"here", here), (Ledger.save_checkpoint, b"there", there))
     dev, ino = FINGERPRINT[:2]
     assert ledger.transfer_of(b"here", dev, ino) == (b"here", here)
     assert ledger.transfer_of(b"renamed", dev, ino) == (b"here", here)
     assert ledger.transfer_of(b"renamed", dev, OTHER.ino) == (b"there", there)
-    assert ledger.transfer_of(b"there", dev, ino) == (b"there", there)
+    assert ledger.transfer_of(b"there", dev, ino) == (b"here", here)
     # The same name, and another file; neither; the same number on another device.
     assert ledger.transfer_of(b"here", dev, 1) == (b"here", here)
     assert ledger.transfer_of(b"renamed", dev, 1) is None

@@ -608,6 +608,22 @@ def test_a_source_that_has_another_device_number_goes_on_where_it_stopped(site: 
     assert files_of(site.dest) == files_of(site.source)
 
 
+def test_a_file_that_is_renamed_over_another_interrupted_one_goes_on_where_it_stopped(site: Site) -> None:
+    """What had been copied of the one that it replaces is removed; what had been copied of it is not lost."""
+    make_tree(site.source, {"a": LARGE, "b": pattern(LARGE, 5)})
+    running = site.start("sync", "--bwlimit", "32MiB/s")
+    wait_until(lambda: [path.stat().st_size > BLOCK for path in partials_of(site.dest)] == [True, True])
+    assert running.end(signal.SIGTERM).code == 143
+    (site.source / "a").rename(site.source / "b")
+    done = site.sync()
+    assert (done.code, done.summary["delivered"]) == (0, 1)
+    assert done.summary["bytes_resumed"] >= BLOCK
+    assert files_of(site.dest) == files_of(site.source)
+    (ledger,) = site.state.glob("*.sqlite")
+    with closing(sqlite3.connect(ledger)) as db:
+        assert db.execute("SELECT path FROM checkpoint").fetchall() == []
+
+
 def test_without_a_ledger_partials_are_compared(site: Site) -> None:
     """With the state directory lost, a partial is used as far as its blocks are those of the source."""
     make_tree(site.source, {"a": LARGE})

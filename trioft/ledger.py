@@ -272,11 +272,14 @@ class Ledger:
         return Checkpoint(partial, Fingerprint(dev & _64_BITS, ino & _64_BITS, *rest), offset, digests, bool(growing))
 
     def transfer_of(self, path: bytes, dev: int, ino: int) -> tuple[bytes, Checkpoint] | None:
-        """Return the transfer in progress of *path*, or else of what this file was called before, and that name."""
-        names = [path]
-        query = "SELECT path FROM checkpoint WHERE dev = ? AND ino = ?"
-        names += (name for (name,) in self._db.execute(query, (_signed(dev), _signed(ino))))
-        return next(((name, row) for name in names if (row := self.checkpoint_of(name)) is not None), None)
+        """
+        Return the transfer in progress of this file, and the name that it had then; of several its present one.
+
+        If there is none, that of what was called *path* before.
+        """
+        query = "SELECT path FROM checkpoint WHERE dev = ? AND ino = ? ORDER BY path <> ?"
+        names = [name for (name,) in self._db.execute(query, (_signed(dev), _signed(ino), path))]
+        return next(((name, row) for name in [*names, path] if (row := self.checkpoint_of(name)) is not None), None)
 
     def move_checkpoint(self, old: bytes, new: bytes, checkpoint: Checkpoint) -> None:
         """What was called *old* is called *new*, and goes on at *checkpoint*."""

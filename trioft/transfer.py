@@ -107,6 +107,11 @@ async def begin(item: Item, tools: Tools, *, growing: bool) -> Prepared | Result
     What was copied of it under another name, or from another device number, goes on under the new one.
     """
     ledger, partial = tools.ledger, partial_of(item.path, *item.fingerprint[:2])
+    same_name = await ledger.call(Ledger.checkpoint_of, item.path)
+    if same_name is not None and not (same_name.partial == partial or is_remounted(same_name, item)):
+        # But another file: what was copied of that is of no use any more.
+        await tools.call("discard", tools.storage.ends.destination, [same_name.partial])
+        await ledger.call(Ledger.drop_checkpoint, item.path)
     former = await ledger.call(Ledger.transfer_of, item.path, *item.fingerprint[:2])
     name, checkpoint = former if former is not None else (item.path, None)
     if checkpoint is not None and (name != item.path or is_remounted(checkpoint, item)):
@@ -118,11 +123,6 @@ async def begin(item: Item, tools: Tools, *, growing: bool) -> Prepared | Result
             await ledger.call(Ledger.move_checkpoint, name, item.path, checkpoint)
         elif moved is None:
             await ledger.call(Ledger.drop_checkpoint, name)
-    elif checkpoint is not None and checkpoint.partial != partial:
-        # The same name, but another file: what was copied of the former is of no use any more.
-        await tools.call("discard", tools.storage.ends.destination, [checkpoint.partial])
-        await ledger.call(Ledger.drop_checkpoint, item.path)
-        checkpoint = None
     prepared: Prepared | Result = await tools.call(
         "prepare", tools.storage.ends, item, checkpoint, tools.manner, growing, patience=PATIENCE
     )
