@@ -16,7 +16,7 @@ from support import PATIENCE, found
 from trioft.board import Board, Entry
 from trioft.display import Rate, render, run_display
 from trioft.model import FileState
-from trioft.notation import size_text
+from trioft.notation import size_text, span_text
 
 S = FileState
 MB = 10**6
@@ -174,6 +174,23 @@ async def test_reason_for_waiting_is_shown() -> None:
     assert "waiting: destination not usable since 12:04:00: Host is down [EHOSTDOWN]" in text(board)
     board.set_destination(None)
     assert "waiting" not in text(board)
+
+
+async def test_when_the_destination_will_be_full_is_shown() -> None:
+    """An operator who glances at the screen knows whether the take will fit."""
+    board = Board()
+    assert "full" not in text(board)
+    board.full_in = 41 * 60 + 20
+    assert "destination full in 41 min" in text(board)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (41 * 60, "41 min"), (3600, "1 h 0 min"), (12_010, "3 h 20 min")],
+)
+def test_spans_are_read_at_a_glance(seconds: float, shown: str) -> None:
+    """Two units at most: nobody asks for the seconds of an hour."""
+    assert span_text(seconds) == shown
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ class Source:
 
 @attrs.frozen(kw_only=True)
 class Destination:
-    """Where the files go."""
+    """Where the files go. Moved to another filesystem on purpose? Start once with --accept-new-destination."""
 
     path: str | None = option(None, PATH, "The folder that receives the files; it must exist.")
     if_exists: Literal["rename", "overwrite", "skip", "fail"] | None = option(
