@@ -80,6 +80,7 @@ class Board:
         self.pending_bytes = 0  # of the live files, still to be copied
         self.begun = trio.current_time()
         self.listeners: list[Listener] = []  # called at each change of a file's state, synchronously
+        self.dropped: list[Listener] = []  # called when a file is taken off in the middle
         self.notices: list[Callable[[str, str], None]] = []  # (what, text): told once each
         self._said: set[str] = set()
         self._ids = itertools.count(1)
@@ -148,6 +149,8 @@ class Board:
         """Take *entry* off the board, in whatever state it is."""
         self._take_off(entry)
         self.revision += 1
+        for listener in self.dropped:
+            listener(entry)
 
     def _take_off(self, entry: Entry) -> None:
         del self.live[entry.id]

@@ -4,7 +4,6 @@ What a run says: JSON lines on stdout, talk on stderr, a summary, and the exit c
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
 import json
@@ -26,6 +25,7 @@ from trioft.ledger import now
 from trioft.model import FINAL, FileState, Found
 from trioft.notation import size_text
 from trioft.outlet import Outlet, write_to
+from trioft.view import describe, path_fields
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -127,48 +127,6 @@ def _print(text: str) -> None:
     except OSError:
         with contextlib.suppress(OSError):  # what is buffered must not fail again when Python flushes it at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def describe(entry: Entry) -> dict[str, object]:
-    """Return the fields of a file's JSON line. Unknown is null, never 0."""
-    trouble = entry.trouble
-    fields: dict[str, object] = {
-        **path_fields("path", entry.path),
-        "state": entry.state,
-        "reason": entry.reason,
-        "size": entry.size,
-        **(path_fields("dest", entry.target) if entry.target is not None else {"dest": None}),
-        "strategy": entry.strategy,
-        "bytes_copied": entry.bytes_copied,
-        "bytes_verified": entry.bytes_verified,
-        "bytes_patched": entry.bytes_patched,
-        "growing": entry.growing,
-        "lag_bytes": entry.lag_bytes,
-        "lag_seconds": round(entry.lag_seconds, 3) if entry.lag_seconds is not None else None,
-        "closed": entry.closed,
-        "attempt": entry.attempt,
-        "digest": entry.digest.hex() if entry.digest is not None else None,
-        "error": None,
-    }
-    if trouble is not None:
-        fields["error"] = {
-            "op": trouble.op,
-            "side": trouble.side,
-            "errno": trouble.errno,
-            **path_fields("path", trouble.path),
-            "offset": trouble.offset,
-            "text": str(trouble),
-            "hint": hint_for(trouble),
-        }
-    return fields
-
-
-def path_fields(key: str, path: bytes) -> dict[str, object]:
-    """Return *path* as readable text, and, where that is not the exact name, its bytes in base64 too."""
-    try:
-        return {key: path.decode("utf-8")}
-    except UnicodeDecodeError:
-        return {key: show_path(path), f"{key}_b64": base64.b64encode(path).decode("ascii")}
 
 
 def run_sync(
