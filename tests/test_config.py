@@ -15,8 +15,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from trioft import config
-from trioft.config import Config, Copy, Destination, Growing, Retry, Source, State, load_config
+from trioft import configfile
+from trioft.config import Config, Copy, Destination, Growing, Retry, Source, State
+from trioft.configfile import load_config
 from trioft.errors import ConfigError
 from trioft.kinds import MinFree, OnSuccess
 
@@ -103,23 +104,23 @@ def test_configuration_cannot_be_changed() -> None:
 
 def test_example_file_is_what_the_classes_say() -> None:
     """The example in the repository is generated, and up to date."""
-    assert EXAMPLE.read_text("utf-8") == config.example()
+    assert EXAMPLE.read_text("utf-8") == configfile.example()
 
 
 def test_example_loads_as_the_defaults_with_everything_commented_out(load: Load) -> None:
     """A group whose options are all commented out is an empty group."""
-    assert load(config.example()) == Config()
+    assert load(configfile.example()) == Config()
 
 
 def test_example_shows_every_option_with_its_default(load: Load) -> None:
     """Every option has a line of its own, and all lines uncommented are the defaults."""
-    text, count = re.subn(r"(?m)^#(   \w+: )", r"\1", config.example())
+    text, count = re.subn(r"(?m)^#(   \w+: )", r"\1", configfile.example())
     assert count == len(OPTIONS)
     assert re.findall(r"(?m)^   (\w+): ", text) == [path.partition(".")[2] for path in OPTIONS]
     assert load(text) == Config()
 
 
-@pytest.mark.parametrize("line", re.findall(r"(?m)^#   .*", config.example()), ids=OPTIONS)
+@pytest.mark.parametrize("line", re.findall(r"(?m)^#   .*", configfile.example()), ids=OPTIONS)
 def test_example_explains_every_option(line: str) -> None:
     """An option's line is: key and default, what it may be, and one sentence."""
     assert re.fullmatch(r"#   \w+: \S+ +# .+?\. [A-Z].+\.", line)
@@ -127,7 +128,7 @@ def test_example_explains_every_option(line: str) -> None:
 
 def test_import_of_the_module_is_light() -> None:
     """cattrs and PyYAML are loaded where they are used: ``trioft --help`` needs neither."""
-    code = "import sys, trioft.config; sys.exit(bool({'cattrs', 'yaml'} & set(sys.modules)))"
+    code = "import sys, trioft.config, trioft.configfile; sys.exit(bool({'cattrs', 'yaml'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
@@ -593,13 +594,13 @@ def test_every_configuration_survives_writing_and_reading(
 ) -> None:
     """``trioft config show`` is a file that can be used: every name in it, and every number, is exact."""
     file = tmp_path_factory.getbasetemp() / "written.yaml"
-    file.write_text(config.dump(written), "utf-8")
+    file.write_text(configfile.dump(written), "utf-8")
     assert load_config(str(file), {}) == written
 
 
 def test_dump_uses_the_notation_of_the_file() -> None:
     """What is shown is what a person would write."""
-    text = config.dump(Config(copy=Copy(on_success=OnSuccess(action="archive", folder="/done"), bwlimit=10**6)))
+    text = configfile.dump(Config(copy=Copy(on_success=OnSuccess(action="archive", folder="/done"), bwlimit=10**6)))
     assert re.findall(r"^\w+", text, re.MULTILINE) == list(GROUPS)
     for line in (
         "settle_closed: 500ms",

@@ -26,7 +26,8 @@ from support import PATIENCE, Site, files_of, make_tree, movers_of, pattern, wai
 from trioft import strategies
 from trioft.agent import run_agent
 from trioft.board import Board, Entry
-from trioft.config import Config, load_config
+from trioft.config import Config
+from trioft.configfile import load_config
 from trioft.model import BLOCK_SIZE, MIB, FileState, Job, Result
 from trioft.movers import MoverBug
 from trioft.transfer import Tools

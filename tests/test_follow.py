@@ -29,7 +29,7 @@ from recorder import PROFILES, Content
 from support import PATIENCE, Site, files_of, make_tree, mounted, pattern, wait_until
 from trioft.agent import run_agent
 from trioft.board import Board
-from trioft.config import load_config
+from trioft.configfile import load_config
 from trioft.follow import EDGE
 from trioft.model import VOID
 from truth import check_promises, recorded

@@ -25,7 +25,8 @@ import odd_mover
 from support import PATIENCE, Running, Site, files_of, make_tree, movers_of, pattern, wait_until
 from trioft.agent import run_agent
 from trioft.board import Board
-from trioft.config import Config, load_config
+from trioft.config import Config
+from trioft.configfile import load_config
 from trioft.errors import FileTrouble, UnusableError
 from trioft.model import BLOCK_SIZE, MIB
 from trioft.mover import OPERATIONS, TELLING

@@ -69,7 +69,8 @@ surveyio         scan, look, make folders, search for partials                  
 mover            the child process: read a request, run one operation, answer
 watcher          the child process behind ``events``
 kinds            what the values of an option may be, and how they are read and written
-config           frozen attrs classes that are the option manual; strict cattrs from YAML
+config           frozen attrs classes that are the option manual
+configfile       strict cattrs from YAML, every problem at once; the example
 child            a child process of ours: pipes, messages, its end
 movers           the pool of movers: call with a deadline, kill, leave behind, replace
 shutdown         who is stopped by the first signal, and what may still be finished

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
@@ -32,6 +33,9 @@ from trioft.surveyio import Listing, Look
 from trioft.sweeper import sweep
 from trioft.throttle import Throttle
 from trioft.transfer import Owners, Tools
+
+if TYPE_CHECKING:
+    from trioft.server import Server
 
 # Besides copy.movers: one that scans, one that looks at files that grow, one that probes the destination, so that none
 # waits for a copy.
@@ -72,6 +76,7 @@ async def run_agent(
         # barrier.
         Movers(max(2, config.copy.movers), stall, mover, stuck) as following,
         _shown(display),
+        _served(config, board, once, state_dir, (looking, copying, following), stuck) as server,
     ):
         with shutdown.until_stopped():
             pair = await with_patience(
@@ -92,6 +97,8 @@ async def run_agent(
                 for side, identity in storage.identity.items():
                     assert identity is not None
                     ledger.note_identity(side, identity)
+            if server is not None:
+                server.found(storage)
             backlog = Backlog(board, oldest_first=not once, bundle_bytes=bundle_bytes(config))
             changes = Changes(backlog.wake)
             manner = how_to_copy(config, once, storage.resolution_ns)
@@ -227,6 +234,20 @@ async def _watch_source(pair: Pair, storage: Storage, changes: Changes, board: B
 
 def _no_events(text: str, board: Board) -> None:
     board.notice_once("events", f"{text}; the source is scanned instead")
+
+
+@contextlib.asynccontextmanager
+async def _served(
+    config: Config, board: Board, once: bool, state_dir: str, pools: Sequence[Movers], stuck: Stuck
+) -> AsyncIterator[Server | None]:
+    """Serve the feed while inside, if there is to be one; also while the ends are still waited for."""
+    if config.feed.listen is None:
+        yield None
+        return
+    from trioft.server import serving
+
+    async with serving(config, board, once, state_dir, pools, stuck) as server:
+        yield server
 
 
 @contextlib.asynccontextmanager

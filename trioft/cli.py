@@ -106,6 +106,10 @@ Bwlimit = Annotated[
 MinFree = Annotated[
     str | None, typer.Option("--min-free", metavar="SIZE", help="Space to leave free, as 1% or 10GB. Default: 1%.")
 ]
+Feed = Annotated[
+    str | None,
+    typer.Option("--feed", metavar="HOST:PORT", help="Serve the page, the feed and metrics there. Default: off."),
+]
 StateDir = Annotated[
     str | None,
     typer.Option("--state-dir", metavar="DIR", help="Where the ledger lives. Default: the user's state folder."),
@@ -162,6 +166,7 @@ def sync(
     if_exists: IfExists = None,
     bwlimit: Bwlimit = None,
     min_free: MinFree = None,
+    feed: Feed = None,
     state_dir: StateDir = None,
     accept_new_destination: AcceptNewDestination = False,
     accept_new_source: AcceptNewSource = False,
@@ -207,6 +212,7 @@ def watch(
     if_exists: IfExists = None,
     bwlimit: Bwlimit = None,
     min_free: MinFree = None,
+    feed: Feed = None,
     state_dir: StateDir = None,
     accept_new_destination: AcceptNewDestination = False,
     accept_new_source: AcceptNewSource = False,
@@ -247,7 +253,7 @@ def check(config: ConfigFile = None) -> None:
 @config_app.command()
 def show(config: ConfigFile = None) -> None:
     """Print the configuration in effect: the file's, and the defaults for the rest."""
-    from trioft.config import dump
+    from trioft.configfile import dump
 
     typer.echo(dump(_load({"config": config}, ends=False)), nl=False)
 
@@ -257,7 +263,7 @@ def init(
     file: Annotated[str | None, typer.Argument(metavar="FILE", help="The file to write. Default: stdout.")] = None,
 ) -> None:
     """Write a configuration file with every option, its default and its reason, all commented out."""
-    from trioft.config import example
+    from trioft.configfile import example
 
     if file is None:
         typer.echo(example(), nl=False)
@@ -288,13 +294,14 @@ _KEYS = {
     "if_exists": ("--if-exists", "destination.if_exists"),
     "bwlimit": ("--bwlimit", "copy.bwlimit"),
     "min_free": ("--min-free", "destination.min_free"),
+    "feed": ("--feed", "feed.listen"),
     "state_dir": ("--state-dir", "state.dir"),
 }
 
 
 def _load(arguments: dict[str, Any], *, ends: bool = True) -> Config:
     """Lay the command line's options over the configuration file's."""
-    from trioft.config import load_config
+    from trioft.configfile import load_config
 
     options = {key: (label, arguments.get(name)) for name, (label, key) in _KEYS.items()}
     settings = load_config(arguments["config"], options)

@@ -77,7 +77,7 @@ class Voice:
             self._data.put(json.dumps({"event": event, "time": now(), **fields}), always=event == "summary")
 
     def notice(self, what: str, text: str) -> None:
-        self.say("warning", text)
+        self.say("info" if what == "feed" else "warning", text)
         self.emit(what, text=text)
 
     def file_changed(self, entry: Entry) -> None:

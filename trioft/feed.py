@@ -13,6 +13,7 @@ import heapq
 import itertools
 import json
 import operator
+import sys
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
@@ -148,7 +149,13 @@ class Feed:
             known = self._messages[cursor] = self._make(cursor)
         return known
 
-    def _make(self, cursor: Cursor) -> tuple[str, Cursor]:
+    def snapshot(self) -> str:
+        """Return everything as one message."""
+        text, _ = self._make(Cursor(0, self._floor), most=sys.maxsize)
+        return text
+
+    def _make(self, cursor: Cursor, most: int | None = None) -> tuple[str, Cursor]:
+        most = MESSAGE if most is None else most
         if cursor.rev < self._floor and cursor.floor < self._floor:
             cursor = Cursor(0, self._floor)  # it may have files of which nobody knows any more that they are gone
         reset = cursor.rev == 0
@@ -158,7 +165,7 @@ class Feed:
         rev, size = self.head, 0
         for at, number, record in heapq.merge(self._after(cursor.rev), removed, key=operator.itemgetter(0)):
             text = str(number) if record is None else self._text(record)
-            if size + len(text) > MESSAGE and size:
+            if size + len(text) > most and size:
                 break
             size += len(text) + 2
             rev = at

@@ -67,6 +67,16 @@ class OnSuccess:
         return self.action if self.folder is None else f"{self.action}:{self.folder}"
 
 
+class Address(NamedTuple):
+    """Where to listen."""
+
+    host: str
+    port: int  # 0: any that is free
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
 # --- Makers of kinds ----------------------------------------------------------------------------------------
 
 
@@ -155,6 +165,30 @@ def _read_on_success(value: object) -> OnSuccess:
     raise wrong(value, "keep, delete or archive:DIR, such as archive:/media/done")
 
 
+def _read_address(value: object) -> Address | None:
+    if value is None:
+        return None
+    match = (
+        re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:\s/]+)):([0-9]{1,5})", value) if isinstance(value, str) else None
+    )
+    if match is None or int(match[3]) > 65535:
+        raise wrong(value, "HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080")
+    return Address(match[1] or match[2], int(match[3]))
+
+
+def _read_names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise wrong(value, 'a list of host names, such as ["ingest-1.example.org"]')
+    if bad := [as_written(item) for item in value if not isinstance(item, str) or not re.fullmatch(r"[\w.-]+", item)]:
+        raise ValueError(f"found {', '.join(bad)}, expected host names without a port, such as ingest-1.example.org")
+    return tuple(name.lower() for name in value)
+
+
+def _is_token(value: object) -> bool:
+    """Say whether *value* fits into a header, and is long enough not to be guessed."""
+    return isinstance(value, str) and re.fullmatch(r"[!-~]{12,200}", value) is not None
+
+
 PATH = plain("path", "a path, such as /media/ingest", lambda value: value is None or _is_path(value))
 MARKER = plain(
     "path", "a relative path without .., such as .volume-7", lambda value: value is None or _is_within(value)
@@ -166,4 +200,11 @@ SIZE = size("0B")
 RATE = Kind("rate or off", parse_rate, format_rate)
 COUNT = whole("whole number from 1 to 64", range(1, 65))
 MIN_FREE = Kind("percentage or size", _read_min_free, str)
+ADDRESS = Kind("HOST:PORT", _read_address, lambda value: None if value is None else str(value))
+NAMES = Kind("list of host names", _read_names, list)
+TOKEN = plain(
+    "12 or more characters",
+    "12 to 200 printable characters without blanks",
+    lambda value: value is None or _is_token(value),
+)
 ON_SUCCESS = Kind("keep, delete or archive:DIR", _read_on_success, str)

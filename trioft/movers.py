@@ -143,6 +143,7 @@ class Movers:
         self._free = trio.Semaphore(limit)
         self._background = trio.Semaphore(max(1, limit - 1))
         self._idle: list[_Mover] = []
+        self._busy = 0
 
     async def __aenter__(self) -> Movers:
         return self
@@ -203,6 +204,7 @@ class Movers:
             text = f"cannot start a process: {error.strerror}"
             raise FileTrouble(Trouble(_side_of(operation), operation, b"", None, None, text)) from error
         broken = True
+        self._busy += 1
         try:
             with trio.move_on_after(patience) as deadline:
                 try:
@@ -213,6 +215,7 @@ class Movers:
                 broken = False
                 return value
         finally:
+            self._busy -= 1
             if broken:
                 if not await mover.end(0):
                     self.stuck.add(mover, operation, owner)
@@ -231,9 +234,9 @@ class Movers:
             await mover.end(_ENDING)
 
     @property
-    def pids(self) -> list[int]:
-        """Process ids of the idle movers, for diagnosis."""
-        return [mover.pid for mover in self._idle]
+    def alive(self) -> int:
+        """How many there are, busy and idle."""
+        return self._busy + len(self._idle)
 
 
 def _side_of(operation: str) -> Side:

@@ -206,9 +206,24 @@ class Storage:
 
     # --- space
 
+    @property
+    def free(self) -> int:
+        """Bytes that the destination said are free when it was probed last; 0 if it ran out since."""
+        return self._free
+
+    @property
+    def total(self) -> int:
+        """The destination's size, in bytes."""
+        return self._total
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What files under way still need, and recordings will in the next minute."""
+        return self._promised() + self._will_grow()
+
     def why_not_admit(self, size: int) -> str | None:
         """Say why there is no room for *size* more bytes, or None if there is."""
-        floor, promised = self._floor(), self._promised() + self._will_grow()
+        floor, promised = self._floor(), self.reserved_bytes
         if size <= self._left() - promised - floor:
             return None
         return (

@@ -1,16 +1,78 @@
 """
-What the outside sees of a file: the fields that JSON lines, the feed and ``trioft status`` have in common.
+What the outside sees: of a file, the fields that JSON lines and the feed have in common; of the run, all the rest.
 """
 
 from __future__ import annotations
 
 import base64
+import os
+import platform
 from datetime import UTC, datetime, timedelta
 
+import attrs
 import trio
 
-from trioft.board import Entry
-from trioft.errors import Trouble, classify, hint_for, show_path
+from trioft import __version__
+from trioft.board import Board, Entry
+from trioft.config import Config
+from trioft.display import Rate
+from trioft.errors import Side, Trouble, classify, hint_for, show_path
+from trioft.storage import Storage
+
+
+class Run:
+    """One run as the feed tells it, beside its files: what it is, both ends, totals."""
+
+    def __init__(self, config: Config, board: Board, *, once: bool) -> None:
+        self.storage: Storage | None = None  # there is none while the ends have not been found
+        self._config, self._board = config, board
+        self._rate = Rate()
+        self._agent: dict[str, object] = {
+            "version": __version__,
+            "pid": os.getpid(),
+            "host": platform.node(),
+            "mode": "sync" if once else "watch",
+            "verify": config.copy.verify,
+            "on_success": str(config.copy.on_success),
+            "started_at": timestamp(datetime.now(UTC)),
+        }
+
+    def sections(self) -> dict[str, dict[str, object]]:
+        """Return the sections by name."""
+        board, storage, config = self._board, self.storage, self._config
+        source: dict[str, object] = {**self._end(Side.SOURCE, config.source.path), "reason": board.source}
+        destination: dict[str, object] = {
+            **self._end(Side.DESTINATION, config.destination.path),
+            "reason": board.destination,
+            "free": storage.free if storage else None,
+            "total": storage.total if storage else None,
+            "reserved": storage.reserved_bytes if storage else None,
+            "full_in": None if board.full_in is None else round(board.full_in),
+        }
+        rate = self._rate.add(trio.current_time(), board.totals.bytes)
+        totals = {
+            **attrs.asdict(board.totals),
+            "pending_files": board.pending_files,
+            "pending_bytes": board.pending_bytes,
+            "rate": None if rate is None else round(rate),
+            "eta": round(board.pending_bytes / rate) if rate and board.scanned else None,
+        }
+        return {
+            "agent": {**self._agent, "scanned": board.scanned},
+            "source": source,
+            "destination": destination,
+            "totals": totals,
+        }
+
+    def _end(self, side: Side, path: str | None) -> dict[str, object]:
+        identity = self.storage.identity[side] if self.storage is not None else None
+        board = self._board
+        is_well = (board.source if side == Side.SOURCE else board.destination) is None and self.storage is not None
+        return {
+            **path_fields("path", os.fsencode(path or "")),
+            "state": "ok" if is_well else "away",
+            "filesystem": f"{identity.source} ({identity.kind})" if identity is not None else None,
+        }
 
 
 def describe(entry: Entry) -> dict[str, object]:

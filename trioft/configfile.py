@@ -1,0 +1,236 @@
+"""
+The configuration file: read, with every problem at once; and written, as it is in effect or as an example.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from trioft.config import GROUPS, Config
+from trioft.errors import ConfigError
+from trioft.kinds import Kind
+from trioft.notation import as_written, visible
+
+if TYPE_CHECKING:
+    import cattrs
+
+# --- Reading ------------------------------------------------------------------------------------------------
+
+
+class _Refused(ValueError):
+    """The value of one option was refused."""
+
+    def __init__(self, group: str, key: str, text: str) -> None:
+        super().__init__(text)
+        self.key = (group, key)
+
+
+def load_config(file: str | None, options: Mapping[str, tuple[str, object]]) -> Config:
+    """
+    Return the configuration of *file* with *options* laid over it; ``ConfigError`` tells all problems at once.
+
+    *options* are the command line's: ``{"copy.transfers": ("--transfers", "4")}``. Messages name the label
+    instead of the key. None and an empty list stand for an option that was not given.
+    """
+    import cattrs
+
+    problems: list[str] = []
+    tree = _read_file(file, problems) if file is not None else {}
+    labels = {path: label for path, (label, value) in options.items() if value not in (None, [], ())}
+    for path in labels:
+        group, _, key = path.partition(".")
+        tree.setdefault(group, {})[key] = options[path][1]
+
+    def add(group: str, key: str, text: str) -> None:
+        path = f"{group}.{key}" if group else key
+        where = labels.get(path) or (f"{visible(file)}: {visible(path)}" if file is not None else path)
+        problems.append(f"{where}: {text}")
+
+    converter = _converter(labels)
+    refused: set[tuple[str, str]] = set()
+    try:
+        config = converter.structure(tree, Config)
+    except cattrs.ClassValidationError as error:
+        for (group, key), text in _refusals(error):
+            add(group, key, text)
+            refused.add((group, key))
+            del (tree[group] if group else tree)[key]
+        config = converter.structure(tree, Config)  # the rest, to find what does not go together
+    for group, key, other, text in _conflicts(config):
+        if not refused & {(group, key), (group, other)}:
+            add(group, key, text.format(other=labels.get(f"{group}.{other}", f"{group}.{other}")))
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _converter(labels: Mapping[str, str]) -> cattrs.Converter:
+    """Return a converter that reads every option by its kind: cattrs by itself makes 3 of 3.9."""
+    from cattrs import Converter
+    from cattrs.gen import make_dict_structure_fn, override
+
+    def hook(group: str, key: str, kind: Kind) -> Callable[[object, object], object]:
+        def read(value: object, _: object) -> object:
+            if isinstance(value, str) and f"{group}.{key}" in labels:
+                value = kind.from_word(value)
+            try:
+                return kind.read(value)
+            except ValueError as error:
+                raise _Refused(group, key, str(error)) from None
+
+        return read
+
+    converter = Converter(forbid_extra_keys=True, detailed_validation=True)
+    for group, cls in GROUPS.items():
+        hooks: dict[str, Any] = {
+            field.name: override(struct_hook=hook(group, field.name, field.metadata["kind"]))
+            for field in attrs.fields(cls)
+        }
+        converter.register_structure_hook(cls, make_dict_structure_fn(cls, converter, **hooks))
+    return converter
+
+
+def _refusals(error: Exception) -> Iterator[tuple[tuple[str, str], str]]:
+    """Yield the group and key, and what is wrong with it, of everything that cattrs refused."""
+    from cattrs import ClassValidationError, ForbiddenExtraKeysError
+
+    match error:
+        case ClassValidationError():
+            for inner in error.exceptions:
+                yield from _refusals(inner)
+        case ForbiddenExtraKeysError():
+            group = next((name for name, cls in GROUPS.items() if cls is error.cl), "")
+            for key in sorted(error.extra_fields):
+                yield (group, key), _unknown_key(group, key)
+        case _Refused():
+            yield error.key, str(error)
+        case _:
+            raise error
+
+
+def _unknown_key(group: str, key: str) -> str:
+    known = _keys(GROUPS.get(group, Config))
+    elsewhere = [f"{name}.{key}" for name, cls in GROUPS.items() if key in _keys(cls)]
+    near = difflib.get_close_matches(key, known, 1) or elsewhere
+    return f"unknown key, did you mean {' or '.join(near)}?" if near else f"unknown key, known here: {', '.join(known)}"
+
+
+def _keys(cls: type[Any]) -> list[str]:
+    return [field.name for field in attrs.fields(cls)]
+
+
+def _conflicts(config: Config) -> Iterator[tuple[str, str, str, str]]:
+    """Yield group, key, other key and what is wrong, for values that do not go together."""
+    for group, cls in GROUPS.items():
+        values = getattr(config, group)
+        for field in attrs.fields(cls):
+            kind, other = field.metadata["kind"], field.metadata["at_most"]
+            if other is not None and (value := getattr(values, field.name)) > (most := getattr(values, other)):
+                text = f"found {kind.show(value)}, expected at most {{other}}, which is {kind.show(most)}"
+                yield group, field.name, other, text
+    if config.copy.verify == "size" and (action := config.copy.on_success.action) != "keep":
+        text = f"found {action}, expected keep where {{other}} is size: "
+        text += "a source file is removed only after verification at the level transfer or readback"
+        yield "copy", "on_success", "verify", text
+
+
+def _read_file(file: str, problems: list[str]) -> dict[str, Any]:
+    """Return the groups of *file*, and add to *problems* what belongs to no option."""
+    try:
+        with open(file, "rb") as stream:
+            tree, faults = _read_yaml(stream.read())
+    except OSError as error:
+        tree, faults = None, [f"cannot be read: {error.strerror}"]
+    if tree is not None and not isinstance(tree, dict):
+        faults.append(f"found {as_written(tree)}, expected groups of options: {', '.join(GROUPS)}")
+        tree = None
+    groups: dict[str, Any] = {}
+    for key, group in (tree or {}).items():
+        groups[str(key)] = {str(k): v for k, v in group.items()} if isinstance(group, dict) else group
+        if key in GROUPS and not isinstance(group, dict):
+            groups[key] = {}
+            if group is not None:  # otherwise all its options are commented out
+                faults.append(f"{key}: found {as_written(group)}, expected options: {', '.join(_keys(GROUPS[key]))}")
+    problems += [f"{visible(file)}: {fault}" for fault in faults]
+    return groups
+
+
+def _read_yaml(text: bytes) -> tuple[Any, list[str]]:
+    """Return the content of *text*, and what is wrong with it as YAML."""
+    import yaml
+
+    faults: list[str] = []
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            lines: dict[str, int] = {}
+            for key, _ in node.value:  # PyYAML keeps the last of several, silently
+                line = key.start_mark.line + 1
+                if (name := str(key.value)) in lines:
+                    faults.append(f"line {line}: {visible(name)}: given before, in line {lines[name]}")
+                lines[name] = line
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(text, Loader), faults
+    except Exception as error:  # PyYAML lets the ValueError, KeyError, … of malformed scalars escape
+        problem, mark = getattr(error, "problem", None) or str(error), getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark is not None else ""
+        quotes = "; a text that begins with * or & needs quotes" if re.search("alias|anchor", str(error)) else ""
+        return None, [*faults, f"{where}not YAML: {visible(' '.join(problem.split()))}{quotes}"]
+
+
+# --- Writing ------------------------------------------------------------------------------------------------
+
+
+def _shown(config: Config) -> dict[str, dict[str, object]]:
+    """Return the values of *config* as the file has them."""
+
+    def show(values: object, field: attrs.Attribute[Any]) -> object:
+        value, kind = getattr(values, field.name), field.metadata["kind"]
+        return kind.show(value)
+
+    return {
+        group: {field.name: show(getattr(config, group), field) for field in attrs.fields(cls)}
+        for group, cls in GROUPS.items()
+    }
+
+
+def dump(config: Config) -> str:
+    """Return *config* as YAML from which ``load_config`` reads it back."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def represent_str(self, data: str) -> yaml.ScalarNode:
+            style = None if data.isprintable() else '"'  # PyYAML itself writes some line breaks as they are
+            return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+    Dumper.add_representer(str, Dumper.represent_str)
+    return str(yaml.dump(_shown(config), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=2**31))
+
+
+_HEAD = """\
+# The configuration of trioft: every option with its default, what it may be, and what it is for.
+# Remove the # in front of an option to change it. The command line overrides this file.
+#
+# Durations: 500ms, 10s, 1.5h, 2h45m, 14d. Sizes: 64MiB (binary), 10GB (decimal). Rates: 20MiB/s.
+# Patterns are relative to the source; ** spans folders; they need quotes: ["**/*.mov", "dailies/*"].
+"""
+
+
+def example() -> str:
+    """Return a configuration file with every option, commented out."""
+    lines = [_HEAD.rstrip()]
+    for group, values in _shown(Config()).items():
+        lines.append(f"\n# {GROUPS[group].__doc__}\n{group}:")
+        for field in attrs.fields(GROUPS[group]):
+            value = values[field.name]
+            entry = f"{field.name}: {value if isinstance(value, str) else json.dumps(value)}"
+            lines.append(f"#   {entry:24} # {field.metadata['kind'].unit}. {field.metadata['reason']}")
+    return "\n".join(lines) + "\n"
