@@ -14,9 +14,10 @@ from rich.console import Console
 
 from support import PATIENCE, found
 from trioft.board import Board, Entry
-from trioft.display import Rate, render, run_display
+from trioft.display import render, run_display
 from trioft.model import FileState
 from trioft.notation import size_text, span_text
+from trioft.throttle import Rate
 
 S = FileState
 MB = 10**6

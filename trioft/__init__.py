@@ -74,7 +74,7 @@ configfile       strict cattrs from YAML, every problem at once; the example
 child            a child process of ours: pipes, messages, its end
 movers           the pool of movers: call with a deadline, kill, leave behind, replace
 shutdown         who is stopped by the first signal, and what may still be finished
-throttle         the limit on throughput
+throttle         the limit on throughput, and how it is measured
 board            live state of all files, totals; the source of display and JSON lines
 backlog          files that are not delivered yet, and when to look at each again; bounded; makes the jobs
 events           file events: hints for the scanner
@@ -88,10 +88,17 @@ strategies       ``bundle``, ``whole``, ``follow``: the table of them, and which
 finish           partial → delivered → source removed, in commented steps
 copier           one job at a time, from admission to report; what happens on an error
 sweeper          removes orphaned partials at the start
+view             what the outside sees of a file and of a run: fields of JSON lines and feed
+feed             the state as changes since a cursor
+guard            who may talk to the port: Host, Origin, token
+front            one port: plain requests, and upgrades to WebSockets
+health           is it able to work? metrics
+server           what the port answers; how a client of the feed is kept supplied
 agent            composition root: channels, nurseries, signals, the order of ending
 outlet           lines of text leave from a thread of their own
 display          Rich progress in the terminal
 console          JSON lines, talk, summary, exit code of a run
+status           ``trioft status``: a running agent's feed in a terminal
 cli              Typer commands: arguments → configuration → run
 ================ ====================================================================================================
 """

@@ -241,6 +241,28 @@ def watch(
     )
 
 
+@app.command()
+def status(
+    url: Annotated[
+        str | None,
+        typer.Argument(metavar="URL", help="Where the agent's feed is. Default: those of the state folder."),
+    ] = None,
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object for each agent, and no more.")] = False,
+) -> None:
+    """
+    Show what a running agent is doing; it has been started with --feed. TRIOFT_FEED_TOKEN is its token, if it has one.
+
+    Example:  trioft status http://ingest-1:8080/
+    """
+    settings = _load({"config": config, "state_dir": state_dir}, ends=False)
+    from trioft.console import state_dir_of
+    from trioft.status import run_status
+
+    raise typer.Exit(run_status(url, state_dir_of(settings), as_json=json))
+
+
 @config_app.command()
 def check(config: ConfigFile = None) -> None:
     """Read the configuration file and report every problem at once."""

@@ -171,7 +171,7 @@ def _run(
         board = Board()
         boards.append(board)
         voice.attach(board)
-        state_dir = _state_dir(settings)
+        state_dir = state_dir_of(settings)
         if dry_run:
             await list_missing(settings, lambda found: _tell_missing(found, as_json, voice), board, state_dir=state_dir)
             return None
@@ -222,7 +222,7 @@ def _terminal() -> Console | None:
     return Console(stderr=True)
 
 
-def _state_dir(settings: Config) -> str:
+def state_dir_of(settings: Config) -> str:
     if settings.state.dir is not None:
         return os.path.abspath(os.path.expanduser(settings.state.dir))
     import platformdirs

@@ -5,7 +5,6 @@ Progress in a terminal: one line for everything, one for each file being copied.
 from __future__ import annotations
 
 import threading
-from collections import deque
 from typing import TYPE_CHECKING
 
 import trio
@@ -13,6 +12,7 @@ import trio
 from trioft.errors import show_path
 from trioft.model import FileState
 from trioft.notation import size_text, span_text
+from trioft.throttle import Rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,26 +22,10 @@ if TYPE_CHECKING:
     from trioft.board import Board, Entry
 
 _INTERVAL = 0.25  # seconds between two drawings
-_WINDOW = 10.0  # seconds over which the rate is measured
 # Whoever writes to the terminal holds this: where a line is printed between the moment at which Rich finds out what is
 # on the screen and the moment at which it draws over that, remains of the old drawing stay.
 DRAWING = threading.Lock()
 _FILES = 8  # active files shown; the rest is counted
-
-
-class Rate:
-    """Bytes a second over the last ten seconds."""
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, int]] = deque()
-
-    def add(self, now: float, total: int) -> float | None:
-        """Return the rate after *total* bytes at *now*, None while there is nothing to measure it by."""
-        self._samples.append((now, total))
-        while now - self._samples[0][0] > _WINDOW:
-            self._samples.popleft()
-        began, first = self._samples[0]
-        return (total - first) / (now - began) if now > began else None
 
 
 async def run_display(board: Board, console: Console) -> None:

@@ -24,8 +24,8 @@ import attrs
 import trio
 
 from trioft.board import Board, Entry
-from trioft.display import Rate
 from trioft.model import FINAL, FileState
+from trioft.throttle import Rate
 from trioft.view import describe, moment, timestamp
 
 # Bytes after which a message is cut; what is left comes in the next one.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import trio
+
+_WINDOW = 10.0  # seconds over which a rate is measured
 
 
 class Throttle:
@@ -23,3 +27,18 @@ class Throttle:
         starts = max(self._paid_until, trio.current_time())
         self._paid_until = starts + count / self.rate
         await trio.sleep_until(starts)
+
+
+class Rate:
+    """Bytes a second over the last ten seconds."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def add(self, now: float, total: int) -> float | None:
+        """Return the rate after *total* bytes at *now*, None while there is nothing to measure it by."""
+        self._samples.append((now, total))
+        while now - self._samples[0][0] > _WINDOW:
+            self._samples.popleft()
+        began, first = self._samples[0]
+        return (total - first) / (now - began) if now > began else None

@@ -15,9 +15,9 @@ import trio
 from trioft import __version__
 from trioft.board import Board, Entry
 from trioft.config import Config
-from trioft.display import Rate
 from trioft.errors import Side, Trouble, classify, hint_for, show_path
 from trioft.storage import Storage
+from trioft.throttle import Rate
 
 
 class Run:

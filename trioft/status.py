@@ -1,0 +1,240 @@
+"""
+``trioft status``: what a running agent is doing, in a terminal, or as JSON; from its feed, as any other tool would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+import trio
+import trio_websocket
+
+from trioft.errors import ConfigError, UnusableError
+from trioft.notation import size_text, span_text
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_CONNECTING = 10.0  # seconds
+_MESSAGE = 1024 * 1024  # bytes: the feed cuts its messages well below that
+_ROWS = 20
+_SECTIONS = ("agent", "source", "destination", "totals")
+# What a person looks for first, first.
+_ORDER = ("failed", "verifying", "copying", "growing", "waiting", "ready", "settling", "done", "skipped", "gone")
+
+
+class Place(NamedTuple):
+    """Where an agent's feed is."""
+
+    tls: bool
+    host: str
+    port: int
+
+    @property
+    def authority(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_url(url: str) -> Place:
+    """Return the place of ``http://HOST:PORT/``, also without scheme. Raises ``ConfigError``."""
+    try:
+        parts = urlsplit(url if "//" in url else f"//{url}")
+        port = parts.port
+    except ValueError:
+        port = None
+    if port is None or not parts.hostname or parts.scheme not in ("", "http", "https", "ws", "wss"):
+        raise ConfigError([f"{url} is no address of a feed"], hint="give it as http://HOST:PORT/")
+    return Place(parts.scheme in ("https", "wss"), parts.hostname, port)
+
+
+def find_agents(state_dir: str) -> list[str]:
+    """Return the addresses of the agents that run with this state directory and have a feed."""
+    urls = []
+    with contextlib.suppress(FileNotFoundError):
+        for name in sorted(os.listdir(state_dir)):
+            if name.startswith("feed-") and name.endswith(".json"):
+                with contextlib.suppress(OSError, ValueError, KeyError):
+                    with open(os.path.join(state_dir, name), encoding="utf-8") as file:
+                        card = json.load(file)
+                    os.kill(card["pid"], 0)  # whoever was killed has left it behind
+                    urls.append(card["url"])
+    return urls
+
+
+class State:
+    """The state of an agent, put together from its feed."""
+
+    def __init__(self) -> None:
+        self.sections: dict[str, Any] = {}
+        self.files: dict[int, dict[str, Any]] = {}
+        self.complete = False
+
+    def apply(self, message: dict[str, Any]) -> None:
+        if message["reset"]:
+            self.files.clear()
+        self.files |= {file["id"]: file for file in message["files"]}
+        for number in message["gone"]:
+            self.files.pop(number, None)
+        self.sections |= {
+            name: message[name] for name in ("agent", "source", "destination", "totals") if name in message
+        }
+        self.complete = message["rev"] == message["head"]
+
+
+@contextlib.asynccontextmanager
+async def _feed_of(place: Place, token: str | None) -> AsyncIterator[trio_websocket.WebSocketConnection]:
+    """Have a connection to the feed while inside. Raises ``UnusableError``."""
+    try:
+        with trio.fail_after(_CONNECTING):
+            plain = await trio.open_tcp_stream(place.host, place.port)
+    except (OSError, trio.TooSlowError) as error:
+        raise UnusableError(f"cannot reach {place.authority}: {error or 'it does not answer'}") from error
+    stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = plain
+    if place.tls:
+        context = ssl.create_default_context()
+        stream = trio.SSLStream(plain, context, server_hostname=place.host, https_compatible=True)
+    headers = [(b"Authorization", f"Bearer {token}".encode())] if token else []
+    async with stream, trio.open_nursery() as nursery:
+        try:
+            with trio.fail_after(_CONNECTING):
+                socket = await trio_websocket.wrap_client_stream(
+                    nursery, stream, place.authority, "/feed", extra_headers=headers, max_message_size=_MESSAGE
+                )
+        except trio_websocket.ConnectionRejected as error:
+            hint = "set TRIOFT_FEED_TOKEN" if error.status_code == 401 else None
+            raise UnusableError(f"{place.authority} refuses: {error.status_code}", hint=hint) from error
+        except (trio_websocket.HandshakeError, trio.BrokenResourceError, trio.TooSlowError, ssl.SSLError) as error:
+            raise UnusableError(f"{place.authority} is no feed of trioft: {error!r}") from error
+        yield socket
+        nursery.cancel_scope.cancel()
+
+
+async def read_once(place: Place, token: str | None) -> State:
+    """Return the whole state. Raises ``UnusableError``."""
+    state = State()
+    async with _feed_of(place, token) as socket:
+        with trio.move_on_after(_CONNECTING):
+            while not state.complete:
+                state.apply(await _next(socket))
+            return state
+    raise UnusableError(f"{place.authority} does not send its state")
+
+
+async def _next(socket: trio_websocket.WebSocketConnection) -> dict[str, Any]:
+    try:
+        message: dict[str, Any] = json.loads(await socket.get_message())
+    except trio_websocket.ConnectionClosed as error:
+        raise UnusableError("the agent has ended, or cut the connection") from error
+    return message
+
+
+async def show_live(place: Place, token: str | None) -> None:
+    """Show the state, four times a second, until the agent ends or this is cancelled."""
+    from rich.console import Console
+    from rich.live import Live
+
+    state = State()
+    live = Live(console=Console(), auto_refresh=False, screen=True)
+    draw = functools.partial(trio.to_thread.run_sync, abandon_on_cancel=True)
+    async with _feed_of(place, token) as socket:
+        await draw(live.start)
+        try:
+            while True:
+                state.apply(await _next(socket))
+                if state.complete:
+                    live.update(render(state))
+                    await draw(live.refresh)
+        finally:
+            with trio.move_on_after(1, shield=True):
+                await draw(live.stop)
+
+
+def render(state: State) -> RenderableType:
+    """Return what the terminal shows: pure, so that a test can read it."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    agent, totals = state.sections["agent"], state.sections["totals"]
+    lines: list[RenderableType] = [Text(f"trioft {agent['version']}, {agent['mode']} on {agent['host']}", style="bold")]
+    for name in ("source", "destination"):
+        end = state.sections[name]
+        text = Text(f"{name:12}{end['path']}")
+        if end["filesystem"]:
+            text.append(f" on {end['filesystem']}")
+        if end.get("free") is not None:
+            text.append(f", {size_text(end['free'])} of {size_text(end['total'])} free")
+        if end.get("full_in") is not None:
+            text.append(f", full in {span_text(end['full_in'])}", style="yellow")
+        text.append(f": {end['reason']}" if end["reason"] else "", style="yellow")
+        lines.append(text)
+    head = Text(f"{totals['delivered']:,} delivered, {totals['already']:,} already there, ")
+    head.append(f"{totals['failed']:,} failed", style="bold red" if totals["failed"] else "")
+    head.append(f"; {totals['pending_files']:,} to go ({size_text(totals['pending_bytes'])})")
+    if totals["rate"]:
+        head.append(f"; {size_text(totals['rate'])}/s")
+    if totals["eta"]:
+        head.append(f", {span_text(totals['eta'])} left")
+    lines.append(head)
+    table = Table.grid(padding=(0, 2))
+    files = sorted(state.files.values(), key=lambda file: (_ORDER.index(file["state"]), -file["id"]))
+    for file in files[:_ROWS]:
+        share = 100 * file["bytes_copied"] // file["size"] if file["size"] else 100
+        what = file["reason"] or ""
+        if file["rate"]:
+            what = f"{share} %, {size_text(file['rate'])}/s"
+        if file["lag_seconds"] is not None:
+            what += f", {file['lag_seconds']:.1f} s behind"
+        table.add_row(
+            Text(file["state"]), Text(size_text(file["size"]), justify="right"), Text(file["path"]), Text(what)
+        )
+    lines.append(table)
+    if len(files) > _ROWS:
+        lines.append(Text(f"and {len(files) - _ROWS:,} more"))
+    return Group(*lines)
+
+
+def run_status(url: str | None, state_dir: str, *, as_json: bool) -> int:
+    """Run ``trioft status``; return its exit code. Raises ``TrioftError``."""
+    from rich.console import Console
+
+    urls = [url] if url is not None else find_agents(state_dir)
+    if not urls:
+        raise UnusableError(
+            f"no agent with a feed runs with the state directory {state_dir}",
+            hint="start it with --feed HOST:PORT, or name its address",
+        )
+    token = os.environ.get("TRIOFT_FEED_TOKEN")
+    places = [parse_url(found) for found in urls]
+    if len(places) == 1 and not as_json and sys.stdout.isatty():
+        with contextlib.suppress(KeyboardInterrupt):
+            _run(show_live, places[0], token)
+        return 0
+    console = Console(soft_wrap=True)
+    for place in places:
+        state = _run(read_once, place, token)
+        if as_json:
+            files = sorted(state.files.values(), key=lambda file: file["id"])
+            print(json.dumps({**state.sections, "files": files}), flush=True)  # noqa: T201 - this is its purpose
+        else:
+            console.print(render(state), highlight=False)
+    return 0
+
+
+def _run(function: Any, *args: Any) -> Any:
+    """Run a task, and have the one error that it ends with, out of the groups that it comes in."""
+    try:
+        return trio.run(function, *args)
+    except* UnusableError as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
