@@ -92,6 +92,7 @@ view             what the outside sees of a file and of a run: fields of JSON li
 feed             the state as changes since a cursor
 guard            who may talk to the port: Host, Origin, token
 front            one port: plain requests, and upgrades to WebSockets
+control          what an operator may ask of a running agent: pause, resume, retry, cancel
 health           is it able to work? metrics
 server           what the port answers; how a client of the feed is kept supplied
 agent            composition root: channels, nurseries, signals, the order of ending

@@ -18,6 +18,7 @@ import trio
 from trioft.backlog import Backlog
 from trioft.board import Board
 from trioft.config import Config
+from trioft.control import Control
 from trioft.copier import run_copier
 from trioft.ends import Pair, check_ends, find_ends, with_patience
 from trioft.endsio import KEEPS_NO_TIMES
@@ -97,10 +98,8 @@ async def run_agent(
                 for side, identity in storage.identity.items():
                     assert identity is not None
                     ledger.note_identity(side, identity)
-            if server is not None:
-                server.found(storage)
             backlog = Backlog(board, oldest_first=not once, bundle_bytes=bundle_bytes(config))
-            changes = Changes(backlog.wake)
+            changes, throttle = Changes(backlog.wake), Throttle(config.copy.bwlimit)
             manner = how_to_copy(config, once, storage.resolution_ns)
             tools = Tools(
                 config=config,
@@ -113,14 +112,16 @@ async def run_agent(
                 ledger=port,
                 storage=storage,
                 manner=manner,
-                throttle=Throttle(config.copy.bwlimit),
+                throttle=throttle,
                 shutdown=shutdown,
                 stuck=stuck,
             )
             # The ledger outlives all that may still have something to say to it: it ends when the last port closes.
             async with trio.open_nursery() as services:
                 services.start_soon(run_ledger, ledger, requests)
-                with port:
+                with port, port.clone() as port_of_control:
+                    if server is not None:
+                        server.found(storage, Control(board, backlog, changes, throttle, port_of_control))
                     async with trio.open_nursery() as helpers:
                         helpers.start_soon(storage.run, looking.call, backlog.offer_again)
                         if not once:

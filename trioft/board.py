@@ -41,6 +41,7 @@ class Entry:
     trouble: Trouble | None = None
     retry_at: float | None = None  # on trio's clock
     digest: bytes | None = None
+    left: bool = False  # an operator does not want it to be transferred now
     found_at: datetime = attrs.field(factory=lambda: datetime.now(UTC))
     started_at: float | None = None  # on trio's clock
 
@@ -74,6 +75,7 @@ class Board:
         self.revision = 0
         self.source: str | None = None  # None: well; else what is wrong, in words
         self.destination: str | None = None
+        self.paused = False
         self.full_in: float | None = None  # seconds until the recordings will have used up the destination's space
         self.scanned = False  # the whole tree has been looked at once: totals and ETA mean something
         self.pending_files = 0
@@ -210,6 +212,13 @@ class Board:
             self.destination = text
             self.revision += 1
             self.notice("storage", f"destination {text}" if text else "the destination is usable again")
+
+    def set_paused(self, paused: bool) -> None:
+        """An operator has stopped all copying for a while, or lets it go on."""
+        if paused != self.paused:
+            self.paused = paused
+            self.revision += 1
+            self.notice("control", "paused" if paused else "resumed")
 
     @property
     def waits_for(self) -> str | None:

@@ -204,6 +204,7 @@ class Feed:
     token: str | None = option(
         None, TOKEN, "Who has it may watch; TRIOFT_FEED_TOKEN in the environment does the same, unseen by others."
     )
+    control: bool = option(False, SWITCH, "Let who watches also pause, resume, retry and cancel.")
     hosts: tuple[str, ...] = option(
         [], NAMES, "Names under which the port is reached, beside addresses: pages elsewhere cannot borrow them."
     )

@@ -18,7 +18,7 @@ from trioft.ledger import Entry, Ledger
 from trioft.model import Checkpoint, FileState, Item, Job, Result, Verdict
 from trioft.naming import partial_of
 from trioft.strategies import STRATEGIES, choose_strategy
-from trioft.transfer import Tools, is_remounted
+from trioft.transfer import Tools, is_remounted, left
 
 # Seconds between two looks whether an operation that was left behind has ended.
 _STUCK = 1.0
@@ -45,6 +45,14 @@ async def _take(job: Job, backlog: Backlog, tools: Tools) -> None:
     checkpoint = await _begun(job, tools)
     started = [(item, p) for item in job.items if (p := _start(item, job.growing, backlog)) is not None]
     started = [(item, p) for item, p in started if not _has_to_wait(item, p, backlog, tools)]
+    for item, p in started:
+        if p.entry.left:
+            tools.board.move(p.entry, FileState.WAITING)
+            p.entry.trouble = left(item.path, p.entry.bytes_copied)
+            backlog.finished(p, FileState.FAILED, str(p.entry.trouble))
+            tools.board.totals.failed += 1
+            await tools.ledger.call(Ledger.record, [_outcome(p, item, "failed", str(p.entry.trouble))])
+    started = [(item, p) for item, p in started if not p.entry.left]
     job, pending = job._replace(items=tuple(item for item, _ in started)), [p for _, p in started]
     if pending:
         # Should a mover get stuck for good, everybody knows on which files.

@@ -93,6 +93,8 @@ def render(board: Board, rate: float | None) -> RenderableType:
         lines.insert(1, bar)
     if len(active) > _FILES:
         lines.append(Text(f"and {len(active) - _FILES} more"))
+    if board.paused:
+        lines.append(Text("paused", style="yellow"))
     if board.waits_for:
         lines.append(Text(f"waiting: {board.waits_for}", style="yellow"))
     if board.full_in is not None:

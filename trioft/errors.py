@@ -150,6 +150,7 @@ _NEVER = {
     errno_.EEXIST,
     errno_.EOPNOTSUPP,
     errno_.EXDEV,
+    errno_.ECANCELED,  # by an operator
 }
 # May be over in a moment: a file in use, an exhausted server, a bad sector, a file or folder that somebody takes away.
 _TEMPORARY = {

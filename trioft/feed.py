@@ -9,6 +9,7 @@ for it. A file is rendered once per change, and a message once for all clients a
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import json
@@ -103,6 +104,8 @@ class Feed:
     def remove(self, entry: Entry) -> None:
         """*entry* is none of the agent's business any more."""
         if entry.id in self._records:
+            with contextlib.suppress(ValueError):
+                self._finished.remove(entry.id)
             self._forget(entry.id)
 
     def _forget(self, number: int) -> None:
@@ -131,6 +134,11 @@ class Feed:
             if name not in self._sections or self._sections[name][1] != fields:
                 self._bump()
                 self._sections[name] = self.head, fields
+
+    def entry_of(self, number: int) -> Entry | None:
+        """Return the file with this id, live or finished lately."""
+        record = self._records.get(number)
+        return None if record is None else record.entry
 
     # --- for clients
 

@@ -156,6 +156,7 @@ class _Recording(Transfer):
                 await self._heard.wait()
             await trio.sleep_until(earliest)
             self._heard = trio.Event()
+            self.check_wanted()
             await self._look()
 
     async def _look(self) -> None:

@@ -332,6 +332,11 @@ class Ledger:
         self._db.executemany("DELETE FROM checkpoint WHERE path = ?", ((e.path,) for e in entries))
         self._add_history((time, e.outcome, e.path, e.target, e.fingerprint.size, e.digest, e.detail) for e in entries)
 
+    def forget_failure(self, path: bytes) -> None:
+        """Let a file that failed, or was skipped, be tried again by this run."""
+        query = "DELETE FROM file WHERE folder = ? AND name = ? AND outcome IN ('failed', 'skipped')"
+        self._db.execute(query, os.path.split(path))
+
     def record_removals(self, removals: Iterable[Removal]) -> None:
         """Record which sources were removed, with the proofs, or why they were not."""
         removals = list(removals)

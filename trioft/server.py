@@ -18,11 +18,13 @@ import trio_websocket
 
 from trioft.board import Board
 from trioft.config import Config
+from trioft.control import Control
 from trioft.errors import ConfigError, UnusableError
 from trioft.feed import Cursor, Feed
 from trioft.front import Answer, Front, Request, Upgrade, is_handshake
 from trioft.guard import COOKIE, Guard, is_loopback
 from trioft.health import Health
+from trioft.model import FINAL
 from trioft.movers import Movers, Stuck
 from trioft.storage import Storage
 from trioft.view import Run
@@ -119,13 +121,15 @@ class Server:
         self._feed = Feed(board, self._run.sections)
         self._guard = Guard(frozenset(config.feed.hosts), token, config.feed.tls_cert is not None)
         self._front = Front(self._respond, lambda text: board.notice("feed", text))
+        self._control: Control | None = None
         self._clients = 0
         self._parked = trio.lowlevel.ParkingLot()
         health.clients = lambda: self._clients
 
-    def found(self, storage: Storage) -> None:
-        """The ends have been found."""
+    def found(self, storage: Storage, control: Control) -> None:
+        """The ends have been found, and there is something to control."""
         self._run.storage = self._health.storage = storage
+        self._control = control if self._config.feed.control else None
 
     async def run(self, listeners: list[trio.abc.Listener[trio.abc.Stream]]) -> None:
         """Serve until cancelled; then clients of the feed get a Close frame (1001) first."""
@@ -221,7 +225,7 @@ class Server:
         self._clients += 1
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_listen, socket, nursery.cancel_scope)
+                nursery.start_soon(self._listen, socket, nursery.cancel_scope)
                 while True:
                     text, cursor = self._feed.message(cursor)
                     with trio.move_on_after(_SEND_SECONDS) as sending:
@@ -236,15 +240,36 @@ class Server:
         finally:
             self._clients -= 1
 
+    async def _listen(self, socket: trio_websocket.WebSocketConnection, conversation: trio.CancelScope) -> None:
+        """Do what a client asks for, where that is allowed; and see it leave, which nobody would who did not listen."""
+        try:
+            while True:
+                asked = await socket.get_message()
+                if not self._config.feed.control:
+                    await socket.aclose(1008, "this feed only speaks")
+                    break
+                await socket.send_message(await self._answer(asked))
+        except trio_websocket.ConnectionClosed:
+            pass
+        conversation.cancel()
 
-async def _listen(socket: trio_websocket.WebSocketConnection, conversation: trio.CancelScope) -> None:
-    """Without somebody who listens, the client's pongs and its good-bye are not seen. It has nothing to say, though."""
-    try:
-        await socket.get_message()
-        await socket.aclose(1008, "this feed only speaks")
-    except trio_websocket.ConnectionClosed:
-        pass
-    conversation.cancel()
+    async def _answer(self, asked: str | bytes) -> str:
+        """Do what a client asks for, and return what is said to that."""
+        ref = None
+        try:
+            message = json.loads(asked)
+            ref, what, number = message.get("ref"), message.get("do"), message.get("id")
+        except (ValueError, AttributeError, RecursionError):
+            done, text = False, "this is no JSON object"
+        else:
+            entry = self._feed.entry_of(number) if isinstance(number, int) else None
+            if self._control is None:
+                done, text = False, "there is nothing to control yet"
+            else:
+                done, text = await self._control.obey(what, entry)
+            if done and what == "retry" and entry is not None and entry.state in FINAL:
+                self._feed.remove(entry)  # it begins a new life, under another id
+        return json.dumps({"type": "answer", "v": 1, "ref": ref, "ok": done, "text": text})
 
 
 def _file(request: Request) -> Answer:

@@ -184,6 +184,8 @@ def render(state: State) -> RenderableType:
     if totals["eta"]:
         head.append(f", {span_text(totals['eta'])} left")
     lines.append(head)
+    if agent["paused"]:
+        lines.append(Text("paused", style="yellow"))
     table = Table.grid(padding=(0, 2))
     files = sorted(state.files.values(), key=lambda file: (_ORDER.index(file["state"]), -file["id"]))
     for file in files[:_ROWS]:
@@ -230,11 +232,14 @@ def run_status(url: str | None, state_dir: str, *, as_json: bool) -> int:
 
 
 def _run(function: Any, *args: Any) -> Any:
-    """Run a task, and have the one error that it ends with, out of the groups that it comes in."""
+    """Run a task; what ends it, comes out of the groups that Trio brings it in."""
     try:
         return trio.run(function, *args)
-    except* UnusableError as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from None
+    except BaseExceptionGroup as group:
+        for kind in (UnusableError, KeyboardInterrupt):
+            error: BaseException | None = group.subgroup(kind)
+            if error is not None:
+                while isinstance(error, BaseExceptionGroup):
+                    error = error.exceptions[0]
+                raise error from None
+        raise

@@ -19,9 +19,22 @@ class Throttle:
     def __init__(self, rate: int | None) -> None:
         self.rate = rate
         self._paid_until = 0.0
+        self._running = trio.Event()
+        self._running.set()
+
+    def pause(self) -> None:
+        """Let nothing pass until it is resumed."""
+        if self._running.is_set():
+            self._running = trio.Event()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._running.set()
 
     async def take(self, count: int) -> None:
         """Return when *count* bytes may be sent. When cancelled, they count as sent."""
+        while not self._running.is_set():
+            await self._running.wait()
         if self.rate is None:
             return
         starts = max(self._paid_until, trio.current_time())

@@ -9,6 +9,7 @@ and recorded. Writing and settling overlap.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import math
 from collections.abc import AsyncIterator
@@ -19,7 +20,7 @@ import trio
 
 from trioft.board import Board, Entry
 from trioft.config import Config
-from trioft.errors import FileTrouble
+from trioft.errors import FileTrouble, Side, Trouble
 from trioft.events import Changes
 from trioft.fileio import file_digest, mismatch
 from trioft.ledger import Ledger, Port
@@ -136,6 +137,11 @@ async def begin(item: Item, tools: Tools, *, growing: bool) -> Prepared | Result
         elif held != checkpoint:
             await ledger.call(Ledger.save_checkpoint, item.path, held)
     return prepared
+
+
+def left(path: bytes, offset: int) -> Trouble:
+    """What a file that an operator does not want any more fails with."""
+    return Trouble(Side.SOURCE, "copy", path, offset, errno.ECANCELED, "left by an operator")
 
 
 def is_remounted(checkpoint: Checkpoint, item: Item) -> bool:
@@ -269,9 +275,15 @@ class Transfer:
         been settled meanwhile.
         """
         await self.tools.throttle.take(max(0, end - max(start, self.written)))
+        self.check_wanted()
         blocks: dict[int, Block] = {}
         await self.copy_span(start, end, functools.partial(self._told, blocks))
         return blocks
+
+    def check_wanted(self) -> None:
+        """Raise ``FileTrouble`` if an operator has had enough of it."""
+        if self.entry.left:
+            raise FileTrouble(left(self.item.path, self.written))
 
     async def copy_span(self, start: int, end: int, tell: Any) -> None:
         """Call the operation that copies a span of a finished file."""

@@ -58,7 +58,12 @@ class Run:
             "eta": round(board.pending_bytes / rate) if rate and board.scanned else None,
         }
         return {
-            "agent": {**self._agent, "scanned": board.scanned},
+            "agent": {
+                **self._agent,
+                "scanned": board.scanned,
+                "paused": board.paused,
+                "control": config.feed.control,
+            },
             "source": source,
             "destination": destination,
             "totals": totals,
