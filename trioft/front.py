@@ -22,6 +22,7 @@ import trio_websocket
 from trioft.model import KIB
 
 HEAD = 16 * KIB  # bytes of a request's head
+_RECEIVE = 2 * KIB
 BODY = 64 * KIB  # bytes of a request's body, and of a client's message
 CONNECTIONS = 1024
 # Seconds: for a head, once its first byte is there; between two requests; for an answer to be taken.
@@ -169,7 +170,7 @@ class _Connection:
         while (event := self._http.next_event()) is h11.NEED_DATA:
             if self._http.they_are_waiting_for_100_continue:
                 raise _Refused(417, "nothing is waited for here")
-            data = await self._stream.receive_some(HEAD)
+            data = await self._stream.receive_some(_RECEIVE)  # little: h11 only refuses heads that are not complete yet
             # From the first byte on it has to be quick, and a slow rest wins no time.
             scope.deadline = min(scope.deadline, trio.current_time() + _HEAD_SECONDS)
             self._http.receive_data(bytes(data))
@@ -199,7 +200,7 @@ class _Connection:
             raise _Refused(400, "nothing may be sent before the answer")
         replay = _Replay(_head_of(request), self._stream)
         with trio.fail_after(_HEAD_SECONDS):
-            socket_request = await trio_websocket.wrap_server_stream(self._readers, replay)
+            socket_request = await trio_websocket.wrap_server_stream(self._readers, replay, max_message_size=BODY)
             socket = await socket_request.accept()
         try:
             await upgrade.converse(socket)
