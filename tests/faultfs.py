@@ -81,6 +81,11 @@ class Control:
     def do_clear(self, id: int | None = None) -> None:
         self.fs.rules.clear(id)
 
+    def do_stop_rule(self, id: int) -> None:
+        """It does not fire any more, and is still listed."""
+        rule = self.fs.rules.all[id]
+        rule.times = max(1, rule.fired)
+
     def do_rules(self) -> list[dict[str, Any]]:
         return [dataclasses.asdict(rule) for rule in self.fs.rules.all.values()]
 

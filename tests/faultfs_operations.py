@@ -92,8 +92,13 @@ class FaultFS(pyfuse3.Operations):
         paths: tuple[bytes, ...],
         action: Callable[[Rule | None], T],
         undo: Callable[[T], None] | None = None,
+        lose: Node | None = None,
     ) -> T:
-        """Do an operation, or what goes wrong in its place. *undo* gives back what an answer that is lost holds."""
+        """
+        Do an operation, or what goes wrong in its place.
+
+        *undo* gives back what an answer that is lost holds; *lose* is the file whose content the operation may cost.
+        """
         tree = self.tree.age
         self._check_power(tree)
         self.counts[op] += 1
@@ -102,6 +107,8 @@ class FaultFS(pyfuse3.Operations):
         self.log.append(f"{op} {shown}" + (f" [{rule.id}]" if rule else ""))
         if rule is not None:
             self.stir()
+            if rule.lose and lose is not None:
+                self.tree.lose(lose)
             if rule.delayed:
                 self.waiting.append(lambda: self._act_late(tree, action))
                 _fail(rule.number)
@@ -298,7 +305,7 @@ class FaultFS(pyfuse3.Operations):
 
     async def flush(self, fh: int) -> None:
         handle = self._handle(fh)
-        await self.act("flush", (self.tree.shown(handle.node),), lambda _: None)
+        await self.act("flush", (self.tree.shown(handle.node),), lambda _: None, lose=handle.node)
 
     async def read(self, fh: int, off: int, size: int) -> bytes:
         handle = self._handle(fh)
@@ -333,7 +340,7 @@ class FaultFS(pyfuse3.Operations):
 
     async def fsync(self, fh: int, datasync: bool) -> None:
         node = self._handle(fh).node
-        await self.act("fsync", (self.tree.shown(node),), lambda _: self.tree.sync(node))
+        await self.act("fsync", (self.tree.shown(node),), lambda _: self.tree.sync(node), lose=node)
 
     # --- attributes
 

@@ -7,6 +7,7 @@ often (``times``, 0: until it is cleared), and what happens then:
 errno       the operation does not happen, and fails
 late        it happens, and fails with ``errno``: the answer was lost
 delayed     it fails with ``errno`` at once, and happens when it is released
+lose        what was written since the file was fsynced is gone, its size is not: so do disks, and servers that run full
 stall       seconds for which it does not answer; 0: until it is released. It happens after that
 short       a write does half of what it was asked to, and says so
 flip        one bit is wrong: of what is stored, or of what is read
@@ -41,6 +42,7 @@ class Rule:
     short: bool = False
     flip: bool = False
     drop: bool = False
+    lose: bool = False
     id: int = 0
     hits: int = 0
     fired: int = 0

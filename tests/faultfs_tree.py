@@ -120,6 +120,16 @@ class Tree:
         """Content and size of a file are durable."""
         node.written.clear()
 
+    def lose(self, node: Node) -> None:
+        """Take back what was written of a file since it was fsynced, all but its size; nobody is told."""
+        with open(self.path(node), "r+b") as file:
+            durable = bytearray(live := file.read())
+            for undo in reversed(node.written):
+                _undo(durable, undo)
+            file.seek(0)
+            file.write(durable[: len(live)] + bytes(max(0, len(live) - len(durable))))
+        node.written.clear()
+
     def digests(self, node: Node) -> tuple[str, str]:
         """Return the SHA-256 of what a file holds, and of what of that is durable."""
         with open(self.path(node), "rb") as file:
