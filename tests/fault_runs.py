@@ -57,7 +57,7 @@ def config_of(
     state: Path,
     *,
     delete: bool = False,
-    check_interval: float = 0.05,
+    check_interval: float = 60.0,
     stall_timeout: float = 30.0,
     include: tuple[str, ...] = (),
     growing_from: int = 16 * MIB,

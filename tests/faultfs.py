@@ -63,6 +63,7 @@ class Control:
         fired = sum(rule.fired for rule in fs.rules.all.values())
         return {
             "off": fs.is_off,
+            "cuts": fs.cuts,
             "stalled": fs.stalled,
             "waiting": len(fs.waiting),
             "fired": fired,
@@ -97,16 +98,16 @@ class Control:
         """So many bytes more can be written; None: no end of them."""
         self.fs.free = free
 
-    def do_cut(self, at: int = 0, seed: int | None = None) -> None:
+    def do_cut(self, at: int = 0, seed: int | None = None, stay_off: bool = False) -> None:
         """
-        Cut the power: now, and have it back at once, or after change number *at*, and not have it back.
+        Cut the power, now or after change number *at*, and have it back at once, or not.
 
         With a *seed*, a part of what is not durable stays.
         """
         if at:
-            self.fs.cut_at, self.fs.cut_seed = at, seed
+            self.fs.cut_at, self.fs.cut_seed, self.fs.cut_stays_off = at, seed, stay_off
         else:
-            self.fs.power_cut(seed, stay_off=False)
+            self.fs.power_cut(seed, stay_off)
 
     def do_power_on(self) -> None:
         self.fs.is_off = False

@@ -55,7 +55,9 @@ class FaultFS(pyfuse3.Operations):
         self.log: deque[str] = deque(maxlen=200)
         self.renames: list[list[str]] = []
         self.written: set[str] = set()  # names of files that were changed under them
-        self.cut_at, self.is_off = 0, False
+        self.cuts = 0
+        self.is_off = False
+        self.cut_at, self.cut_stays_off = 0, False
         self.cut_seed: int | None = None
         self.stalled = 0
         self.waiting: list[Callable[[], object]] = []  # what has failed, and will happen
@@ -81,6 +83,7 @@ class FaultFS(pyfuse3.Operations):
         self.tree.power_cut(seed)
         self.is_off = stay_off
         self.cut_at = 0
+        self.cuts += 1
         self.log.append("power cut")
         self.stir()
 
@@ -124,7 +127,7 @@ class FaultFS(pyfuse3.Operations):
         if op in CHANGES:
             self.changes += 1
             if self.changes == self.cut_at:
-                self.power_cut(self.cut_seed, stay_off=True)
+                self.power_cut(self.cut_seed, self.cut_stays_off)
         if rule is not None and rule.number:
             if undo is not None:
                 undo(value)

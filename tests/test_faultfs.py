@@ -261,7 +261,7 @@ def test_what_was_open_when_the_power_was_cut_is_stale(fs: FaultMount) -> None:
 
 def test_the_power_can_be_cut_after_any_change(fs: FaultMount) -> None:
     """After the fifth change nothing works any more, until the power is back."""
-    fs.ask("cut", at=5)  # create, write, fsync, write, fsync
+    fs.ask("cut", at=5, stay_off=True)  # create, write, fsync, write, fsync
     write(fs.place / "a", b"a", sync=True)
     with pytest.raises(OSError, match="not connected"):
         write(fs.place / "a", b"b", 1, sync=True)

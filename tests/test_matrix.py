@@ -2,8 +2,8 @@
 Every way to fail × every operation at the destination × every strategy.
 
 Something goes wrong below the mount that is the destination, once, or until trioft has told of it, while a few files
-are transferred. What becomes of them is what the table of ``errors`` and the kind of the failure say; whatever it is, at no
-moment is there anything wrong under a final name, and in the end everything is at the destination.
+are transferred. What becomes of them is what the table of ``errors`` and the kind of the failure say; whatever it is,
+at no moment is there anything wrong under a final name, and in the end everything is at the destination.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class Arena:
 
 
 def without_probes(folder: Path) -> dict[bytes, bytes]:
-    """Return the files below *folder*; not the one of a probe that was under way as the agent ended, for a later start."""
+    """Return the files below *folder*, but for that of a probe that was under way as the agent ended."""
     return {name: content for name, content in files_of(folder).items() if not name.startswith(b".trioft-probe-")}
 
 
