@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +11,15 @@ from pathlib import Path
 import attrs
 import trio
 
+from faults_mount import FaultMount
+from support import files_of
 from trioft.agent import run_agent
 from trioft.board import Board, Entry, Totals
 from trioft.config import Config, Copy, Destination, Growing, Retry, Source, State
 from trioft.errors import FileTrouble, TrioftError, Trouble
 from trioft.kinds import MinFree, OnSuccess
 from trioft.model import MIB, FileState
+from trioft.naming import is_partial
 
 SECONDS = 60.0  # that one transfer may take on a loaded machine
 
@@ -129,3 +133,25 @@ def recordings(contents: dict[Path, bytes], begun: int) -> Iterator[Callable[[En
     finally:
         for fd in open_files.values():
             os.close(fd)
+
+
+def delivered(folder: Path) -> dict[bytes, bytes]:
+    """Return the files below *folder*, but for that of a probe that was under way as its agent ended."""
+    return {name: content for name, content in files_of(folder).items() if not name.startswith(b".trioft-probe-")}
+
+
+def check_history(mount: FaultMount, folder: str, *versions: dict[bytes, bytes], late: bool = False) -> None:
+    """
+    At no moment was there anything wrong below *folder*.
+
+    What got a final name was one of the *versions* of it, whole and durable; and nothing was written under one, unless
+    something came *late*.
+    """
+    history = mount.ask("history")
+    for _, new, held, durable in history["renames"]:
+        name = os.fsencode(new.removeprefix(folder + "/"))
+        if not is_partial(name):
+            wanted = [hashlib.sha256(contents[name]).hexdigest() for contents in versions if name in contents]
+            assert held in wanted, f"{new} got its final name with wrong content"
+            assert durable == held, f"{new} got its final name before it was durable"
+    assert late or [name for name in history["written"] if not is_partial(os.fsencode(name))] == []

@@ -64,7 +64,7 @@ class Control:
         return {
             "off": fs.is_off,
             "cuts": fs.cuts,
-            "stalled": fs.stalled,
+            "stalled": fs.stalled.total(),
             "waiting": len(fs.waiting),
             "fired": fired,
             "changes": fs.changes,
@@ -73,7 +73,7 @@ class Control:
         }
 
     def do_begin(self) -> None:
-        self.fs.set_free()
+        self.do_release()
         self.fs.begin()
 
     def do_add(self, **rule: Any) -> int:
@@ -90,9 +90,14 @@ class Control:
     def do_rules(self) -> list[dict[str, Any]]:
         return [dataclasses.asdict(rule) for rule in self.fs.rules.all.values()]
 
-    def do_release(self) -> None:
-        """What is stalled goes on; what was delayed happens."""
-        self.fs.set_free()
+    def do_release(self, id: int | None = None) -> None:
+        """What is stalled by a rule, or by any, goes on."""
+        for number in list(self.fs.stalled) if id is None else [id]:
+            self.fs.set_free(number)
+
+    def do_happen(self) -> None:
+        """What was delayed happens."""
+        self.fs.let_happen()
 
     def do_fill(self, free: int | None) -> None:
         """So many bytes more can be written; None: no end of them."""

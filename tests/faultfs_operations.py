@@ -43,6 +43,8 @@ class FaultFS(pyfuse3.Operations):
         self.handles: dict[int, Handle] = {}
         self._next_handle = 1
         self.stirred = trio.Event()
+        self.stalled: Counter[int] = Counter()  # by rule
+        self.releases: Counter[int] = Counter()
         self.begin()
 
     def begin(self) -> None:
@@ -59,25 +61,30 @@ class FaultFS(pyfuse3.Operations):
         self.is_off = False
         self.cut_at, self.cut_stays_off = 0, False
         self.cut_seed: int | None = None
-        self.stalled = 0
-        self.waiting: list[Callable[[], object]] = []  # what has failed, and will happen
-        self.released = trio.Event()
+        # What has failed and will happen: before which operation, on which path, and what.
+        self.waiting: list[tuple[str, bytes, Callable[[], object]]] = []
         self.stir()
 
     def stir(self) -> None:
         self.stirred.set()
         self.stirred = trio.Event()
 
-    def set_free(self) -> None:
-        """What is stalled goes on; what was delayed happens, in order."""
-        waiting, self.waiting = self.waiting, []
-        for action in waiting:
+    def set_free(self, number: int) -> None:
+        """What is stalled by a rule goes on."""
+        self.releases[number] += 1
+        self.stir()
+
+    def let_happen(self, op: str | None = None, path: bytes = b"") -> None:
+        """What was delayed happens, in order: all, or what has waited for *op* on *path*."""
+        due = [late for late in self.waiting if op is None or late[:2] == (op, path)]
+        self.waiting = [late for late in self.waiting if late not in due]
+        for _, _, action in due:
             try:
                 action()
             except (OSError, pyfuse3.FUSEError) as error:
-                self.log.append(f"delayed: {error}")
-        self.released.set()
-        self.released = trio.Event()
+                self.log.append(f"too late: {error}")
+            else:
+                self.log.append("a delayed operation happened")
 
     def power_cut(self, seed: int | None, stay_off: bool) -> None:
         self.tree.power_cut(seed)
@@ -104,6 +111,7 @@ class FaultFS(pyfuse3.Operations):
         """
         tree = self.tree.age
         self._check_power(tree)
+        self.let_happen(op, paths[0])
         self.counts[op] += 1
         shown = " ".join(os.fsdecode(path) for path in paths)
         rule = self.rules.hit(op, paths)
@@ -112,11 +120,11 @@ class FaultFS(pyfuse3.Operations):
             self.stir()
             if rule.lose and lose is not None:
                 self.tree.lose(lose)
-            if rule.delayed:
-                self.waiting.append(lambda: self._act_late(tree, action))
+            if rule.delayed is not None:
+                self.waiting.append((rule.delayed, paths[0], lambda: self._act_late(tree, action)))
                 _fail(rule.number)
             if rule.stall is not None:
-                await self._stall(rule.stall)
+                await self._stall(rule.id, rule.stall)
                 self._check_power(tree)
             if rule.number and not rule.late:
                 _fail(rule.number)
@@ -144,12 +152,14 @@ class FaultFS(pyfuse3.Operations):
         if age is not None and self.tree.age != age:
             _fail(errno.ESTALE)
 
-    async def _stall(self, seconds: float) -> None:
-        self.stalled += 1
+    async def _stall(self, number: int, seconds: float) -> None:
+        self.stalled[number] += 1
+        before = self.releases[number]
         self.stir()
         with trio.move_on_after(seconds or LONGEST):
-            await self.released.wait()
-        self.stalled -= 1
+            while self.releases[number] == before:
+                await self.stirred.wait()
+        self.stalled[number] -= 1
         self.stir()
 
     def _node(self, number: int) -> Node:

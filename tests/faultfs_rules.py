@@ -6,7 +6,8 @@ often (``times``, 0: until it is cleared), and what happens then:
 
 errno       the operation does not happen, and fails
 late        it happens, and fails with ``errno``: the answer was lost
-delayed     it fails with ``errno`` at once, and happens when it is released
+delayed     it fails with ``errno`` at once, and happens later: just before this operation on the same path, or (empty)
+            when it is asked for
 lose        what was written since the file was fsynced is gone, its size is not: so do disks, and servers that run full
 stall       seconds for which it does not answer; 0: until it is released. It happens after that
 short       a write does half of what it was asked to, and says so
@@ -37,7 +38,7 @@ class Rule:
     times: int = 1
     errno: str | None = None
     late: bool = False
-    delayed: bool = False
+    delayed: str | None = None
     stall: float | None = None
     short: bool = False
     flip: bool = False

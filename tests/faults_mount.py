@@ -30,20 +30,59 @@ _PATIENCE = 30.0  # seconds for an answer
 
 
 class FaultMount:
-    """A mounted ``faultfs``, and what it can be asked for: see ``faultfs.Control``."""
+    """A ``faultfs`` on a folder, and what it can be asked for: see ``faultfs.Control``."""
 
-    def __init__(self, root: Path, process: subprocess.Popen[bytes]) -> None:
-        self.root, self.process = root, process
+    def __init__(self, root: Path) -> None:
+        self.root = root
         self.backing, self.place = root / "backing", root / "mount"
-        self.socket = str(root / "socket")
+        self._socket = str(root / "socket")
         self._lines: Any = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._talk = root / "talk"
+
+    def start(self) -> None:
+        """Mount it. Skips the test where that is not possible."""
+        with open(self._talk, "ab") as talk:
+            self._process = subprocess.Popen(
+                [sys.executable, _PROGRAM, self.backing, self.place, self._socket], stdin=subprocess.PIPE, stderr=talk
+            )
+        end = time.monotonic() + _PATIENCE
+        while not os.path.exists(self._socket):
+            if self._process.poll() is not None:
+                pytest.skip(f"no FUSE: {self._talk.read_text().strip()[-500:]}")
+            assert time.monotonic() < end, "it was not mounted"
+            time.sleep(0.01)
+        self.ask("status")
+        # An ordinary folder would do everything right, and fill the disk.
+        assert os.stat(self.place).st_dev != os.stat(self.root).st_dev
+
+    def kill(self) -> None:
+        """End it, as when a server goes for good: all that waits for it gets an error."""
+        if self._lines is not None:
+            self._lines.close()
+            self._lines = None
+        if self._process is not None:
+            assert self._process.stdin is not None
+            self._process.kill()
+            self._process.wait(_PATIENCE)
+            self._process.stdin.close()
+            self._process = None
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._socket)
+
+    def unmount(self) -> None:
+        for command in (["umount", "-l"], ["fusermount3", "-u", "-z"]):
+            if is_mounted(self.place):
+                with contextlib.suppress(FileNotFoundError):
+                    subprocess.run([*command, self.place], capture_output=True, timeout=20, check=False)
+        assert not is_mounted(self.place)
 
     def ask(self, do: str, **fields: Any) -> Any:
         """Have something done, at once, and return the answer."""
         if self._lines is None:
             connection = socket.socket(socket.AF_UNIX)
             connection.settimeout(_PATIENCE)
-            connection.connect(self.socket)
+            connection.connect(self._socket)
             self._lines = connection.makefile("rwb")
             connection.close()
         self._lines.write(json.dumps({"do": do, **fields}).encode() + b"\n")
@@ -53,7 +92,7 @@ class FaultMount:
     async def wait(self, seconds: float = _PATIENCE, **wanted: int) -> dict[str, Any]:
         """Return the status as soon as it has these values, or more."""
         with trio.fail_after(seconds):
-            async with await trio.open_unix_socket(self.socket) as stream:
+            async with await trio.open_unix_socket(self._socket) as stream:
                 await stream.send_all(json.dumps({"do": "wait", **wanted}).encode() + b"\n")
                 answer = b""
                 while not answer.endswith(b"\n"):
@@ -71,15 +110,6 @@ class FaultMount:
         """Let something go wrong: see ``faultfs_rules``."""
         number: int = self.ask("add", op=op, glob=glob, **rule)
         return number
-
-    def kill(self) -> None:
-        """End it, as when a server goes for good: all that waits for it gets an error."""
-        self.process.kill()
-        self.process.wait(_PATIENCE)
-
-    def close(self) -> None:
-        if self._lines is not None:
-            self._lines.close()
 
 
 def _result(answer: dict[str, Any]) -> Any:
@@ -106,45 +136,18 @@ def fault_mount(root: Path | None = None) -> Iterator[FaultMount]:
     with contextlib.ExitStack() as stack:
         if root is None:
             root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trioft-fuse-")))
-        for name in ("backing", "mount"):
-            (root / name).mkdir()
-        process = subprocess.Popen(
-            [sys.executable, _PROGRAM, root / "backing", root / "mount", root / "socket"],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        mount = FaultMount(root, process)
-        stack.callback(_clean_up, mount)
-        _wait_until_mounted(mount)
-        # An ordinary folder would do everything right, and fill the disk.
-        assert os.stat(mount.place).st_dev != os.stat(root).st_dev
+        mount = FaultMount(root)
+        mount.backing.mkdir()
+        mount.place.mkdir()
+        stack.callback(_end, mount)
+        mount.start()
         yield mount
 
 
-def _wait_until_mounted(mount: FaultMount) -> None:
-    end = time.monotonic() + _PATIENCE
-    while not os.path.exists(mount.socket):
-        if mount.process.poll() is not None:
-            assert mount.process.stderr is not None
-            pytest.skip(f"no FUSE: {mount.process.stderr.read().decode(errors='replace').strip()[-500:]}")
-        assert time.monotonic() < end, "it was not mounted"
-        time.sleep(0.01)
-    mount.ask("status")
-
-
-def _clean_up(mount: FaultMount) -> None:
-    mount.close()
+def _end(mount: FaultMount) -> None:
     mount.kill()
-    assert mount.process.stdin is not None
-    assert mount.process.stderr is not None
-    mount.process.stdin.close()
-    talk = mount.process.stderr.read().decode(errors="replace")
-    mount.process.stderr.close()
-    for command in (["umount", "-l"], ["fusermount3", "-u", "-z"]):
-        if is_mounted(mount.place):
-            with contextlib.suppress(FileNotFoundError):
-                subprocess.run([*command, mount.place], capture_output=True, timeout=20, check=False)
-    assert not is_mounted(mount.place)
+    mount.unmount()
+    talk = (mount.root / "talk").read_text()
     assert "Traceback" not in talk, talk
 
 

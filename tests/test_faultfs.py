@@ -166,25 +166,33 @@ def test_it_can_be_full(fs: FaultMount) -> None:
 async def test_what_stalls_goes_on_when_it_is_released(fs: FaultMount) -> None:
     """Until then nobody gets an answer, and others do."""
     (fs.place / "a").write_bytes(b"a")
-    fs.fail("rename", stall=0)
+    rule = fs.fail("rename", stall=0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.to_thread.run_sync, (fs.place / "a").rename, fs.place / "b")
         await fs.wait(stalled=1)
         assert files_of(fs.backing) == {b"a": b"a"}
         assert os.statvfs(fs.place).f_bavail > 0
-        fs.ask("release")
+        fs.ask("release", id=rule)
     assert files_of(fs.backing) == {b"b": b"a"}
 
 
 def test_what_is_delayed_happens_after_it_has_failed(fs: FaultMount) -> None:
     """As with a server that has not heard that nobody waits for it any more."""
-    fs.fail("write", errno="ETIMEDOUT", delayed=True)
+    fs.fail("write", errno="ETIMEDOUT", delayed="")
     with pytest.raises(TimeoutError):
         write(fs.place / "a", b"late")
     assert files_of(fs.backing) == {b"a": b""}
     (fs.place / "a").rename(fs.place / "b")
-    fs.ask("release")
+    fs.ask("happen")
     assert files_of(fs.backing) == {b"b": b"late"}
+    fs.fail("rename", errno="ETIMEDOUT", delayed="open")
+    with pytest.raises(TimeoutError):
+        (fs.place / "b").rename(fs.place / "c")
+    (fs.place / "other").write_bytes(b"")
+    assert (fs.backing / "b").exists()
+    with open(fs.place / "b", "rb"):
+        pass  # it was there when its name was looked for
+    assert files_of(fs.backing) == {b"c": b"late", b"other": b""}
 
 
 # --- power cuts -------------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ at no moment is there anything wrong under a final name, and in the end everythi
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import os
 import shutil
@@ -20,7 +19,7 @@ from typing import Any
 import attrs
 import pytest
 
-from fault_runs import Told, config_of, recordings, transfer
+from fault_runs import Told, check_history, config_of, delivered, recordings, transfer
 from faults_mount import FaultMount, fault_mount
 from support import files_of, make_tree, pattern
 from trioft.board import Entry
@@ -165,24 +164,14 @@ class Arena:
 
     def check_promises(self) -> None:
         """Nothing wrong, or not durable, had a final name at any time, and nothing was written under one."""
-        history = self.mount.ask("history")
-        for _, new, held, durable in history["renames"]:
-            if not is_partial(os.fsencode(new)):
-                wanted = hashlib.sha256(self.contents[os.fsencode(new.partition("/")[2])]).hexdigest()
-                assert (held, durable) == (wanted, wanted), new
-        assert [name for name in history["written"] if not is_partial(os.fsencode(name))] == []
+        check_history(self.mount, str(self.number), self.contents)
 
     def check_complete(self) -> None:
         """Everything is at the destination, and nothing else; nothing has become of the source."""
-        assert without_probes(self.backing) == self.contents
+        assert delivered(self.backing) == self.contents
         assert files_of(self.source) == self.contents
         for name in map(os.fsdecode, self.contents):
             assert (self.source / name).stat().st_mtime_ns == (self.backing / name).stat().st_mtime_ns
-
-
-def without_probes(folder: Path) -> dict[bytes, bytes]:
-    """Return the files below *folder*, but for that of a probe that was under way as the agent ended."""
-    return {name: content for name, content in files_of(folder).items() if not name.startswith(b".trioft-probe-")}
 
 
 def _clear_what_is_told(arena: Arena, entry: Entry) -> None:
@@ -231,7 +220,7 @@ async def test_what_becomes_of_a_file_is_what_the_table_says(
     if not failed:
         arena.check_complete()
     else:
-        there = {name for name in without_probes(arena.backing) if strategy == "bundle" or not is_partial(name)}
+        there = {name for name in delivered(arena.backing) if strategy == "bundle" or not is_partial(name)}
         assert there - {b"fsync-folder/file"} == arena.contents.keys() - set(failed)  # that one has been renamed
         again = await arena.run()
         assert again.claims_success

@@ -7,7 +7,6 @@ trioft is started again, and everything arrives.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,11 +15,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from fault_runs import SECONDS, Told, config_of, transfer
+from fault_runs import SECONDS, Told, check_history, config_of, delivered, transfer
 from faults_mount import FaultMount, fault_mount
 from support import Site, files_of, make_tree, pattern
 from trioft.model import BLOCK_SIZE
-from trioft.naming import is_partial
 from truth import check_promises, recorded
 
 OLD = b"the old version"
@@ -32,8 +30,7 @@ CONTENTS: dict[bytes, bytes] = {
     b"two/c.txt": pattern(20, 4),
     b"two/empty": b"",
 }
-# The first changes are those of the probe: create, write, fsync, chmod, utimens, unlink. Where it fails, nothing begins.
-PROBE = 6
+PROBE = 6  # changes: create, write, fsync, chmod, utimens, unlink. They come first, and where they fail nothing begins.
 # With this, after every change, and in every way; without it, after some of them.
 EVERYTHING = "TRIOFT_TEST_EVERY_FAULT" in os.environ
 
@@ -94,22 +91,8 @@ class Trial:
             self.aside.rename(older)
         assert older.exists()
 
-    def check_history(self) -> None:
-        """What got a final name was the right content, and durable by then; nothing was written under a final name."""
-        history = self.mount.ask("history")
-        for _, new, held, durable in history["renames"]:
-            name = os.fsencode(new.removeprefix("dest/"))
-            if not is_partial(name):
-                wanted = hashlib.sha256(CONTENTS[name]).hexdigest()
-                assert (held, durable) == (wanted, wanted), new
-        assert [name for name in history["written"] if not is_partial(os.fsencode(name))] == []
-
     def check_complete(self) -> None:
-        there = files_of(self.site.dest)
-        litter = [name for name in there if name.startswith(b".trioft-probe-")]  # of probes that were under way
-        for name in litter:
-            del there[name]
-        assert there == CONTENTS
+        assert delivered(self.site.dest) == CONTENTS
         assert files_of(self.site.source) == {}
         says = recorded(self.site)
         assert says.removed == CONTENTS.keys()
@@ -133,7 +116,7 @@ class Trial:
                 self.mount.ask("power_on")
                 told = await self.run()
             assert told.claims_success, told
-            self.check_history()
+            check_history(self.mount, "dest", CONTENTS)
             self.check_complete()
         except BaseException as error:
             error.add_note(f"after change {at}, seed {seed}: {self.mount.ask('log')[-80:]}")
