@@ -47,14 +47,20 @@ class FaultMount:
                 [sys.executable, _PROGRAM, self.backing, self.place, self._socket], stdin=subprocess.PIPE, stderr=talk
             )
         end = time.monotonic() + _PATIENCE
-        while not os.path.exists(self._socket):
+        while not self._answers():
             if self._process.poll() is not None:
                 pytest.skip(f"no FUSE: {self._talk.read_text().strip()[-500:]}")
             assert time.monotonic() < end, "it was not mounted"
             time.sleep(0.01)
-        self.ask("status")
         # An ordinary folder would do everything right, and fill the disk.
         assert os.stat(self.place).st_dev != os.stat(self.root).st_dev
+
+    def _answers(self) -> bool:
+        try:
+            self.ask("status")
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        return True
 
     def kill(self) -> None:
         """End it, as when a server goes for good: all that waits for it gets an error."""
@@ -80,11 +86,10 @@ class FaultMount:
     def ask(self, do: str, **fields: Any) -> Any:
         """Have something done, at once, and return the answer."""
         if self._lines is None:
-            connection = socket.socket(socket.AF_UNIX)
-            connection.settimeout(_PATIENCE)
-            connection.connect(self._socket)
-            self._lines = connection.makefile("rwb")
-            connection.close()
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(_PATIENCE)
+                connection.connect(self._socket)
+                self._lines = connection.makefile("rwb")
         self._lines.write(json.dumps({"do": do, **fields}).encode() + b"\n")
         self._lines.flush()
         return _result(json.loads(self._lines.readline()))

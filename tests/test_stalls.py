@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import time
@@ -21,7 +20,7 @@ import pytest
 
 from fault_runs import check_history, delivered
 from faults_mount import FaultMount, fault_mount
-from support import PATIENCE, TRIOFT, make_tree, pattern, wait_until
+from support import PATIENCE, TRIOFT, files_of, make_tree, pattern, wait_until
 from trioft.model import BLOCK_SIZE
 from truth import children_of
 
@@ -56,7 +55,11 @@ class Agent:
             assert self.process.poll() is None or self.has(**wanted), self.err.read_text()
             return self.has(**wanted)
 
-        wait_until(has_come, seconds)
+        try:
+            wait_until(has_come, seconds)
+        except AssertionError as error:
+            error.add_note(f"{wanted}: {self.lines[-20:]}")
+            raise
 
     def has(self, **wanted: str) -> bool:
         return any(all(value in str(line.get(key)) for key, value in wanted.items()) for line in self.lines)
@@ -167,8 +170,9 @@ async def test_what_waits_goes_on_when_the_mount_is_given_up_and_mounted_again(s
     agent.wait_for(event="storage", text="no progress for 1")
     mount.kill()
     mount.unmount()
-    agent.wait_for(event="storage", text="not there")
-    assert os.listdir(mount.place) == []
+    (mount.place / "dest").mkdir()
+    agent.wait_for(event="storage", text="another")
+    assert files_of(mount.place) == {}
     mount.start()
     agent.wait_for(event="storage", text="usable again")
     agent.wait_for(path="far/large", state="done")
