@@ -106,6 +106,16 @@ async def transfer(
     return told
 
 
+def both(one: Callable[[Entry], None], other: Callable[[Entry], None]) -> Callable[[Entry], None]:
+    """Return what has both hear."""
+
+    def hear(entry: Entry) -> None:
+        one(entry)
+        other(entry)
+
+    return hear
+
+
 @contextlib.contextmanager
 def recordings(contents: dict[Path, bytes], begun: int) -> Iterator[Callable[[Entry], None]]:
     """

@@ -12,14 +12,14 @@ import functools
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
-from fault_runs import Told, check_history, config_of, delivered, recordings, transfer
+from fault_runs import Told, both, check_history, config_of, delivered, recordings, transfer
 from faults_mount import FaultMount, fault_mount
 from support import files_of, make_tree, pattern
 from trioft.board import Entry
@@ -156,7 +156,7 @@ class Arena:
             return await transfer(config, hear=clear)
         paths = {self.source / os.fsdecode(name): content for name, content in self.contents.items()}
         with recordings({path: content for path, content in paths.items() if not path.exists()}, MIB) as go_on:
-            return await transfer(config, hear=_both(clear, go_on))
+            return await transfer(config, hear=both(clear, go_on))
 
     def fired(self) -> dict[str, int]:
         by_id = {rule["id"]: rule["fired"] for rule in self.mount.ask("rules")}
@@ -179,14 +179,6 @@ def _clear_what_is_told(arena: Arena, entry: Entry) -> None:
         rule = arena.rules.get(os.path.dirname(os.fsdecode(entry.path)))
         if rule is not None:
             arena.mount.ask("stop_rule", id=rule)
-
-
-def _both(one: Callable[[Entry], None], other: Callable[[Entry], None]) -> Callable[[Entry], None]:
-    def hear(entry: Entry) -> None:
-        one(entry)
-        other(entry)
-
-    return hear
 
 
 @pytest.mark.parametrize(("effect", "strategy", "operations"), list(_runs()))

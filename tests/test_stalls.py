@@ -171,7 +171,7 @@ async def test_what_waits_goes_on_when_the_mount_is_given_up_and_mounted_again(s
     mount.kill()
     mount.unmount()
     (mount.place / "dest").mkdir()
-    agent.wait_for(event="storage", text="another")
+    agent.wait_for(event="storage", text="nothing is mounted at")
     assert files_of(mount.place) == {}
     mount.start()
     agent.wait_for(event="storage", text="usable again")
