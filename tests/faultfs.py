@@ -1,7 +1,8 @@
 """
-A filesystem in which anything can go wrong: ``python faultfs.py BACKING MOUNT SOCKET``.
+A filesystem in which anything can go wrong: ``python faultfs.py BACKING MOUNT SOCKET [caching]``.
 
-It shows the folder BACKING at MOUNT. What is to go wrong is said in lines of JSON through a Unix socket: see
+It shows the folder BACKING at MOUNT; *caching* means that the kernel keeps what is written, and writes it when it is
+asked to, as it does on network filesystems. What is to go wrong is said in lines of JSON through a Unix socket: see
 ``Control``. It ends, and unmounts, when its standard input is closed. ``faults_mount`` starts it; rules are in
 ``faultfs_rules``, what a power cut takes back is in ``faultfs_tree``.
 """
@@ -149,8 +150,9 @@ def _leave() -> None:
     os._exit(0)
 
 
-def main(backing: str, mount: str, path: str) -> None:
+def main(backing: str, mount: str, path: str, *options: str) -> None:
     fs = FaultFS(os.fsencode(backing))
+    fs.enable_writeback_cache = "caching" in options
     pyfuse3.init(fs, mount, {"fsname=faultfs", "default_permissions"})
     trio.run(_serve, fs, path)
 

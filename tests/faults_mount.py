@@ -32,8 +32,9 @@ _PATIENCE = 30.0  # seconds for an answer
 class FaultMount:
     """A ``faultfs`` on a folder, and what it can be asked for: see ``faultfs.Control``."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *options: str) -> None:
         self.root = root
+        self._options = options
         self.backing, self.place = root / "backing", root / "mount"
         self._socket = str(root / "socket")
         self._lines: Any = None
@@ -44,7 +45,9 @@ class FaultMount:
         """Mount it. Skips the test where that is not possible."""
         with open(self._talk, "ab") as talk:
             self._process = subprocess.Popen(
-                [sys.executable, _PROGRAM, self.backing, self.place, self._socket], stdin=subprocess.PIPE, stderr=talk
+                [sys.executable, _PROGRAM, self.backing, self.place, self._socket, *self._options],
+                stdin=subprocess.PIPE,
+                stderr=talk,
             )
         end = time.monotonic() + _PATIENCE
         while not self._answers():
@@ -134,14 +137,12 @@ def why_not() -> str | None:
 
 
 @contextlib.contextmanager
-def fault_mount(root: Path | None = None) -> Iterator[FaultMount]:
+def fault_mount(*options: str) -> Iterator[FaultMount]:
     """Mount a ``faultfs`` over an empty folder while inside. Skips the test where that is not possible."""
     if reason := why_not():
         pytest.skip(f"no FUSE: {reason}")
-    with contextlib.ExitStack() as stack:
-        if root is None:
-            root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trioft-fuse-")))
-        mount = FaultMount(root)
+    with tempfile.TemporaryDirectory(prefix="trioft-fuse-") as root, contextlib.ExitStack() as stack:
+        mount = FaultMount(Path(root), *options)
         mount.backing.mkdir()
         mount.place.mkdir()
         stack.callback(_end, mount)

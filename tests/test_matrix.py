@@ -108,6 +108,12 @@ def mount() -> Iterator[FaultMount]:
         print(f"\n{Arena.count} transfers to a destination in which something went wrong")
 
 
+@pytest.fixture(scope="module")
+def caching_mount() -> Iterator[FaultMount]:
+    with fault_mount("caching") as mounted:
+        yield mounted
+
+
 class Arena:
     """A source, and a folder of the mount; in the source there is a file for each operation, and two more."""
 
@@ -221,6 +227,33 @@ async def test_what_becomes_of_a_file_is_what_the_table_says(
         arena.check_promises()
         arena.check_complete()
     shutil.rmtree(arena.backing)
+
+
+CACHED = [
+    *(Effect(name, {"errno": name}, ("write",), REMEDIES[name]) for name in ("EIO", "ENOSPC")),
+    *(Effect(name, {name: True}, ("write",), Remedy.RETRY) for name in ("flip", "drop")),
+]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("effect", CACHED, ids=lambda effect: effect.name)
+async def test_what_the_page_cache_holds_is_not_taken_for_what_the_destination_holds(
+    effect: Effect, strategy: str, caching_mount: FaultMount, tmp_path: Path
+) -> None:
+    """
+    A write goes wrong when the kernel gets to it, long after it was said to have happened.
+
+    Its error comes with later operations, once with each; or, where there is none, the wrong content is found.
+    """
+    arena = Arena(caching_mount, tmp_path, strategy, ("write",))
+    arena.spoil(effect, "write")
+    told = await arena.run()
+    assert told.claims_success
+    assert all(arena.fired().values())
+    assert told.troubles[b"write/file"]
+    assert told.troubles.keys() == {b"write/file"} or strategy == "bundle"
+    arena.check_promises()
+    arena.check_complete()
 
 
 def check_what_was_told(told: Told, path: bytes, effect: Effect, remedy: Remedy | None) -> None:
