@@ -22,13 +22,14 @@ from trioft.model import BLOCK_SIZE
 from truth import check_promises, recorded
 
 OLD = b"the old version"
+# Nothing in the root: who makes that durable must not do so by the way.
 CONTENTS: dict[bytes, bytes] = {
-    b"large.mxf": pattern(2 * BLOCK_SIZE + 70_001, 1),  # three blocks, the last one short: two checkpoints
+    b"far/large.mxf": pattern(2 * BLOCK_SIZE + 70_001, 1),  # three blocks, the last one short: two checkpoints
     b"one/a.txt": pattern(5000, 2),
     b"one/b.txt": pattern(3000, 3),
-    b"older.txt": b"the new version, longer",
-    b"two/c.txt": pattern(20, 4),
-    b"two/empty": b"",
+    b"old/er.txt": b"the new version, longer",
+    b"two/below/c.txt": pattern(20, 4),
+    b"two/below/empty": b"",
 }
 PROBE = 6  # changes: create, write, fsync, chmod, utimens, unlink. They come first, and where they fail nothing begins.
 # With this, after every change, and in every way; without it, after some of them.
@@ -57,8 +58,7 @@ class Trial:
         self.site = Site(self.root / "site")
         shutil.copytree(self.kept, self.site.source, dirs_exist_ok=True)
         self.site.dest = self.mount.backing / "dest"
-        self.site.dest.mkdir()
-        (self.site.dest / "older.txt").write_bytes(OLD)
+        make_tree(self.site.dest, {"old/er.txt": OLD})
         self.mount.begin()
 
     async def run(self) -> Told:
@@ -83,7 +83,7 @@ class Trial:
 
         Or lies aside, where a server refuses to replace it.
         """
-        older = self.site.dest / "older.txt"
+        older = self.site.dest / "old/er.txt"
         is_older = older.exists() and older.read_bytes() == OLD
         if is_older:
             older.rename(self.aside)
