@@ -86,9 +86,7 @@ def config_of(
     )
 
 
-async def transfer(
-    config: Config, told: Told | None = None, *, hear: Callable[[Entry], None] | None = None, once: bool = True
-) -> Told:
+async def transfer(config: Config, told: Told | None = None, *, hear: Callable[[Entry], None] | None = None) -> Told:
     """Run an agent in this process until it ends. *hear* is called with each change of a file's state."""
     told = Told() if told is None else told
     board = Board()
@@ -100,7 +98,8 @@ async def transfer(
     assert config.state.dir is not None
     try:
         with trio.fail_after(SECONDS):
-            await run_agent(config, board, once=once, state_dir=config.state.dir)
+            signal = await run_agent(config, board, once=True, state_dir=config.state.dir)
+            assert signal is None, "somebody has stopped it"
     except* (TrioftError, FileTrouble) as group:
         told.refused.extend(group.exceptions)
     return told

@@ -3,8 +3,16 @@ A filesystem in which anything can go wrong: ``python faultfs.py BACKING MOUNT S
 
 It shows the folder BACKING at MOUNT; *caching* means that the kernel keeps what is written, and writes it when it is
 asked to, as it does on network filesystems. What is to go wrong is said in lines of JSON through a Unix socket: see
-``Control``. It ends, and unmounts, when its standard input is closed. ``faults_mount`` starts it; rules are in
-``faultfs_rules``, what a power cut takes back is in ``faultfs_tree``.
+``Control``. It ends, and unmounts, when its standard input is closed.
+
+======================  ================================================
+``faults_mount``        starts it, and ends it, for a test
+``faultfs``             what it can be asked for
+``faultfs_operations``  what the kernel asks for
+``faultfs_faults``      how an operation happens, or not
+``faultfs_rules``       what is to go wrong
+``faultfs_tree``        the files, and what of them a power cut takes back
+======================  ================================================
 """
 
 from __future__ import annotations
@@ -20,7 +28,8 @@ from typing import Any
 import pyfuse3
 import trio
 
-from faultfs_operations import LONGEST, FaultFS
+from faultfs_faults import LONGEST
+from faultfs_operations import FaultFS
 
 
 class Control:

@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import pyfuse3
-import trio
 
-from faultfs_rules import CHANGES, Rule, Rules
-from faultfs_tree import Node, Tree
+from faultfs_faults import Faults, fail
+from faultfs_rules import Rule
+from faultfs_tree import Node
 
-T = TypeVar("T")
-
-LONGEST = 900  # seconds: nobody is to wait for longer, whatever has become of who started it
 _FREE = 1 << 40
 _FRAGMENT = 4096
 
@@ -33,148 +29,27 @@ class Handle:
         self.node, self.fd, self.names = node, fd, names
 
 
-class FaultFS(pyfuse3.Operations):
-    """The operations. Each asks the rules before it happens, and after."""
+class FaultFS(Faults, pyfuse3.Operations):
+    """The operations, each of which happens through ``act``."""
 
     def __init__(self, place: bytes) -> None:
-        super().__init__()
-        self.tree = Tree(place)
-        self.rules = Rules()
+        super().__init__(place)
         self.handles: dict[int, Handle] = {}
         self._next_handle = 1
-        self.stirred = trio.Event()
-        self.stalled: Counter[int] = Counter()  # by rule
-        self.releases: Counter[int] = Counter()
-        self.begin()
-
-    def begin(self) -> None:
-        """Begin anew: nothing goes wrong, nothing is counted, all that there is, is durable."""
-        self.rules.clear()
-        self.tree.forget()
-        self.free: int | None = None
-        self.counts: Counter[str] = Counter()
-        self.changes = 0
-        self.log: deque[str] = deque(maxlen=200)
-        self.renames: list[list[str]] = []
-        self.written: set[str] = set()  # names of files that were changed under them
-        self.cuts = 0
-        self.is_off = False
-        self.cut_at, self.cut_stays_off = 0, False
-        self.cut_seed: int | None = None
-        # What has failed and will happen: before which operation, on which path, and what.
-        self.waiting: list[tuple[str, bytes, Callable[[], object]]] = []
-        self.stir()
-
-    def stir(self) -> None:
-        self.stirred.set()
-        self.stirred = trio.Event()
-
-    def set_free(self, number: int) -> None:
-        """What is stalled by a rule goes on."""
-        self.releases[number] += 1
-        self.stir()
-
-    def let_happen(self, op: str | None = None, path: bytes = b"") -> None:
-        """What was delayed happens, in order: all, or what has waited for *op* on *path*."""
-        due = [late for late in self.waiting if op is None or late[:2] == (op, path)]
-        self.waiting = [late for late in self.waiting if late not in due]
-        for _, _, action in due:
-            try:
-                action()
-            except (OSError, pyfuse3.FUSEError) as error:
-                self.log.append(f"too late: {error}")
-            else:
-                self.log.append("a delayed operation happened")
-
-    def power_cut(self, seed: int | None, stay_off: bool) -> None:
-        self.tree.power_cut(seed)
-        self.is_off = stay_off
-        self.cut_at = 0
-        self.cuts += 1
-        self.log.append("power cut")
-        self.stir()
-
-    # --- rules
-
-    async def act(
-        self,
-        op: str,
-        paths: tuple[bytes, ...],
-        action: Callable[[Rule | None], T],
-        undo: Callable[[T], None] | None = None,
-        lose: Node | None = None,
-    ) -> T:
-        """
-        Do an operation, or what goes wrong in its place.
-
-        *undo* gives back what an answer that is lost holds; *lose* is the file whose content the operation may cost.
-        """
-        tree = self.tree.age
-        self._check_power(tree)
-        self.let_happen(op, paths[0])
-        self.counts[op] += 1
-        shown = " ".join(os.fsdecode(path) for path in paths)
-        rule = self.rules.hit(op, paths)
-        self.log.append(f"{op} {shown}" + (f" [{rule.id}]" if rule else ""))
-        if rule is not None:
-            self.stir()
-            if rule.lose and lose is not None:
-                self.tree.lose(lose)
-            if rule.delayed is not None:
-                self.waiting.append((rule.delayed, paths[0], lambda: self._act_late(tree, action)))
-                _fail(rule.number)
-            if rule.stall is not None:
-                await self._stall(rule.id, rule.stall)
-                self._check_power(tree)
-            if rule.number and not rule.late:
-                _fail(rule.number)
-        try:
-            value = action(rule)
-        except OSError as error:
-            _fail(error.errno or errno.EIO)
-        if op in CHANGES:
-            self.changes += 1
-            if self.changes == self.cut_at:
-                self.power_cut(self.cut_seed, self.cut_stays_off)
-        if rule is not None and rule.number:
-            if undo is not None:
-                undo(value)
-            _fail(rule.number)
-        return value
-
-    def _act_late(self, age: int, action: Callable[[Rule | None], object]) -> None:
-        self._check_power(age)
-        action(None)
-
-    def _check_power(self, age: int | None = None) -> None:
-        if self.is_off:
-            _fail(errno.ENOTCONN)
-        if age is not None and self.tree.age != age:
-            _fail(errno.ESTALE)
-
-    async def _stall(self, number: int, seconds: float) -> None:
-        self.stalled[number] += 1
-        before = self.releases[number]
-        self.stir()
-        with trio.move_on_after(seconds or LONGEST):
-            while self.releases[number] == before:
-                await self.stirred.wait()
-        self.stalled[number] -= 1
-        self.stir()
 
     def _node(self, number: int) -> Node:
-        self._check_power()
+        self.check_power()
         try:
             return self.tree.node(number)
         except OSError as error:
-            _fail(error.errno or errno.EIO)
+            fail(error.errno or errno.EIO)
 
     def _handle(self, fh: int) -> Handle:
         """Return an open file, unless the power was cut since it was opened."""
-        self._check_power()
+        self.check_power()
         handle = self.handles[fh]
         if self.tree.nodes.get(handle.node.number) is not handle.node:
-            _fail(errno.ESTALE)
+            fail(errno.ESTALE)
         return handle
 
     def _paths(self, parent: Node, name: bytes) -> tuple[bytes, ...]:
@@ -245,7 +120,7 @@ class FaultFS(pyfuse3.Operations):
         old, new = self._node(parent_inode_old), self._node(parent_inode_new)
         paths = self._paths(old, name_old) + self._paths(new, name_new)
         if flags & ~pyfuse3.RENAME_NOREPLACE:
-            _fail(errno.EINVAL)
+            fail(errno.EINVAL)
 
         def rename(_: Rule | None) -> None:
             digests = self.tree.digests(self.tree.child(old, name_old))
@@ -396,7 +271,7 @@ class FaultFS(pyfuse3.Operations):
         try:
             return os.getxattr(path, name, follow_symlinks=False)
         except OSError as error:
-            _fail(error.errno or errno.EIO)
+            fail(error.errno or errno.EIO)
 
     async def listxattr(self, inode: int, ctx: Any) -> list[bytes]:
         path = self.tree.path(self._node(inode))
@@ -414,10 +289,6 @@ class FaultFS(pyfuse3.Operations):
             return data
 
         return await self.act("statfs", (b"",), ask)
-
-
-def _fail(number: int) -> NoReturn:
-    raise pyfuse3.FUSEError(number)
 
 
 def _spoilt(data: bytes, rule: Rule | None) -> bytes:

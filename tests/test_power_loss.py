@@ -78,11 +78,7 @@ class Trial:
             nursery.cancel_scope.cancel()
 
     def check_what_is_left(self) -> None:
-        """
-        The promises 1 to 3, on what is durable; and the older file has its name until the new one has it.
-
-        Or lies aside, where a server refuses to replace it.
-        """
+        """The promises 1 to 3, on what is durable; and the older file has its name until the new one has it."""
         older = self.site.dest / "old/er.txt"
         is_older = older.exists() and older.read_bytes() == OLD
         if is_older:

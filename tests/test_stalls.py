@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -18,10 +19,11 @@ from typing import Any
 
 import pytest
 
-from fault_runs import check_history, delivered
+from fault_runs import check_history, config_of, delivered, transfer
 from faults_mount import FaultMount, fault_mount
 from support import PATIENCE, TRIOFT, files_of, make_tree, pattern, wait_until
-from trioft.model import BLOCK_SIZE
+from trioft.board import Entry
+from trioft.model import BLOCK_SIZE, MIB
 from truth import children_of
 
 GRACE = 1.0
@@ -138,7 +140,8 @@ async def test_an_agent_gets_away_from_a_destination_that_never_answers(operatio
     agent = stand.start("watch")
     await mount.wait(stalled=1)
     everything = mount.fail("*", "*", stall=0, times=0)
-    agent.wait_for(event="storage", text="no progress for 1")
+    agent.wait_for(event="storage", text="destination not usable since")
+    assert agent.has(event="storage", text="no progress for 1")
     (stand.source / "link").symlink_to("nowhere")
     agent.wait_for(5, path="link", state="skipped")
     code, seconds = agent.stop()
@@ -198,3 +201,34 @@ async def test_whoever_reads_what_an_agent_says_is_not_kept_waiting_by_a_mover_t
         mount.kill()
         process.kill()
         process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("op", "size"),
+    [("write", 3000), ("write", 2 * MIB), ("fsync", 2 * MIB), ("rename", 3000)],
+    ids=["write-bundle", "write-whole", "fsync-whole", "rename-bundle"],
+)
+async def test_a_file_is_not_tried_again_while_an_operation_of_an_earlier_attempt_may_still_happen(
+    op: str, size: int, stand: Stand
+) -> None:
+    """The destination is well again, but one call has not come back: the file waits for it, says so, and arrives."""
+    contents = {b"near/a": pattern(size, 1), b"far/b": pattern(3000, 2)}
+    shutil.rmtree(stand.source)
+    make_tree(stand.source, dict(contents.items()))
+    rule = stand.mount.fail(op, "dest/near/a.*", stall=0)
+    waits: list[str] = []
+
+    def hear(entry: Entry) -> None:
+        if "has not come back" in str(entry.reason):
+            waits.append(str(entry.reason))
+            if len(waits) == 2:
+                stand.mount.ask("release", id=rule)
+
+    config = config_of(stand.source, stand.dest, stand.state, stall_timeout=0.5)
+    told = await transfer(config, hear=hear)
+    assert waits
+    assert told.claims_success, told
+    assert any("no progress for" in str(trouble) for trouble in told.troubles[b"near/a"])
+    assert told.attempts[b"near/a"] == 0
+    assert delivered(stand.backing) == contents
+    check_history(stand.mount, "dest", contents)
