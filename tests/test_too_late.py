@@ -17,27 +17,25 @@ from fault_runs import check_history, config_of, delivered, transfer
 from faults_mount import FaultMount, fault_mount
 from support import make_tree, pattern
 from trioft.board import Entry
-from trioft.model import BLOCK_SIZE, MIB
+from trioft.model import MIB
 
 NUMBERS = itertools.count(1)
 CONTENTS: dict[str, dict[bytes, bytes]] = {
     "bundle": {b"a": pattern(3000, 1), b"b": pattern(3000, 2)},
-    "one block": {b"a": pattern(2 * MIB, 1)},
-    "two blocks": {b"a": pattern(BLOCK_SIZE + 3000, 1)},
+    "whole": {b"a": pattern(2 * MIB, 1)},
 }
 # Just before what it happens; or when all is done.
 MOMENTS = ("write", "fsync", "rename", "")
-HOW = {"write": ("bundle", "one block"), "truncate": ("one block",), "rename": tuple(CONTENTS)}
+HOW = {"write": ("bundle", "whole"), "truncate": ("whole",), "rename": tuple(CONTENTS)}
 # A partial is written again under its name, and where it is large in its place: what comes late finds that.
 KNOWN = {
-    ("write", "one block", True): ("rename", ""),
-    ("truncate", "one block", False): ("rename", ""),
-    ("truncate", "one block", True): ("rename", ""),
+    ("write", "whole", True): ("rename", ""),
+    ("truncate", "whole", False): ("rename", ""),
+    ("truncate", "whole", True): ("rename", ""),
     ("rename", "bundle", False): ("write", "fsync"),
     ("rename", "bundle", True): ("write", "fsync"),
-    ("rename", "one block", False): ("write",),
-    ("rename", "one block", True): ("write",),
-    ("rename", "two blocks", True): ("write", "fsync"),
+    ("rename", "whole", False): ("write",),
+    ("rename", "whole", True): ("write",),
 }
 
 
