@@ -79,7 +79,7 @@ async def test_what_happens_after_it_was_given_up_never_puts_wrong_content_under
     mount.fail(op, f"{number}/a.*", errno="ETIMEDOUT", delayed=moment)
     told = await transfer(config_of(source, mount.place / number, state), hear=change)
     mount.ask("happen")
-    assert mount.ask("status")["fired"] == 1
+    assert mount.ask("status")["fired"] == 1 or op == "truncate"  # what need not be cut off is not
     assert told.claims_success
     assert delivered(mount.backing / number) == new
     check_history(mount, number, old, new, late=True)
