@@ -125,7 +125,6 @@ async def test_a_quota_that_no_figure_tells_of_is_waited_for_as_well(place: Plac
     place.check(contents)
 
 
-@pytest.mark.xfail(strict=True, reason="the scan makes folders, and gives each up at its first error")
 @pytest.mark.parametrize("name", [*GONE, "ENOSPC", "EBUSY"])
 async def test_a_folder_that_could_not_be_made_just_now_is_made(name: str, place: Place) -> None:
     """As for a file: what passes is waited for, or tried again, and then nothing has failed."""
@@ -140,7 +139,6 @@ async def test_a_folder_that_could_not_be_made_just_now_is_made(name: str, place
     assert told.claims_success, told
 
 
-@pytest.mark.xfail(strict=True, reason="the trouble of one file is told of all that follow in its bundle")
 async def test_a_file_is_not_charged_with_what_happens_to_the_others_of_its_bundle(place: Place) -> None:
     """Each of ten small files meets a destination that is gone, once, one after the other: no attempt is counted."""
     contents = {f"file-{n}".encode(): pattern(3000, n) for n in range(10)}

@@ -29,9 +29,6 @@ MOMENTS = ("write", "fsync", "rename", "")
 HOW = {"write": ("bundle", "whole"), "truncate": ("whole",), "rename": tuple(CONTENTS)}
 # A partial is written again under its name, and where it is large in its place: what comes late finds that.
 KNOWN = {
-    ("write", "whole", True): ("rename", ""),
-    ("truncate", "whole", False): ("rename", ""),
-    ("truncate", "whole", True): ("rename", ""),
     ("rename", "bundle", False): ("write", "fsync"),
     ("rename", "bundle", True): ("write", "fsync"),
     ("rename", "whole", False): ("write",),

@@ -16,7 +16,7 @@ from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify, may_conc
 from trioft.finish import finish
 from trioft.ledger import Entry, Ledger
 from trioft.model import Checkpoint, FileState, Item, Job, Result, Verdict
-from trioft.naming import partial_of
+from trioft.naming import is_partial, partial_of
 from trioft.strategies import STRATEGIES, choose_strategy
 from trioft.transfer import Tools, is_remounted
 
@@ -243,12 +243,14 @@ def _cope(pending: Pending, trouble: Trouble, backlog: Backlog, tools: Tools) ->
     match classify(trouble):
         case Remedy.DESTINATION:
             tools.storage.suspect(trouble)
-            # If every probe has succeeded since the last time, it is not the destination, it is this file there.
-            if pending.outages == tools.storage.outages:
-                entry.attempt += 1
-                if tools.once and entry.attempt > tools.config.retry.retries:
-                    return True
-            pending.outages = tools.storage.outages
+            # If every probe has succeeded since the last time, it is not the destination, it is this file there; unless
+            # it is another one of its bundle.
+            if not _is_of_another(trouble, pending):
+                if pending.outages == tools.storage.outages:
+                    entry.attempt += 1
+                    if tools.once and entry.attempt > tools.config.retry.retries:
+                        return True
+                pending.outages = tools.storage.outages
             backlog.again(pending, FileState.WAITING, f"destination: {trouble}", _pause(entry.attempt, tools))
         case Remedy.SOURCE:
             tools.storage.suspect(trouble)
@@ -277,6 +279,11 @@ def _cope(pending: Pending, trouble: Trouble, backlog: Backlog, tools: Tools) ->
 
 def _may_concern_all(trouble: Trouble) -> bool:
     return classify(trouble) == Remedy.GIVE_UP and may_concern_all(trouble)
+
+
+def _is_of_another(trouble: Trouble, pending: Pending) -> bool:
+    own = partial_of(pending.found.path, *pending.found.fingerprint[:2])
+    return is_partial(trouble.path) and trouble.path != own
 
 
 def _pause(attempt: int, tools: Tools) -> float:

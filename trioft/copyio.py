@@ -222,7 +222,13 @@ def prepare(
                 if not folders:
                     plan = plan_resume_growing if growing else plan_resume
                     prepared = plan(src_fd, fd, item, partial, checkpoint, manner, progress)
-                _truncate(fd, partial, prepared.offset)
+                    if prepared.offset == 0:
+                        # Nothing of it is of use: whoever still has it open, a server included, writes into nothing.
+                        close_quietly(fd)
+                        fd, _ = create_partial(src, dst, partial)
+                        sync_folder(dst, os.path.dirname(partial))
+                    elif _size_of(fd, partial) != prepared.offset:
+                        _truncate(fd, partial, prepared.offset)
                 copy_attributes(src_fd, fd, item, manner)
             except BaseException:
                 close_quietly(fd)
@@ -231,6 +237,13 @@ def prepare(
             return prepared._replace(closed=opening.closed)
         finally:
             close_quietly(src_fd)
+
+
+def _size_of(fd: int, partial: bytes) -> int:
+    try:
+        return os.fstat(fd).st_size
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, "stat", partial)) from error
 
 
 def _truncate(fd: int, partial: bytes, offset: int) -> None:
