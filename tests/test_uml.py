@@ -10,13 +10,12 @@ import fcntl
 import json
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from uml import boot
-from uml.checks import CHECKS
-
-SHARES = {"cifs": ["cifs"], "nfs": ["nfs4", "nfs3"]}  # what each guest mounts
+from uml.checks import CHECKS, PLAN
 
 Boot = Callable[[str], boot.Report]
 
@@ -41,10 +40,25 @@ def booted(tmp_path_factory: pytest.TempPathFactory) -> Boot:
     return report
 
 
-@pytest.mark.parametrize("name", CHECKS)
-@pytest.mark.parametrize(("server", "share"), [(server, share) for server in SHARES for share in SHARES[server]])
+FAILING = {
+    "cifs-an-older-file-that-somebody-reads-is-replaced-and-never-lost": "it is renamed over before it is moved aside",
+}
+
+
+def _all() -> list[Any]:
+    cases = []
+    for server, shares in PLAN.items():
+        for share, names in shares.items():
+            for name in names:
+                known = FAILING.get(f"{share}-{name}")
+                marks = [pytest.mark.xfail(strict=True, reason=known)] if known else []
+                cases.append(pytest.param(server, share, name, id=f"{share}-{name}", marks=marks))
+    return cases
+
+
+@pytest.mark.parametrize(("server", "share", "name"), _all())
 def test_on_a_share(server: str, share: str, name: str, booted: Boot) -> None:
-    """What trioft promises it also keeps on a share that the kernel mounts: see the check of this name."""
+    """What trioft promises it keeps on a share that the kernel mounts, too: see the check of this name."""
     if missing := boot.what_is_missing(server):
         pytest.skip(missing)
     report = booted(server)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 PATHS = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
-SECONDS = 150  # that a guest may run for, on a loaded machine
+SECONDS = 220  # that a guest may run for, on a loaded machine; it ends itself a little earlier
 NEEDS = {
     "cifs": ("linux.uml", "modprobe", "smbd", "smbpasswd", "mount.cifs"),
     "nfs": ("linux.uml", "modprobe", "rpcbind", "rpc.nfsd", "rpc.mountd", "exportfs", "mount.nfs"),

@@ -49,7 +49,7 @@ class Share:
     """A shared folder, and its mount."""
 
     def __init__(self, name: str, server: Server, kind: str, what: str, options: str) -> None:
-        self.name, self.server = name, server
+        self.name, self._server = name, server
         self.behind, self.where = BEHIND, WHERE
         self._mount = ["mount", "-t", kind, what, str(WHERE), "-o", options]
 
@@ -59,6 +59,15 @@ class Share:
 
     def unmount(self, *options: str) -> None:
         command("umount", *options, WHERE)
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """While inside, the server is gone, and has told nobody."""
+        self._server.stop()
+        try:
+            yield
+        finally:
+            self._server.start()
 
     @contextlib.contextmanager
     def filled(self) -> Iterator[None]:
