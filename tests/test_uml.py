@@ -63,7 +63,7 @@ def test_on_a_share(server: str, share: str, name: str, booted: Boot) -> None:
         pytest.skip(missing)
     report = booted(server)
     if not report.booted:
-        pytest.skip(f"User-Mode Linux does not boot here: {report.console[-500:]}")
+        pytest.skip(f"User-Mode Linux does not boot here: {report.console[:800]}")
     ended = report.results.get("machine") or report.console[-4000:]
     failure = report.results.get(f"{share}-{name}", f"the guest did not get to this check:\n{ended}")
     if failure is not None:
