@@ -24,9 +24,6 @@ mover.OPERATIONS["copy_span"] = hang
 """
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the trouble leaves the copier in a group with the cancellation, and ends the agent"
-)
 async def test_a_stop_while_a_stuck_mover_is_given_up_is_a_stop(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,19 +40,12 @@ def booted(tmp_path_factory: pytest.TempPathFactory) -> Boot:
     return report
 
 
-FAILING = {
-    "cifs-an-older-file-that-somebody-reads-is-replaced-and-never-lost": "it is renamed over before it is moved aside",
-}
-
-
 def _all() -> list[Any]:
     cases = []
     for server, shares in PLAN.items():
         for share, names in shares.items():
             for name in names:
-                known = FAILING.get(f"{share}-{name}")
-                marks = [pytest.mark.xfail(strict=True, reason=known)] if known else []
-                cases.append(pytest.param(server, share, name, id=f"{share}-{name}", marks=marks))
+                cases.append(pytest.param(server, share, name, id=f"{share}-{name}"))
     return cases
 
 

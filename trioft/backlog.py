@@ -125,7 +125,7 @@ class Backlog:
         if pending.growing and pending.is_version_of(found):
             self._board.grow(pending.entry, found.fingerprint.size)
         else:
-            pending.entry.attempt = 0
+            pending.entry.attempt = pending.entry.furthest = 0
             pending.entry.trouble = None
             pending.closed_only = pending.closed_only and pending.is_version_of(found)
             self._board.resize(pending.entry, found.fingerprint.size)

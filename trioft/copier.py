@@ -121,6 +121,12 @@ async def _carry(name: str, job: Job, pending: list[Pending], backlog: Backlog, 
             results = await STRATEGIES[name](job, tools)
         except FileTrouble as error:
             results = [Result(Verdict.TROUBLE, trouble=error.trouble)] * len(job.items)
+        except BaseExceptionGroup as group:
+            # Stopped, and in the same moment something went wrong: that tells nobody anything any more.
+            _, rest = group.split(FileTrouble)
+            if rest is None:
+                raise
+            raise rest from None
         job = _as_copied(job, results)
         # Shielded for the grace period: what has been finished is also told.
         async with tools.shutdown.shield():

@@ -128,7 +128,7 @@ def _rename_over(dst: int, partial: bytes, target: bytes, ours: os.stat_result) 
     Where the server refuses to replace it, the old file is moved aside first, so that it cannot be lost.
     """
     try:
-        os.rename(partial, target, src_dir_fd=dst, dst_dir_fd=dst)
+        _rename(dst, partial, target)
         return
     except OSError as error:
         if _has_arrived(dst, ours, partial, target):
@@ -145,12 +145,25 @@ def _rename_over(dst: int, partial: bytes, target: bytes, ours: os.stat_result) 
     aside = partial[: -len(b"00000000.partial")] + b"%08x.replaced" % (ours.st_ino & 0xFFFFFFFF)
     os.rename(target, aside, src_dir_fd=dst, dst_dir_fd=dst)
     try:
-        os.rename(partial, target, src_dir_fd=dst, dst_dir_fd=dst)
+        _rename(dst, partial, target)
     except OSError:
         if not _has_arrived(dst, ours, partial, target):
-            os.rename(aside, target, src_dir_fd=dst, dst_dir_fd=dst)
+            _rename(dst, aside, target)
             raise
     os.unlink(aside, dir_fd=dst)
+
+
+def _rename(dst: int, old: bytes, new: bytes) -> None:
+    """
+    Rename, replacing *new* if there is one; on CIFS, ``FileExistsError`` if there is one.
+
+    Where a CIFS server refuses to replace a file, as somebody has it open, Linux marks that file for deletion: it is
+    gone when it is closed, and until then it cannot be moved aside any more, and nothing else can have its name.
+    """
+    if linux.filesystem_magic(dst) in linux.CIFS:
+        linux.rename_noreplace(old, new, dst)
+    else:
+        os.rename(old, new, src_dir_fd=dst, dst_dir_fd=dst)
 
 
 def _has_arrived(dst: int, ours: os.stat_result, partial: bytes, target: bytes) -> bool:

@@ -328,7 +328,8 @@ class Transfer:
             await self.record(good)
             self.settled = good
             self.tools.board.verified(self.entry, good)
-            self.entry.attempt = 0  # it gets somewhere
+            if good > self.entry.furthest:
+                self.entry.furthest, self.entry.attempt = good, 0  # it gets somewhere
             self.stir()
         if bad:
             raise FileTrouble(mismatch(self.partial, good))
