@@ -27,23 +27,13 @@ CONTENTS: dict[str, dict[bytes, bytes]] = {
 # Just before what it happens; or when all is done.
 MOMENTS = ("write", "fsync", "rename", "")
 HOW = {"write": ("bundle", "whole"), "truncate": ("whole",), "rename": tuple(CONTENTS)}
-# A partial is written again under its name, and where it is large in its place: what comes late finds that.
-KNOWN = {
-    ("rename", "bundle", False): ("write", "fsync"),
-    ("rename", "bundle", True): ("write", "fsync"),
-    ("rename", "whole", False): ("write",),
-    ("rename", "whole", True): ("write",),
-}
 
 
 def _cases() -> Iterator[Any]:
     for op, changed, moment in itertools.product(HOW, (False, True), MOMENTS):
         for contents in HOW[op]:
-            known = moment in KNOWN.get((op, contents, changed), ())
-            reason = "a partial that is written again has the name, and often the inode, of the one before"
-            marks = [pytest.mark.xfail(strict=True, reason=reason)] if known else []
             words = (op, contents, "changed" if changed else "same", f"before {moment}" if moment else "at the end")
-            yield pytest.param(op, contents, changed, moment, marks=marks, id=" ".join(words).replace(" ", "-"))
+            yield pytest.param(op, contents, changed, moment, id=" ".join(words).replace(" ", "-"))
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from trioft.fileio import (
     opened,
     read_exactly,
     read_into,
+    remove_partial,
     sync_folder,
     write_all,
 )
@@ -101,7 +102,9 @@ def _write_small(
             raise FileTrouble(trouble_of(error, Side.SOURCE, "read", item.path, count)) from error
         if count != size or has_changed(src_fd, item):
             return Result(Verdict.CHANGED)
-        partial = partial_of(item.path, *item.fingerprint[:2])
+        partial = partial_of(item.path, *item.fingerprint[:2], item.life)
+        if item.life:
+            remove_partial(dst, partial_of(item.path, *item.fingerprint[:2], item.life - 1))
         dst_fd, changed = create_partial(src, dst, partial)
         folders.update(changed)
         try:
@@ -154,7 +157,7 @@ def _settle_bundle(
         try:
             if trouble:
                 raise FileTrouble(trouble)
-            partial = partial_of(items[n].path, *items[n].fingerprint[:2])
+            partial = partial_of(items[n].path, *items[n].fingerprint[:2], items[n].life)
             durable = whole_filesystem and partial not in strays
             _settle_small(dst, partial, items[n].fingerprint.size, results[n].digest, manner, durable)
         except FileTrouble as error:
@@ -206,7 +209,7 @@ def prepare(
                 item = item._replace(fingerprint=current_fingerprint(src_fd, item.path))
             if existing := look_for_existing(src_fd, dst, item, manner, progress):
                 return existing
-            partial = partial_of(item.path, *item.fingerprint[:2])
+            partial = partial_of(item.path, *item.fingerprint[:2], item.life)
             folders: set[bytes] = set()  # that have a new entry
             try:
                 fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)

@@ -301,6 +301,16 @@ def write_all(fd: int, path: bytes, offset: int, view: memoryview) -> None:
         raise FileTrouble(trouble_of(error, Side.DESTINATION, "write", path, offset + done)) from error
 
 
+def remove_partial(dst: int, partial: bytes) -> None:
+    """Remove a partial. One that is not there is fine."""
+    try:
+        os.unlink(partial, dir_fd=dst)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, "unlink", partial)) from error
+
+
 def create_partial(src: int, dst: int, partial: bytes) -> tuple[int, list[bytes]]:
     """
     Create a partial, and its folder; return its descriptor and the folders that have a new entry.
@@ -314,12 +324,7 @@ def create_partial(src: int, dst: int, partial: bytes) -> tuple[int, list[bytes]
         try:
             return os.open(partial, flags, 0o600, dir_fd=dst), folders
         except FileExistsError:
-            try:
-                os.unlink(partial, dir_fd=dst)
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                raise FileTrouble(trouble_of(error, Side.DESTINATION, "unlink", partial)) from error
+            remove_partial(dst, partial)
         except FileNotFoundError as error:
             if folders:
                 raise FileTrouble(trouble_of(error, Side.DESTINATION, op, partial)) from error

@@ -91,6 +91,7 @@ class Item(NamedTuple):
     mode: int
     fingerprint: Fingerprint
     settled: bool  # quiet long enough here; otherwise only a proof that nobody writes lets it be copied
+    life: int = 0  # of its partial: one more for each rename that may still happen
 
 
 class Job(NamedTuple):

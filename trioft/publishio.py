@@ -11,7 +11,16 @@ import stat
 
 from trioft import linux, writers
 from trioft.errors import FileTrouble, Side, Trouble, trouble_of
-from trioft.fileio import READ, as_far_as_possible, close_quietly, fingerprint_of, is_same, opened, sync_folder
+from trioft.fileio import (
+    READ,
+    as_far_as_possible,
+    close_quietly,
+    fingerprint_of,
+    is_same,
+    opened,
+    remove_partial,
+    sync_folder,
+)
 from trioft.model import Ends, Fingerprint, Manner, Publication, Result, Root, Verdict
 from trioft.naming import numbered
 
@@ -193,12 +202,7 @@ def discard(destination: Root, partials: list[bytes]) -> None:
     """Remove partials that will not be continued. One that is not there is fine."""
     with opened(destination, Side.DESTINATION) as dst:
         for partial in partials:
-            try:
-                os.unlink(partial, dir_fd=dst)
-            except (FileNotFoundError, NotADirectoryError):
-                pass
-            except OSError as error:
-                raise FileTrouble(trouble_of(error, Side.DESTINATION, "unlink", partial)) from error
+            remove_partial(dst, partial)
 
 
 def remove_sources(source: Root, delivered: list[tuple[bytes, Fingerprint]], archive: bytes | None) -> list[Result]:
