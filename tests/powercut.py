@@ -1,0 +1,226 @@
+"""
+Transfers whose destination loses its power after a certain step, and what must be so then.
+
+The agent is the real one, in a process of its own; its movers are real, but for what ``cutting_mover`` adds. Source and
+ledger lie on another filesystem and survive: the hardest case, since everything that was said of the destination stays
+said.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import sys
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import trio
+
+from cutting_mover import Plan
+from disks import Disk
+from support import PATIENCE, Site, files_of, make_tree
+from trioft.agent import run_agent
+from trioft.board import Board, Totals
+from trioft.config import Config, Copy, Destination, Growing, Retry, Source, State
+from trioft.errors import FileTrouble, TrioftError
+from trioft.kinds import MinFree, OnSuccess
+from trioft.model import BLOCK_SIZE
+from trioft.naming import is_partial
+from truth import digests_of, recorded
+
+# As a fork, which costs nothing, but of a process that has no threads: it has these modules, and makes all the others.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["pytest", "trioft.agent"])
+
+DIES_WITH_IT = "the agent loses its power too"
+DIES_OF_IT = "the agent is killed when it has noticed"
+SURVIVES = "the agent lives on, and the destination comes back"
+FATES = (DIES_OF_IT, DIES_WITH_IT, SURVIVES)
+
+
+class Ended(NamedTuple):
+    """How a run ended that was not killed."""
+
+    totals: Totals
+    refused: list[str]
+
+    @property
+    def claims_success(self) -> bool:
+        return not self.refused and self.totals.failed == 0 and self.totals.skipped == 0
+
+
+class Trial:
+    """One tree that is moved to one disk, again and again."""
+
+    def __init__(
+        self, made: Disk, site: Site, tree: Mapping[str, bytes], old: Mapping[str, bytes], python_path: list[str]
+    ) -> None:
+        """*old* is at the destination before. *python_path* has trioft and these tests."""
+        self.disk, self.site, self.python_path = made, site, python_path
+        self.tree = {os.fsencode(name): content for name, content in tree.items()}
+        self.old = {os.fsencode(name): content for name, content in old.items()}
+        self.notes = site.root / "notes"
+
+    def begin(self) -> None:
+        """Have both ends and the ledger as they are before the first transfer; that is durable."""
+        for folder in (self.site.source, self.site.state, self.notes):
+            shutil.rmtree(folder, ignore_errors=True)
+        for path in self.site.dest.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        make_tree(self.site.source, dict(self.tree.items()))
+        make_tree(self.site.dest, dict(self.old.items()))
+        self.disk.remount()
+
+    def run(self, at: int = 0, fate: str = DIES_OF_IT) -> Ended | None:
+        """Transfer once, with a power cut after step *at*. Returns None if the agent was killed."""
+        shutil.rmtree(self.notes, ignore_errors=True)
+        self.notes.mkdir()
+        devices = (self.site.source.stat().st_dev, self.site.dest.stat().st_dev)
+        assert len(set(devices)) == 2
+        plan = Plan(at, fate == DIES_WITH_IT, str(self.notes), str(self.site.dest), devices)
+        process = _FORKS.Process(target=_run, args=(self, plan, fate))
+        process.start()
+        process.join(PATIENCE)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise AssertionError(f"it hangs; power cut after {self.cut!r}, {fate}")
+        ended = self.notes / "ended"
+        if ended.exists():
+            return Ended(*pickle.loads(ended.read_bytes()))
+        assert process.exitcode == -signal.SIGKILL, f"it ended with {process.exitcode}"
+        return None
+
+    @property
+    def cut(self) -> str:
+        """After which step the power was cut; nothing if there were not so many."""
+        path = self.notes / "cut"
+        return path.read_text() if path.exists() else ""
+
+    @property
+    def steps(self) -> list[str]:
+        """What the last run did."""
+        return (self.notes / "steps").read_text().splitlines()
+
+    def check_promises(self) -> None:
+        """What must be so at any moment, also if nothing more ever happens."""
+        says = recorded(self.site)
+        there = files_of(self.site.dest)
+        finished = {path: content for path, content in there.items() if not is_partial(path)}
+        # 1. Nothing wrong and nothing short under a final name; what was replaced is there, or its replacement is.
+        assert finished.keys() <= self.tree.keys(), "a final name that nobody asked for"
+        wrong = [name for name, held in finished.items() if held not in (self.tree[name], self.old.get(name))]
+        assert wrong == [], "wrong content under a final name"
+        assert self.old.keys() <= finished.keys(), "a file that was to be replaced is lost"
+        # What the ledger says is at the destination, is.
+        absent = [name for name in says.delivered if there.get(name) != self.tree[name]]
+        assert absent == [], "recorded as delivered, and not there"
+        # 2. No checkpoint above bytes that are there and right.
+        for path, (partial, offset, digests, _) in says.checkpoints.items():
+            if partial not in there and there.get(path) == self.tree[path]:
+                continue  # it has its final name, and the ledger was not told any more
+            assert partial in there, f"there is a checkpoint of {path!r}, and no partial"
+            assert there[partial][:offset] == self.tree[path][:offset], f"{path!r} differs below byte {offset:,}"
+            assert digests == digests_of(self.tree[path][:offset])
+        # 3. No source is gone whose copy is not there, complete and recorded.
+        left = files_of(self.site.source)
+        gone = self.tree.keys() - left.keys()
+        lost = [path for path in gone if there.get(path) != self.tree[path]]
+        assert lost == [], "the source is removed, and its copy is not there"
+        assert gone <= says.delivered.keys(), "the source is removed, and the ledger does not know"
+        assert all(self.tree[path] == content for path, content in left.items())
+
+    def check_complete(self) -> None:
+        """Everything is at the destination and on record, nothing is at the source, and nothing is left over."""
+        there = files_of(self.site.dest)
+        # The file of a probe that could not be removed is swept away a day later.
+        there = {name: content for name, content in there.items() if not name.startswith(b".trioft-probe-")}
+        assert sorted(there) == sorted(self.tree)
+        assert there == self.tree
+        assert files_of(self.site.source) == {}
+        says = recorded(self.site)
+        assert says.delivered.keys() == self.tree.keys()
+        assert says.checkpoints == {}
+
+    def try_at(self, at: int, fate: str) -> bool:
+        """Cut the power after step *at*, check the promises, see everything arrive. False: there were less steps."""
+        self.begin()
+        ended = self.run(at, fate)
+        cut = self.cut
+        try:
+            if not cut:
+                assert ended is not None
+                assert ended.claims_success
+                self.check_complete()
+                return False
+            if fate != SURVIVES or not (self.notes / "returned").exists():
+                self.disk.remount()
+            self.check_promises()
+            if ended is not None and ended.claims_success:
+                self.check_complete()
+            else:
+                self._complete()
+        except AssertionError as error:
+            error.add_note(f"power cut after step {at} ({cut}); {fate}; {ended}")
+            raise
+        return True
+
+    def _complete(self) -> None:
+        """A second run delivers the rest, and copies nothing again that was settled and has still its partial."""
+        begun, there = recorded(self.site).checkpoints, files_of(self.site.dest)
+        settled = sum(checkpoint.offset for checkpoint in begun.values() if checkpoint.partial in there)
+        again = self.run()
+        assert again is not None
+        assert again.claims_success, again
+        assert again.totals.bytes_resumed >= settled
+        self.check_promises()
+        self.check_complete()
+
+
+def _run(trial: Trial, plan: Plan, fate: str) -> None:
+    """Run an agent, in this process."""
+    ended = trio.run(_transfer, trial, plan, fate)
+    path = trial.notes / "ended"
+    path.with_suffix(".new").write_bytes(pickle.dumps(tuple(ended)))
+    path.with_suffix(".new").rename(path)
+
+
+async def _transfer(trial: Trial, plan: Plan, fate: str) -> Ended:
+    board = Board()
+    ended = Ended(board.totals, [])
+
+    def hear(what: str, text: str) -> None:
+        if what == "storage" and "not usable" in text and trial.cut:
+            if fate == DIES_OF_IT:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if fate == SURVIVES and not (trial.notes / "returned").exists():
+                trial.disk.remount()
+                (trial.notes / "returned").touch()
+
+    board.notices.append(hear)
+    script = (
+        f"import sys; sys.path[:0] = {trial.python_path!r}; from cutting_mover import main;"
+        f" main({os.getpid()}, {tuple(plan)!r})"
+    )
+    mover = [sys.executable, "-I", "-S", "-c", script]
+    config = _config(trial.site)
+    try:
+        await run_agent(config, board, once=True, state_dir=str(trial.site.state), mover=mover)
+    except* (TrioftError, FileTrouble) as group:
+        ended.refused.extend(str(error) for error in group.exceptions)
+    return ended
+
+
+def _config(site: Site) -> Config:
+    return Config(
+        source=Source(path=str(site.source), settle=0.0, settle_closed=0.0),
+        destination=Destination(path=str(site.dest), if_exists="overwrite", min_free=MinFree(bytes=0)),
+        # One thing after the other: what is made durable for one file must not hide what is missing for another.
+        copy=Copy(transfers=1, movers=1, on_success=OnSuccess(action="delete"), checkpoint_size=BLOCK_SIZE),
+        growing=Growing(mode="wait"),
+        retry=Retry(first=0.01, longest=0.01),
+        state=State(dir=str(site.state)),
+    )

@@ -1,0 +1,59 @@
+"""
+Power cuts: a real filesystem loses what is not on its disk, after each step of a transfer in turn.
+
+``kill -9`` shows no missing fsync, as the page cache survives. Here the filesystem itself is cut off, unmounted, and
+mounted again from what its disk holds. The sources are deleted once they are delivered: said too early, it is lost.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from disks import Disk, can_lose_power, disk, quick_folder
+from powercut import FATES, Trial
+from support import Site, pattern
+from trioft.model import BLOCK_SIZE
+
+BUNDLE = {  # one barrier for all of them
+    "a.txt": pattern(10, 1),
+    "new/folder/b.txt": pattern(70_000, 2),
+    "new/c.txt": pattern(5_000, 3),
+    "older.txt": b"the new version",
+}
+FEW = {"new/a.txt": pattern(9_000, 4), "older.txt": b"the new version"}  # each is synced by itself
+LARGE = {"new/large.mxf": pattern(2 * BLOCK_SIZE + 70_001, 5)}
+OLD = {"older.txt": b"the old version"}
+TREES = {"bundle": (BUNDLE, OLD), "few": (FEW, OLD), "large": (LARGE, {})}
+WITH_PYTHON = [*sys.path]
+
+
+@pytest.fixture(scope="module", params=["ext4", "xfs"])
+def cuttable(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Disk, Site]]:
+    """A disk that can lose its power, as the destination of a site."""
+    with quick_folder(tmp_path_factory.mktemp("power")) as place:
+        site = Site(place)
+        with disk(request.param, place / "disk.img", site.dest) as made:
+            if not can_lose_power(made):
+                pytest.skip(f"{request.param} cannot be cut off on this kernel")
+            yield made, site
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("tree", TREES)
+def test_a_power_cut_after_any_step_loses_nothing(tree: str, cuttable: tuple[Disk, Site]) -> None:
+    """
+    Promises 1 to 3 hold on what the disk has when the power is back, and the next run completes.
+
+    Whether the agent dies in the same moment, or a little later, or lives on and the destination comes back under it.
+    """
+    made, site = cuttable
+    trial = Trial(made, site, *TREES[tree], WITH_PYTHON)
+    fates = itertools.cycle(FATES)
+    at = 1
+    while trial.try_at(at, next(fates)):
+        at += 1
+    assert at > 8, "too few steps"
