@@ -41,10 +41,11 @@ def cut_power(folder: str) -> None:
 
 
 class Plan(NamedTuple):
-    """After which step the power is cut; 0: after none."""
+    """What happens after which step; 0: after none."""
 
     at: int
-    kills: bool  # and the agent dies with it
+    cuts: bool  # the power is cut
+    kills: bool  # the agent dies
     folder: str  # of the notes
     dest: str
     devices: tuple[int, int]  # of source and destination
@@ -97,7 +98,8 @@ class Cutter:
             os.write(self.steps, what.encode("utf-8", "backslashreplace") + b"\n")
             count = os.pread(self.steps, 1 << 20, 0).count(b"\n")
             if count == self.plan.at:
-                cut_power(self.plan.dest)
+                if self.plan.cuts:
+                    cut_power(self.plan.dest)
                 with contextlib.suppress(FileExistsError), open(self.cut, "x", encoding="utf-8") as file:
                     file.write(what)
                 if self.plan.kills:

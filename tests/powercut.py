@@ -15,30 +15,57 @@ import shutil
 import signal
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import trio
 
 from cutting_mover import Plan
 from disks import Disk
-from support import PATIENCE, Site, files_of, make_tree
+from support import PATIENCE, Site, files_of, make_tree, wait_until
 from trioft.agent import run_agent
 from trioft.board import Board, Totals
 from trioft.config import Config, Copy, Destination, Growing, Retry, Source, State
 from trioft.errors import FileTrouble, TrioftError
 from trioft.kinds import MinFree, OnSuccess
-from trioft.model import BLOCK_SIZE
+from trioft.model import BLOCK_SIZE, VOID
 from trioft.naming import is_partial
-from truth import digests_of, recorded
+from truth import blocks_of, digests_of, recorded
 
 # As a fork, which costs nothing, but of a process that has no threads: it has these modules, and makes all the others.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["pytest", "trioft.agent"])
 
+DIES = "the agent is killed, and no power is cut"
 DIES_WITH_IT = "the agent loses its power too"
 DIES_OF_IT = "the agent is killed when it has noticed"
 SURVIVES = "the agent lives on, and the destination comes back"
 FATES = (DIES_OF_IT, DIES_WITH_IT, SURVIVES)
+
+
+HEADER = 4096
+
+
+class Recording:
+    """A file that is being written, by this process; what it will hold is *content*."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self.content = content
+        self.fd: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self.write(0, bytes(HEADER))
+        self.write(HEADER, content[HEADER : BLOCK_SIZE + 100_000])
+
+    def write(self, offset: int, data: bytes) -> None:
+        assert self.fd is not None
+        assert os.pwrite(self.fd, data, offset) == len(data)
+
+    def finish(self) -> None:
+        """Write the rest, and the header at last; close."""
+        if self.fd is not None:
+            self.write(BLOCK_SIZE + 100_000, self.content[BLOCK_SIZE + 100_000 :])
+            self.write(0, self.content[:HEADER])
+            os.close(self.fd)
+            self.fd = None
 
 
 class Ended(NamedTuple):
@@ -63,15 +90,22 @@ class Trial:
         self.tree = {os.fsencode(name): content for name, content in tree.items()}
         self.old = {os.fsencode(name): content for name, content in old.items()}
         self.notes = site.root / "notes"
+        self.recording: Recording | None = None
 
     def begin(self) -> None:
         """Have both ends and the ledger as they are before the first transfer; that is durable."""
+        self.disk.remount()  # a failed trial may have left it without power
         for folder in (self.site.source, self.site.state, self.notes):
             shutil.rmtree(folder, ignore_errors=True)
         for path in self.site.dest.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         make_tree(self.site.source, dict(self.tree.items()))
         make_tree(self.site.dest, dict(self.old.items()))
+        for name, content in self.tree.items():
+            if name.startswith(b"take"):
+                path = self.site.source / os.fsdecode(name)
+                path.unlink()
+                self.recording = Recording(path, content)
         self.disk.remount()
 
     def run(self, at: int = 0, fate: str = DIES_OF_IT) -> Ended | None:
@@ -80,19 +114,34 @@ class Trial:
         self.notes.mkdir()
         devices = (self.site.source.stat().st_dev, self.site.dest.stat().st_dev)
         assert len(set(devices)) == 2
-        plan = Plan(at, fate == DIES_WITH_IT, str(self.notes), str(self.site.dest), devices)
+        plan = Plan(at, fate != DIES, fate in (DIES, DIES_WITH_IT), str(self.notes), str(self.site.dest), devices)
+        recording, self.recording = self.recording, None
         process = _FORKS.Process(target=_run, args=(self, plan, fate))
         process.start()
-        process.join(PATIENCE)
-        if process.exitcode is None:
+        try:
+            if recording is not None:
+                wait_until(lambda: self.is_begun() or not process.is_alive(), 15)
+                recording.finish()
+            process.join(PATIENCE)
+            assert process.exitcode is not None, f"it hangs; power cut after {self.cut!r}, {fate}"
+        finally:
             process.kill()
             process.join()
-            raise AssertionError(f"it hangs; power cut after {self.cut!r}, {fate}")
+            if recording is not None:
+                recording.finish()
         ended = self.notes / "ended"
         if ended.exists():
             return Ended(*pickle.loads(ended.read_bytes()))
         assert process.exitcode == -signal.SIGKILL, f"it ended with {process.exitcode}"
         return None
+
+    def is_begun(self) -> bool:
+        """Has a block of the recording been copied, or the power been cut?"""
+        try:
+            sizes = [path.stat().st_size for path in self.site.dest.glob("take*.partial")]
+        except OSError:
+            return True
+        return bool(self.cut) or any(size >= BLOCK_SIZE for size in sizes)
 
     @property
     def cut(self) -> str:
@@ -119,12 +168,18 @@ class Trial:
         absent = [name for name in says.delivered if there.get(name) != self.tree[name]]
         assert absent == [], "recorded as delivered, and not there"
         # 2. No checkpoint above bytes that are there and right.
-        for path, (partial, offset, digests, _) in says.checkpoints.items():
+        for path, (partial, offset, digests, growing) in says.checkpoints.items():
             if partial not in there and there.get(path) == self.tree[path]:
                 continue  # it has its final name, and the ledger was not told any more
             assert partial in there, f"there is a checkpoint of {path!r}, and no partial"
-            assert there[partial][:offset] == self.tree[path][:offset], f"{path!r} differs below byte {offset:,}"
-            assert digests == digests_of(self.tree[path][:offset])
+            held = digests_of(there[partial][:offset])
+            if growing:  # of what its recorder had written then; nothing is said of a block that is written again
+                assert len(there[partial]) >= offset
+                pairs = zip(blocks_of(held), blocks_of(digests), strict=True)
+                assert all(its == said for its, said in pairs if said != VOID), f"{path!r} is not what was recorded"
+            else:
+                assert there[partial][:offset] == self.tree[path][:offset], f"{path!r} differs below byte {offset:,}"
+                assert digests == held
         # 3. No source is gone whose copy is not there, complete and recorded.
         left = files_of(self.site.source)
         gone = self.tree.keys() - left.keys()
@@ -145,13 +200,19 @@ class Trial:
         assert says.delivered.keys() == self.tree.keys()
         assert says.checkpoints == {}
 
-    def try_at(self, at: int, fate: str) -> bool:
-        """Cut the power after step *at*, check the promises, see everything arrive. False: there were less steps."""
+    def try_at(self, at: int, fate: str, killed_after: int = 0) -> bool:
+        """
+        Cut the power after step *at*, check the promises, see everything arrive. False: there were less steps.
+
+        With *killed_after* that is done in a second run; the first was killed after so many steps.
+        """
         self.begin()
-        ended = self.run(at, fate)
-        cut = self.cut
+        if killed_after:
+            assert self.run(killed_after, DIES) is None
+        ended = None
         try:
-            if not cut:
+            ended = self.run(at, fate)
+            if not self.cut:
                 assert ended is not None
                 assert ended.claims_success
                 self.check_complete()
@@ -164,7 +225,7 @@ class Trial:
             else:
                 self._complete()
         except AssertionError as error:
-            error.add_note(f"power cut after step {at} ({cut}); {fate}; {ended}")
+            error.add_note(f"power cut after step {at} ({self.cut}); {fate}; {ended}; {self.steps}")
             raise
         return True
 
@@ -220,7 +281,7 @@ def _config(site: Site) -> Config:
         destination=Destination(path=str(site.dest), if_exists="overwrite", min_free=MinFree(bytes=0)),
         # One thing after the other: what is made durable for one file must not hide what is missing for another.
         copy=Copy(transfers=1, movers=1, on_success=OnSuccess(action="delete"), checkpoint_size=BLOCK_SIZE),
-        growing=Growing(mode="wait"),
+        growing=Growing(min_size=BLOCK_SIZE, poll=0.05),
         retry=Retry(first=0.01, longest=0.01),
         state=State(dir=str(site.state)),
     )
