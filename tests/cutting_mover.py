@@ -98,10 +98,10 @@ class Cutter:
             os.write(self.steps, what.encode("utf-8", "backslashreplace") + b"\n")
             count = os.pread(self.steps, 1 << 20, 0).count(b"\n")
             if count == self.plan.at:
+                with contextlib.suppress(FileExistsError), open(self.cut, "x", encoding="utf-8") as file:
+                    file.write(what)  # first: another mover may meet the cut at once
                 if self.plan.cuts:
                     cut_power(self.plan.dest)
-                with contextlib.suppress(FileExistsError), open(self.cut, "x", encoding="utf-8") as file:
-                    file.write(what)
                 if self.plan.kills:
                     os.kill(os.getppid(), signal.SIGKILL)
                     os.kill(os.getpid(), signal.SIGKILL)

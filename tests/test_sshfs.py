@@ -16,7 +16,7 @@ from trioft.model import BLOCK_SIZE, MIB
 from trioft.naming import is_partial
 
 OPTIONS = """
-source: {settle_closed: 200ms, scan_interval: 1s}
+source: {settle_closed: 100ms, scan_interval: 1s}
 copy: {checkpoint_size: 8MiB, stall_timeout: 10s}
 growing: {min_size: 4MiB}
 retry: {first: 100ms, longest: 500ms}
