@@ -132,7 +132,7 @@ def finish(running: Running, contents: Mapping[bytes, bytes]) -> Done:
     done = running.end()
     assert done.code == 0, done.err
     assert done.summary["failed"] == 0
-    assert {line["attempt"] for line in done.lines if line["event"] == "file"} == {0}
+    assert [line for line in done.lines if line.get("attempt")] == []
     return done
 
 
@@ -290,6 +290,7 @@ def test_a_source_that_is_unmounted_in_mid_copy_is_away_not_empty(how: str, sour
     wait_for_middle(place, running)
     place.disk.unmount(*["--lazy"] * (how == "lazily"))
     running.wait_for(says("source", "not usable"))
+    assert running.wait_for_file("big.mov", "waiting")["reason"].startswith("source")
     place.bare.see_looks(running)
     if how == "other-device":
         place.disk.change_device()
@@ -299,6 +300,22 @@ def test_a_source_that_is_unmounted_in_mid_copy_is_away_not_empty(how: str, sour
     check_nothing_is_missed(done)
     assert files_of(site.dest) == contents
     assert done.summary["bytes"] < sum(map(len, contents.values())) + 2 * BLOCK_SIZE
+
+
+@pytest.mark.xfail(strict=True, reason="another device number is taken for another version: an attempt is counted")
+def test_a_source_that_comes_back_as_another_device_before_anybody_noticed_is_the_same(source_place: Place) -> None:
+    """Unmounted and mounted again between two reads, under another device number: that is nobody's fault."""
+    place, site = source_place, source_place.site
+    make_tree(site.source, {b"big.mov": BIG})
+    running = place.watch("--bwlimit", "8MiB/s")  # a second between two reads
+    wait_for_middle(place, running)
+    place.disk.unmount()
+    place.disk.change_device()
+    place.disk.mount()
+    done = finish(running, {b"big.mov": BIG})
+    check_nothing_is_missed(done)
+    assert files_of(site.dest) == {b"big.mov": BIG}
+    assert done.summary["bytes"] < len(BIG) + 2 * BLOCK_SIZE
 
 
 def test_a_source_that_is_unmounted_while_nothing_is_to_do_is_noticed(source_place: Place) -> None:
