@@ -51,6 +51,16 @@ MUTATIONS = [
         "_quietly(os.fdatasync, fd)",
     ),
     Mutation("large: no fsync of the folder after create", "copyio", "prepare", "sync_folder(dst, folder)", "pass"),
+    Mutation("recording: no fdatasync of what was rewritten", "growio", "settle_ranges", "os.fdatasync(fd)", "pass"),
+    Mutation(
+        "recording: no fsync of its attributes",
+        "growio",
+        "finish_attributes",
+        "os.fsync(dst_fd)",
+        "pass",
+        "the fsync of the folder, on filesystems with one journal",
+    ),
+    Mutation("partial without a ledger: no fsync", "resumeio", "_compare", "os.fsync(fd)", "pass"),
     Mutation("publish: no fsync of the folder", "publishio", "publish", "sync_folder(dst, folder)", "pass"),
     Mutation(
         "publish: an error of the folder's fsync is ignored",
@@ -62,13 +72,21 @@ MUTATIONS = [
     Mutation(
         "folders: no fsync of the parent of a new one", "surveyio", "make_folders", "sync_folder(dst, folder)", "pass"
     ),
-    Mutation("existing: no fsync of what is there", "fileio", "_compare_contents", "os.fsync(there)", "pass"),
+    Mutation(
+        "existing: no fsync of what is there",
+        "fileio",
+        "_compare_contents",
+        "os.fsync(there)",
+        "pass",
+        "its content was durable before its name was given, unless others made it",
+    ),
     Mutation(
         "existing: no fsync of its folder",
         "fileio",
         "_compare_contents",
         "sync_folder(dst, os.path.dirname(target))",
         "pass",
+        "the fsync of the file itself, on filesystems with one journal",
     ),
     Mutation(
         "whole: checkpoint recorded before the data is durable",

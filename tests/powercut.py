@@ -91,6 +91,7 @@ class Trial:
         self.old = {os.fsencode(name): content for name, content in old.items()}
         self.notes = site.root / "notes"
         self.recording: Recording | None = None
+        self.times: dict[bytes, int] = {}  # when each file of the source was modified last
 
     def begin(self) -> None:
         """Have both ends and the ledger as they are before the first transfer; that is durable."""
@@ -106,7 +107,12 @@ class Trial:
                 path = self.site.source / os.fsdecode(name)
                 path.unlink()
                 self.recording = Recording(path, content)
+        self.note_times()
         self.disk.remount()
+
+    def note_times(self) -> None:
+        for name in files_of(self.site.source):
+            self.times[name] = os.stat(os.path.join(os.fsencode(self.site.source), name)).st_mtime_ns
 
     def run(self, at: int = 0, fate: str = DIES_OF_IT) -> Ended | None:
         """Transfer once, with a power cut after step *at*. Returns None if the agent was killed."""
@@ -129,6 +135,7 @@ class Trial:
             process.join()
             if recording is not None:
                 recording.finish()
+                self.times = {}  # when exactly it was closed nobody knows
         ended = self.notes / "ended"
         if ended.exists():
             return Ended(*pickle.loads(ended.read_bytes()))
@@ -172,20 +179,22 @@ class Trial:
             if partial not in there and there.get(path) == self.tree[path]:
                 continue  # it has its final name, and the ledger was not told any more
             assert partial in there, f"there is a checkpoint of {path!r}, and no partial"
-            held = digests_of(there[partial][:offset])
+            digests_held = digests_of(there[partial][:offset])
             if growing:  # of what its recorder had written then; nothing is said of a block that is written again
                 assert len(there[partial]) >= offset
-                pairs = zip(blocks_of(held), blocks_of(digests), strict=True)
+                pairs = zip(blocks_of(digests_held), blocks_of(digests), strict=True)
                 assert all(its == said for its, said in pairs if said != VOID), f"{path!r} is not what was recorded"
             else:
                 assert there[partial][:offset] == self.tree[path][:offset], f"{path!r} differs below byte {offset:,}"
-                assert digests == held
+                assert digests == digests_held
         # 3. No source is gone whose copy is not there, complete and recorded.
         left = files_of(self.site.source)
         gone = self.tree.keys() - left.keys()
         lost = [path for path in gone if there.get(path) != self.tree[path]]
         assert lost == [], "the source is removed, and its copy is not there"
         assert gone <= says.delivered.keys(), "the source is removed, and the ledger does not know"
+        held = {path: os.stat(os.path.join(os.fsencode(self.site.dest), path)).st_mtime_ns for path in gone}
+        assert all(held[path] == self.times.get(path, held[path]) for path in gone), "the copy has lost its time"
         assert all(self.tree[path] == content for path, content in left.items())
 
     def check_complete(self) -> None:
@@ -200,15 +209,18 @@ class Trial:
         assert says.delivered.keys() == self.tree.keys()
         assert says.checkpoints == {}
 
-    def try_at(self, at: int, fate: str, killed_after: int = 0) -> bool:
+    def try_at(self, at: int, fate: str, killed_after: int = 0, forgets: bool = False) -> bool:
         """
         Cut the power after step *at*, check the promises, see everything arrive. False: there were less steps.
 
-        With *killed_after* that is done in a second run; the first was killed after so many steps.
+        With *killed_after* that is done in a second run; the first was killed after so many steps, and then, if it
+        *forgets*, the ledger was lost.
         """
         self.begin()
         if killed_after:
             assert self.run(killed_after, DIES) is None
+            if forgets:
+                shutil.rmtree(self.site.state)
         ended = None
         try:
             ended = self.run(at, fate)

@@ -20,7 +20,6 @@ from disks import Disk, disk, quick_folder, tell
 from inotify import IN_ISDIR, IN_OPEN, read_events, watched
 from support import Done, Running, Site, files_of, make_tree, pattern, wait_until
 from trioft.model import BLOCK_SIZE, MIB
-from trioft.naming import is_partial
 
 OPTIONS = """
 source: {settle_closed: 100ms, scan_interval: 300ms}
@@ -115,8 +114,8 @@ def says(event: str, *words: str) -> Callable[[dict[str, Any]], bool]:
 
 
 def size_of_partial(folder: Path) -> int:
-    """Return how much of the one file that is on its way has been written."""
-    return max((len(content) for path, content in files_of(folder).items() if is_partial(path)), default=0)
+    """Return how much of the big file has been written."""
+    return max((path.stat().st_size for path in folder.glob("big.mov.*.partial")), default=0)
 
 
 def wait_for_middle(place: Place, running: Running) -> None:
