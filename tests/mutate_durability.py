@@ -147,7 +147,7 @@ def mutate(mutation: Mutation, tree: Path) -> None:
 
 def first_red(tree: Path, tests: list[str]) -> str:
     """Run *tests* on the program below *tree*; return which is the first that turns red, and why. Empty: none."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=line", "-rf", *tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=short", "-rf", *tests]
     done = subprocess.run(
         command,
         cwd=tree,
@@ -159,8 +159,13 @@ def first_red(tree: Path, tests: list[str]) -> str:
     )
     if done.returncode == 0:
         return ""
-    red = re.search(r"^FAILED \S*?::(\S+)(?: - (.*))?$", done.stdout, re.MULTILINE)
-    return f"{red[1]}: {(red[2] or '')[:90]}" if red else f"ended with {done.returncode}: {done.stdout[-300:]}"
+    red = re.search(r"^FAILED \S*?::(.*?)(?: - (.*))?$", done.stdout, re.MULTILINE)
+    note = re.search(r"^E +((?:power cut after step|call) .*)", done.stdout, re.MULTILINE)
+    return (
+        f"{red[1]}; {(red[2] or '')[:90]}; {note[1][:120] if note else ''}"
+        if red
+        else f"ended with {done.returncode}: {done.stdout[-300:]}"
+    )
 
 
 def main(words: list[str]) -> None:

@@ -16,7 +16,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import trio
 
@@ -43,6 +43,7 @@ SURVIVES = "the agent lives on, and the destination comes back"
 FATES = (DIES_OF_IT, DIES_WITH_IT, SURVIVES)
 
 
+Level = Literal["transfer", "readback"]
 HEADER = 4096
 
 
@@ -114,7 +115,7 @@ class Trial:
         for name in files_of(self.site.source):
             self.times[name] = os.stat(os.path.join(os.fsencode(self.site.source), name)).st_mtime_ns
 
-    def run(self, at: int = 0, fate: str = DIES_OF_IT) -> Ended | None:
+    def run(self, at: int = 0, fate: str = DIES_OF_IT, verify: Level = "readback") -> Ended | None:
         """Transfer once, with a power cut after step *at*. Returns None if the agent was killed."""
         shutil.rmtree(self.notes, ignore_errors=True)
         self.notes.mkdir()
@@ -122,7 +123,7 @@ class Trial:
         assert len(set(devices)) == 2
         plan = Plan(at, fate != DIES, fate in (DIES, DIES_WITH_IT), str(self.notes), str(self.site.dest), devices)
         recording, self.recording = self.recording, None
-        process = _FORKS.Process(target=_run, args=(self, plan, fate))
+        process = _FORKS.Process(target=_run, args=(self, plan, fate, verify))
         process.start()
         try:
             if recording is not None:
@@ -222,8 +223,10 @@ class Trial:
             if forgets:
                 shutil.rmtree(self.site.state)
         ended = None
+        # To read back drops pages, and before that writes them: it makes up for some of what may be forgotten.
+        verify: Level = "readback" if at % 2 else "transfer"
         try:
-            ended = self.run(at, fate)
+            ended = self.run(at, fate, verify)
             if not self.cut:
                 assert ended is not None
                 assert ended.claims_success
@@ -237,7 +240,7 @@ class Trial:
             else:
                 self._complete()
         except AssertionError as error:
-            error.add_note(f"power cut after step {at} ({self.cut}); {fate}; {ended}; {self.steps}")
+            error.add_note(f"power cut after step {at} ({self.cut}); {fate}; {verify}; {ended}; {self.steps}")
             raise
         return True
 
@@ -253,15 +256,15 @@ class Trial:
         self.check_complete()
 
 
-def _run(trial: Trial, plan: Plan, fate: str) -> None:
+def _run(trial: Trial, plan: Plan, fate: str, verify: Level) -> None:
     """Run an agent, in this process."""
-    ended = trio.run(_transfer, trial, plan, fate)
+    ended = trio.run(_transfer, trial, plan, fate, verify)
     path = trial.notes / "ended"
     path.with_suffix(".new").write_bytes(pickle.dumps(tuple(ended)))
     path.with_suffix(".new").rename(path)
 
 
-async def _transfer(trial: Trial, plan: Plan, fate: str) -> Ended:
+async def _transfer(trial: Trial, plan: Plan, fate: str, verify: Level) -> Ended:
     board = Board()
     ended = Ended(board.totals, [])
 
@@ -279,7 +282,7 @@ async def _transfer(trial: Trial, plan: Plan, fate: str) -> Ended:
         f" main({os.getpid()}, {tuple(plan)!r})"
     )
     mover = [sys.executable, "-I", "-S", "-c", script]
-    config = _config(trial.site)
+    config = _config(trial.site, verify)
     try:
         await run_agent(config, board, once=True, state_dir=str(trial.site.state), mover=mover)
     except* (TrioftError, FileTrouble) as group:
@@ -287,12 +290,18 @@ async def _transfer(trial: Trial, plan: Plan, fate: str) -> Ended:
     return ended
 
 
-def _config(site: Site) -> Config:
+def _config(site: Site, verify: Level) -> Config:
     return Config(
         source=Source(path=str(site.source), settle=0.0, settle_closed=0.0),
         destination=Destination(path=str(site.dest), if_exists="overwrite", min_free=MinFree(bytes=0)),
         # One thing after the other: what is made durable for one file must not hide what is missing for another.
-        copy=Copy(transfers=1, movers=1, on_success=OnSuccess(action="delete"), checkpoint_size=BLOCK_SIZE),
+        copy=Copy(
+            transfers=1,
+            movers=1,
+            verify=verify,
+            on_success=OnSuccess(action="delete"),
+            checkpoint_size=BLOCK_SIZE,
+        ),
         growing=Growing(min_size=BLOCK_SIZE, poll=0.05),
         retry=Retry(first=0.01, longest=0.01),
         state=State(dir=str(site.state)),
