@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -148,24 +149,21 @@ def mutate(mutation: Mutation, tree: Path) -> None:
 def first_red(tree: Path, tests: list[str]) -> str:
     """Run *tests* on the program below *tree*; return which is the first that turns red, and why. Empty: none."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=short", "-rf", *tests]
-    done = subprocess.run(
-        command,
-        cwd=tree,
-        env=os.environ | {"PYTHONPATH": str(tree)},
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    if done.returncode == 0:
+    with subprocess.Popen(
+        command, cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)}, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            said, _ = process.communicate(timeout=900)
+        finally:
+            process.send_signal(signal.SIGINT)  # it unmounts what it has mounted
+    if process.returncode == 0:
         return ""
-    red = re.search(r"^FAILED \S*?::(.*?)(?: - (.*))?$", done.stdout, re.MULTILINE)
-    note = re.search(r"^E +((?:power cut after step|call) .*)", done.stdout, re.MULTILINE)
-    return (
-        f"{red[1]}; {(red[2] or '')[:90]}; {note[1][:120] if note else ''}"
-        if red
-        else f"ended with {done.returncode}: {done.stdout[-300:]}"
-    )
+    red = re.search(r"^FAILED \S*?::(.*?)(?: - .*)?$", said, re.MULTILINE)
+    why = re.search(r"^E +(?:AssertionError: |Failed: )(.*)", said, re.MULTILINE)
+    step = re.search(r"^E +(?:power cut after |call \d+ \()(.*?\))", said, re.MULTILINE)
+    if red is None:
+        return f"ended with {process.returncode}: {said[-300:]}"
+    return "; ".join([red[1], *(found[1][:110] for found in (why, step) if found)])
 
 
 def main(words: list[str]) -> None:
@@ -186,4 +184,5 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     main(sys.argv[1:])

@@ -347,4 +347,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and leave nothing mounted
     sys.exit(main())
