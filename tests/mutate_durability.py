@@ -27,12 +27,12 @@ TESTS = [
 
 
 class Mutation(NamedTuple):
-    """In *module*, within *function*, *old* becomes *new*."""
+    """In *module*, within *function*, *old*, or each of them, becomes *new*."""
 
     what: str
     module: str
     function: str
-    old: str
+    old: str | tuple[str, ...]
     new: str
     made_up_for: str = ""  # by what, where no test can find it
 
@@ -50,8 +50,16 @@ MUTATIONS = [
         "settle",
         "os.fdatasync(fd)",
         "_quietly(os.fdatasync, fd)",
+        "sync_file_range meets the same error first",
     ),
-    Mutation("large: no fsync of the folder after create", "copyio", "prepare", "sync_folder(dst, folder)", "pass"),
+    Mutation(
+        "large: no fsync of the folder after create",
+        "copyio",
+        "prepare",
+        "sync_folder(dst, folder)",
+        "pass",
+        "the fdatasync of the new file, on filesystems with one journal",
+    ),
     Mutation("recording: no fdatasync of what was rewritten", "growio", "settle_ranges", "os.fdatasync(fd)", "pass"),
     Mutation(
         "recording: no fsync of its attributes",
@@ -88,6 +96,13 @@ MUTATIONS = [
         "sync_folder(dst, os.path.dirname(target))",
         "pass",
         "the fsync of the file itself, on filesystems with one journal",
+    ),
+    Mutation(
+        "existing: neither",
+        "fileio",
+        "_compare_contents",
+        ("os.fsync(there)", "sync_folder(dst, os.path.dirname(target))"),
+        "pass",
     ),
     Mutation(
         "whole: checkpoint recorded before the data is durable",
@@ -139,9 +154,13 @@ def mutate(mutation: Mutation, tree: Path) -> None:
     text = path.read_text()
     begin, end = rf"^(?P<indent> *)(async )?def {mutation.function}\b", r"^(?P=indent)(async def|def|class) |\Z"
     found = re.search(f"{begin}.*?(?={end})", text, re.MULTILINE | re.DOTALL)
-    if found is None or found[0].count(mutation.old) != 1:
-        raise SystemExit(f"{mutation.what}: {mutation.old!r} is not once in {mutation.module}.{mutation.function}")
-    changed = text[: found.start()] + found[0].replace(mutation.old, mutation.new) + text[found.end() :] + HELPERS
+    body = found[0] if found is not None else ""
+    for old in [mutation.old] if isinstance(mutation.old, str) else mutation.old:
+        if body.count(old) != 1:
+            raise SystemExit(f"{mutation.what}: {old!r} is not once in {mutation.module}.{mutation.function}")
+        body = body.replace(old, mutation.new)
+    assert found is not None
+    changed = text[: found.start()] + body + text[found.end() :] + HELPERS
     path.write_text(changed)
     compile(changed, path, "exec")
 
