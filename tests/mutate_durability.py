@@ -79,7 +79,12 @@ MUTATIONS = [
         "pass",
     ),
     Mutation(
-        "folders: no fsync of the parent of a new one", "surveyio", "make_folders", "sync_folder(dst, folder)", "pass"
+        "folders: no fsync of the parent of a new one",
+        "surveyio",
+        "make_folders",
+        "sync_folder(dst, folder)",
+        "pass",
+        "every later fsync, on filesystems with one journal",
     ),
     Mutation(
         "existing: no fsync of what is there",
