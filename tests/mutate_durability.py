@@ -108,6 +108,7 @@ MUTATIONS = [
         "_compare_contents",
         ("os.fsync(there)", "sync_folder(dst, os.path.dirname(target))"),
         "pass",
+        "the fsync of the first probe, on filesystems with one journal",
     ),
     Mutation(
         "whole: checkpoint recorded before the data is durable",
