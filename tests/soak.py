@@ -99,7 +99,7 @@ class Soak:
 
     def waits(self) -> bool:
         """Is there enough at the source already?"""
-        left = sum(size for path, size in self.made.items() if path not in self.arrived)
+        left = sum(size for path, size in list(self.made.items()) if path not in self.arrived)
         return left > MOST_WAITING or self.stop.wait(0)
 
     def make_small(self) -> None:
