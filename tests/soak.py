@@ -231,7 +231,7 @@ class Soak:
 
     def sample(self) -> None:
         pid = self.running.process.pid
-        with contextlib.suppress(OSError, StopIteration):
+        with contextlib.suppress(OSError, KeyError):  # it has just been killed
             with open(f"/proc/{pid}/status", encoding="utf-8") as file:
                 fields = dict(line.split(":", 1) for line in file)
             descriptors = len(os.listdir(f"/proc/{pid}/fd"))
