@@ -234,7 +234,6 @@ def test_another_filesystem_in_the_destinations_place_is_left_alone(which: str, 
         place.bare.check_untouched()
 
 
-@pytest.mark.xfail(strict=True, reason="two disks of one kind under one device number are told apart by probes only")
 def test_another_disk_under_the_same_name_gets_nothing_before_anybody_has_looked(place: Place) -> None:
     """Drives may change places between two looks: each operation makes sure that it works on the right one."""
     site = place.site
@@ -343,7 +342,6 @@ def test_a_source_that_is_unmounted_in_mid_copy_is_away_not_empty(how: str, sour
     check_resumed(done, parked, contents)
 
 
-@pytest.mark.xfail(strict=True, reason="another device number is taken for another version: an attempt is counted")
 def test_a_source_that_comes_back_as_another_device_before_anybody_noticed_is_the_same(source_place: Place) -> None:
     """Unmounted and mounted again between two reads, under another device number: that is nobody's fault."""
     place, site = source_place, source_place.site

@@ -13,6 +13,7 @@ from trioft.fileio import (
     READ,
     Progress,
     block_digest,
+    check_unchanged,
     close_quietly,
     close_written,
     copy_attributes,
@@ -273,10 +274,7 @@ def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, mann
                 digest = block_digest(block) if manner.verify != "size" else b""
                 write_block(dst_fd, partial, offset, block, progress)
                 progress(("block", offset // BLOCK_SIZE, len(block), digest))
-            if has_changed(src_fd, item):
-                raise FileTrouble(
-                    Trouble(Side.SOURCE, "read", item.path, start, None, "the file changed while it was copied")
-                )
+            check_unchanged(src_fd, item, start)
         except BaseException:
             close_quietly(dst_fd)
             raise

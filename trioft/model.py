@@ -48,6 +48,7 @@ class Root(NamedTuple):
     path: bytes
     dev: int
     ino: int = 0  # 0: not asked for, where servers and clients make up what they like
+    uuid: str = ""  # of the filesystem; empty: not asked for. Two disks in one slot have the same device and inode
 
 
 class Identity(NamedTuple):
