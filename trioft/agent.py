@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Container, Itera
 import attrs
 import trio
 
-from trioft import linux
 from trioft.backlog import Backlog
 from trioft.board import Board
 from trioft.config import Config
@@ -24,6 +23,7 @@ from trioft.endsio import KEEPS_NO_TIMES
 from trioft.errors import Side
 from trioft.events import Changes, run_events
 from trioft.ledger import Ledger, Lock, ledger_path, open_port, run_ledger
+from trioft.memory import stay_small
 from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, Found, Job, Manner
 from trioft.movers import Movers, Stuck
 from trioft.scanner import Scanner
@@ -39,8 +39,6 @@ from trioft.transfer import Owners, Tools
 _LOOKING_MOVERS = 3
 # A dry run writes nothing, so it does not find out how exactly the destination keeps times; not worse than this.
 _COARSEST_NS = 2_000_000_000
-# Seconds between two times that free memory is given back: it takes a millisecond.
-_TRIMMING = 30.0
 # Seconds that a sync, whose files are all delivered, waits for the search for orphans; longer if it took longer.
 _SWEEP_AT_LEAST = 5
 
@@ -119,7 +117,7 @@ async def run_agent(
                 with port:
                     async with trio.open_nursery() as helpers:
                         helpers.start_soon(storage.run, looking.call, backlog.offer_again)
-                        helpers.start_soon(_stay_small)
+                        helpers.start_soon(stay_small)
                         if not once:
                             helpers.start_soon(_watch_source, pair, storage, changes, board)
                         swept = trio.Event()
@@ -231,13 +229,6 @@ async def _watch_source(pair: Pair, storage: Storage, changes: Changes, board: B
 
 def _no_events(text: str, board: Board) -> None:
     board.notice_once("events", f"{text}; the source is scanned instead")
-
-
-async def _stay_small() -> None:
-    """Promise 7: without this, memory grows by half a kilobyte with each small file, although none of it is in use."""
-    while True:
-        await trio.sleep(_TRIMMING)
-        linux.give_back_memory()
 
 
 @contextlib.asynccontextmanager

@@ -1,7 +1,7 @@
 """
 The few Linux calls that Python does not wrap, each with what stands in for it elsewhere.
 
-``ctypes`` costs 5 ms, so it is loaded at the first call that needs it.
+Imported by movers only. ``ctypes`` costs 5 ms, so it is loaded at the first call that needs it.
 """
 
 from __future__ import annotations
@@ -143,14 +143,6 @@ def rename_noreplace(old: bytes, new: bytes, dir_fd: int) -> None:
             os.rename(old, new, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
         else:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
-
-
-def give_back_memory() -> None:
-    """Have the C library give back what is free of its memory: it keeps pieces, more with each million of requests."""
-    import ctypes
-
-    with contextlib.suppress(OSError):  # another C library
-        _call("malloc_trim", ctypes.c_size_t(0))
 
 
 def die_with_parent(parent: int) -> bool:
