@@ -75,6 +75,7 @@ child            a child process of ours: pipes, messages, its end
 movers           the pool of movers: call with a deadline, kill, leave behind, replace
 shutdown         who is stopped by the first signal, and what may still be finished
 throttle         the limit on throughput, and how it is measured
+memory           gives free memory back
 board            live state of all files, totals; the source of display and JSON lines
 backlog          files that are not delivered yet, and when to look at each again; bounded; makes the jobs
 events           file events: hints for the scanner

@@ -25,6 +25,7 @@ from trioft.endsio import KEEPS_NO_TIMES
 from trioft.errors import Side
 from trioft.events import Changes, run_events
 from trioft.ledger import Ledger, Lock, ledger_path, open_port, run_ledger
+from trioft.memory import stay_small
 from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, Found, Job, Manner
 from trioft.movers import Movers, Stuck
 from trioft.scanner import Scanner
@@ -124,6 +125,7 @@ async def run_agent(
                         server.found(storage, Control(board, backlog, changes, throttle, port_of_control))
                     async with trio.open_nursery() as helpers:
                         helpers.start_soon(storage.run, looking.call, backlog.offer_again)
+                        helpers.start_soon(stay_small)
                         if not once:
                             helpers.start_soon(_watch_source, pair, storage, changes, board)
                         swept = trio.Event()

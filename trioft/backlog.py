@@ -43,6 +43,7 @@ class Pending:
     changes: int = 0  # times that it changed while it was copied
     growing: bool = False  # it is to be copied while it is being written
     closed_only: bool = False  # it is not: that failed, or it was delivered and only held open
+    life: int = 0  # of its partial, see ``naming.partial_of``
     outages: int = -1  # of the destination, when this file last met an error of the destination's
     turn: int = -1  # its place among the ready; an older one in the heaps is void
 
@@ -94,7 +95,8 @@ class Backlog:
     def owns_partial(self, partial: bytes) -> bool:
         """Does *partial* belong to a file at hand?"""
         return any(
-            partial == partial_of(path, *pending.found.fingerprint[:2]) for path, pending in self._pending.items()
+            partial == partial_of(path, *pending.found.fingerprint[:2], pending.life)
+            for path, pending in self._pending.items()
         )
 
     @property
@@ -125,7 +127,7 @@ class Backlog:
         if pending.growing and pending.is_version_of(found):
             self._board.grow(pending.entry, found.fingerprint.size)
         else:
-            pending.entry.attempt = 0
+            pending.entry.attempt = pending.entry.furthest = 0
             pending.entry.trouble = None
             pending.closed_only = pending.closed_only and pending.is_version_of(found)
             self._board.resize(pending.entry, found.fingerprint.size)
@@ -242,4 +244,4 @@ def _room_in(jobs: trio.MemorySendChannel[Job]) -> int:
 
 def _item(pending: Pending) -> Item:
     found = pending.found
-    return Item(pending.entry.id, found.path, found.mode, found.fingerprint, pending.settled)
+    return Item(pending.entry.id, found.path, found.mode, found.fingerprint, pending.settled, pending.life)

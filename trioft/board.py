@@ -37,7 +37,8 @@ class Entry:
     lag_bytes: int | None = None  # behind the write head
     lag_seconds: float | None = None
     closed: str | None = None  # how sure it is that nobody writes it any more
-    attempt: int = 0  # failed ones so far
+    attempt: int = 0  # failed ones so far, since it got further than ever before
+    furthest: int = 0  # so many bytes were settled in any attempt
     trouble: Trouble | None = None
     retry_at: float | None = None  # on trio's clock
     digest: bytes | None = None

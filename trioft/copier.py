@@ -16,10 +16,12 @@ from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify, may_conc
 from trioft.finish import finish
 from trioft.ledger import Entry, Ledger
 from trioft.model import Checkpoint, FileState, Item, Job, Result, Verdict
-from trioft.naming import partial_of
+from trioft.naming import is_partial, partial_of
 from trioft.strategies import STRATEGIES, choose_strategy
-from trioft.transfer import Tools, is_remounted, left
+from trioft.transfer import Tools, is_of, left
 
+# Operations that may rename a partial.
+_RENAMING = ("rename", "publish")
 # Seconds between two looks whether an operation that was left behind has ended.
 _STUCK = 1.0
 
@@ -93,13 +95,12 @@ async def _begun(job: Job, tools: Tools) -> Checkpoint | None:
     former = await tools.ledger.call(Ledger.transfer_of, item.path, *item.fingerprint[:2])
     if former is None:
         return None
-    name, checkpoint = former
-    fits = checkpoint.partial == partial_of(name, *item.fingerprint[:2])
-    return checkpoint if fits or is_remounted(checkpoint, item) else None
+    _, checkpoint = former
+    return checkpoint if is_of(checkpoint, item) else None
 
 
 def _partial_of(item: Item) -> bytes:
-    return partial_of(item.path, *item.fingerprint[:2])
+    return partial_of(item.path, *item.fingerprint[:2], item.life)
 
 
 async def _admit(name: str, pending: list[Pending], partial: bytes, backlog: Backlog, tools: Tools) -> bool:
@@ -129,6 +130,12 @@ async def _carry(name: str, job: Job, pending: list[Pending], backlog: Backlog, 
             results = await STRATEGIES[name](job, tools)
         except FileTrouble as error:
             results = [Result(Verdict.TROUBLE, trouble=error.trouble)] * len(job.items)
+        except BaseExceptionGroup as group:
+            # Stopped, and in the same moment something went wrong: that tells nobody anything any more.
+            _, rest = group.split(FileTrouble)
+            if rest is None:
+                raise
+            raise rest from None
         job = _as_copied(job, results)
         # Shielded for the grace period: what has been finished is also told.
         async with tools.shutdown.shield():
@@ -168,6 +175,8 @@ async def _report_all(
         await tools.storage.gates[Side.DESTINATION].is_well()
     for p, item, result in zip(pending, job.items, results, strict=True):
         _report(p, item, result, backlog, tools, failed)
+        # Some servers carry out what they were asked for long after it was given up.
+        p.life += result.trouble is not None and result.trouble.op in _RENAMING and _is_outage(result.trouble)
         if p.entry.state in (FileState.GONE, FileState.SKIPPED, FileState.FAILED) and (
             name == "bundle" or p.entry.state != FileState.FAILED
         ):
@@ -251,12 +260,14 @@ def _cope(pending: Pending, trouble: Trouble, backlog: Backlog, tools: Tools) ->
     match classify(trouble):
         case Remedy.DESTINATION:
             tools.storage.suspect(trouble)
-            # If every probe has succeeded since the last time, it is not the destination, it is this file there.
-            if pending.outages == tools.storage.outages:
-                entry.attempt += 1
-                if tools.once and entry.attempt > tools.config.retry.retries:
-                    return True
-            pending.outages = tools.storage.outages
+            # If every probe has succeeded since the last time, it is not the destination, it is this file there; unless
+            # it is another one of its bundle.
+            if not _is_of_another(trouble, pending):
+                if pending.outages == tools.storage.outages:
+                    entry.attempt += 1
+                    if tools.once and entry.attempt > tools.config.retry.retries:
+                        return True
+                pending.outages = tools.storage.outages
             backlog.again(pending, FileState.WAITING, f"destination: {trouble}", _pause(entry.attempt, tools))
         case Remedy.SOURCE:
             tools.storage.suspect(trouble)
@@ -283,8 +294,17 @@ def _cope(pending: Pending, trouble: Trouble, backlog: Backlog, tools: Tools) ->
     return False
 
 
+def _is_outage(trouble: Trouble) -> bool:
+    return classify(trouble) == Remedy.DESTINATION
+
+
 def _may_concern_all(trouble: Trouble) -> bool:
     return classify(trouble) == Remedy.GIVE_UP and may_concern_all(trouble)
+
+
+def _is_of_another(trouble: Trouble, pending: Pending) -> bool:
+    own = partial_of(pending.found.path, *pending.found.fingerprint[:2], pending.life)
+    return is_partial(trouble.path) and trouble.path != own
 
 
 def _pause(attempt: int, tools: Tools) -> float:

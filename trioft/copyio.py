@@ -13,6 +13,7 @@ from trioft.fileio import (
     READ,
     Progress,
     block_digest,
+    check_unchanged,
     close_quietly,
     close_written,
     copy_attributes,
@@ -27,6 +28,7 @@ from trioft.fileio import (
     opened,
     read_exactly,
     read_into,
+    remove_partial,
     sync_folder,
     write_all,
 )
@@ -101,7 +103,9 @@ def _write_small(
             raise FileTrouble(trouble_of(error, Side.SOURCE, "read", item.path, count)) from error
         if count != size or has_changed(src_fd, item):
             return Result(Verdict.CHANGED)
-        partial = partial_of(item.path, *item.fingerprint[:2])
+        partial = partial_of(item.path, *item.fingerprint[:2], item.life)
+        if item.life:
+            remove_partial(dst, partial_of(item.path, *item.fingerprint[:2], item.life - 1))
         dst_fd, changed = create_partial(src, dst, partial)
         folders.update(changed)
         try:
@@ -154,7 +158,7 @@ def _settle_bundle(
         try:
             if trouble:
                 raise FileTrouble(trouble)
-            partial = partial_of(items[n].path, *items[n].fingerprint[:2])
+            partial = partial_of(items[n].path, *items[n].fingerprint[:2], items[n].life)
             durable = whole_filesystem and partial not in strays
             _settle_small(dst, partial, items[n].fingerprint.size, results[n].digest, manner, durable)
         except FileTrouble as error:
@@ -206,7 +210,7 @@ def prepare(
                 item = item._replace(fingerprint=current_fingerprint(src_fd, item.path))
             if existing := look_for_existing(src_fd, dst, item, manner, progress):
                 return existing
-            partial = partial_of(item.path, *item.fingerprint[:2])
+            partial = partial_of(item.path, *item.fingerprint[:2], item.life)
             folders: set[bytes] = set()  # that have a new entry
             try:
                 fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
@@ -222,7 +226,13 @@ def prepare(
                 if not folders:
                     plan = plan_resume_growing if growing else plan_resume
                     prepared = plan(src_fd, fd, item, partial, checkpoint, manner, progress)
-                _truncate(fd, partial, prepared.offset)
+                    if prepared.offset == 0:
+                        # Nothing of it is of use: whoever still has it open, a server included, writes into nothing.
+                        close_quietly(fd)
+                        fd, _ = create_partial(src, dst, partial)
+                        sync_folder(dst, os.path.dirname(partial))
+                    elif _size_of(fd, partial) != prepared.offset:
+                        _truncate(fd, partial, prepared.offset)
                 copy_attributes(src_fd, fd, item, manner)
             except BaseException:
                 close_quietly(fd)
@@ -231,6 +241,13 @@ def prepare(
             return prepared._replace(closed=opening.closed)
         finally:
             close_quietly(src_fd)
+
+
+def _size_of(fd: int, partial: bytes) -> int:
+    try:
+        return os.fstat(fd).st_size
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, "stat", partial)) from error
 
 
 def _truncate(fd: int, partial: bytes, offset: int) -> None:
@@ -257,10 +274,7 @@ def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, mann
                 digest = block_digest(block) if manner.verify != "size" else b""
                 write_block(dst_fd, partial, offset, block, progress)
                 progress(("block", offset // BLOCK_SIZE, len(block), digest))
-            if has_changed(src_fd, item):
-                raise FileTrouble(
-                    Trouble(Side.SOURCE, "read", item.path, start, None, "the file changed while it was copied")
-                )
+            check_unchanged(src_fd, item, start)
         except BaseException:
             close_quietly(dst_fd)
             raise

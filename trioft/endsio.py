@@ -285,7 +285,7 @@ def _opened(path: bytes, side: Side) -> Iterator[tuple[int, Root, Identity]]:
             raise FileTrouble(trouble_of(error, side, "stat", b"")) from error
         identity = _identify(fd, path)
         is_remote = not identity.kind or identity.kind.startswith(_REMOTE)
-        yield fd, Root(path, status.st_dev, 0 if is_remote else status.st_ino), identity
+        yield fd, Root(path, status.st_dev, 0 if is_remote else status.st_ino, identity.uuid), identity
     finally:
         close_quietly(fd)
 

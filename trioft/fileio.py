@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 
 import xxhash
 
-from trioft import writers
+from trioft import linux, writers
 from trioft.errors import IDENTIFY, FileTrouble, Remedy, Side, Trouble, classify, trouble_of
 from trioft.model import (
     BLOCK_SIZE,
@@ -84,7 +84,8 @@ def opened(root: Root, side: Side) -> Iterator[int]:
             status = os.fstat(fd)
         except OSError as error:
             raise FileTrouble(trouble_of(error, side, "stat", b"")) from error
-        if status.st_dev != root.dev or (root.ino and status.st_ino != root.ino):
+        same = status.st_dev == root.dev and root.ino in (0, status.st_ino)
+        if not same or (root.uuid and linux.filesystem_uuid(fd) != root.uuid):
             text = f"another filesystem is mounted at the {side} folder, or none"
             raise Away(Trouble(side, IDENTIFY, b"", None, errno.ENODEV, text))
         yield fd
@@ -186,6 +187,18 @@ def _why_not_ever(fd: int, item: Item) -> Result:
 def has_changed(fd: int, item: Item) -> bool:
     """Is the source that is open as *fd* another version than the one asked for?"""
     return current_fingerprint(fd, item.path) != item.fingerprint
+
+
+def check_unchanged(fd: int, item: Item, offset: int) -> None:
+    """The source that is open as *fd* has been read from *offset*: was it the version asked for?"""
+    now = current_fingerprint(fd, item.path)
+    if now != item.fingerprint and now[1:] == item.fingerprint[1:]:
+        # Mounted again under another device number since its job was made: that is no change of the file.
+        text = "the source has been mounted again"
+        raise Away(Trouble(Side.SOURCE, IDENTIFY, b"", None, errno.ENODEV, text))
+    if now != item.fingerprint:
+        text = "the file changed while it was copied"
+        raise FileTrouble(Trouble(Side.SOURCE, "read", item.path, offset, None, text))
 
 
 def current_fingerprint(fd: int, path: bytes) -> Fingerprint:
@@ -301,6 +314,16 @@ def write_all(fd: int, path: bytes, offset: int, view: memoryview) -> None:
         raise FileTrouble(trouble_of(error, Side.DESTINATION, "write", path, offset + done)) from error
 
 
+def remove_partial(dst: int, partial: bytes) -> None:
+    """Remove a partial. One that is not there is fine."""
+    try:
+        os.unlink(partial, dir_fd=dst)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, "unlink", partial)) from error
+
+
 def create_partial(src: int, dst: int, partial: bytes) -> tuple[int, list[bytes]]:
     """
     Create a partial, and its folder; return its descriptor and the folders that have a new entry.
@@ -314,12 +337,7 @@ def create_partial(src: int, dst: int, partial: bytes) -> tuple[int, list[bytes]
         try:
             return os.open(partial, flags, 0o600, dir_fd=dst), folders
         except FileExistsError:
-            try:
-                os.unlink(partial, dir_fd=dst)
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                raise FileTrouble(trouble_of(error, Side.DESTINATION, "unlink", partial)) from error
+            remove_partial(dst, partial)
         except FileNotFoundError as error:
             if folders:
                 raise FileTrouble(trouble_of(error, Side.DESTINATION, op, partial)) from error

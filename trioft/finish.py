@@ -59,7 +59,7 @@ async def _publish(job: Job, results: list[Result], tools: Tools) -> list[Result
 
 
 def _publication(item: Item) -> Publication:
-    return Publication(item.path, partial_of(item.path, *item.fingerprint[:2]), item.mode, item.fingerprint)
+    return Publication(item.path, partial_of(item.path, *item.fingerprint[:2], item.life), item.mode, item.fingerprint)
 
 
 async def _record(job: Job, results: list[Result], tools: Tools) -> list[int]:

@@ -365,22 +365,23 @@ def _search(
     return None
 
 
-def adopt(ends: Ends, old: bytes, identity: tuple[int, int], partial: bytes, new_partial: bytes) -> bool | None:
+def adopt(ends: Ends, old: bytes | None, identity: tuple[int, int], partial: bytes, new_partial: bytes) -> bool | None:
     """
-    Have the partial of the file *identity*, that was called *old*, go on under its new name, durably.
+    Have the partial of the file *identity* go on under another name, durably.
 
-    Changes nothing, and returns False, if the file is still called so (it has several names then), or None, if the
+    Changes nothing, and returns False, if the file is still called *old* (it has several names then), or None, if the
     partial is not there.
     """
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
         try:
-            status = os.stat(old, dir_fd=src, follow_symlinks=False)
-            if (status.st_dev, status.st_ino) == identity:
-                return False
+            if old is not None:
+                status = os.stat(old, dir_fd=src, follow_symlinks=False)
+                if (status.st_dev, status.st_ino) == identity:
+                    return False
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as error:
-            raise FileTrouble(trouble_of(error, Side.SOURCE, "stat", old)) from error
+            raise FileTrouble(trouble_of(error, Side.SOURCE, "stat", old or b"")) from error
         op, at = "stat", partial
         try:
             os.stat(partial, dir_fd=dst, follow_symlinks=False)

@@ -48,6 +48,7 @@ class Root(NamedTuple):
     path: bytes
     dev: int
     ino: int = 0  # 0: not asked for, where servers and clients make up what they like
+    uuid: str = ""  # of the filesystem; empty: not asked for. Two disks in one slot have the same device and inode
 
 
 class Identity(NamedTuple):
@@ -91,6 +92,7 @@ class Item(NamedTuple):
     mode: int
     fingerprint: Fingerprint
     settled: bool  # quiet long enough here; otherwise only a proof that nobody writes lets it be copied
+    life: int = 0  # of its partial: one more for each rename that may still happen
 
 
 class Job(NamedTuple):

@@ -17,16 +17,18 @@ _PARTIAL = re.compile(rb"\.[0-9a-f]{8}\.partial\Z", re.DOTALL)
 _PARTIAL_SUFFIX = len(b".12345678.partial")
 
 
-def partial_of(path: bytes, dev: int, ino: int) -> bytes:
+def partial_of(path: bytes, dev: int, ino: int, life: int = 0) -> bytes:
     """
     Return the partial's path for a source file: ``NAME.<8 hex of the source's identity>.partial``.
 
     The identity is where the file lies (device, inode, path): stable while it grows, so that a restart finds its
     partial again; whether the *content* still fits is for the ledger's fingerprint and the block digests to say.
+    Where it is in doubt whether a server still carries out a rename of the partial, it goes on in another *life*, under
+    another name: what comes late finds nothing.
     A name that would be too long is shortened, at a character's edge; the hex keeps it apart from its neighbours.
     """
     folder, slash, name = path.rpartition(b"/")
-    identity = xxhash.xxh3_64_hexdigest(b"%d:%d:%s" % (dev, ino, path))[:8].encode()
+    identity = xxhash.xxh3_64_hexdigest(b"%d:%d:%s%s" % (dev, ino, path, b"\0%d" % life if life else b""))[:8].encode()
     return b"%s%s%s.%s.partial" % (folder, slash, _shortened(name, NAME_MAX - _PARTIAL_SUFFIX), identity)
 
 

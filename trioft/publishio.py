@@ -11,7 +11,16 @@ import stat
 
 from trioft import linux, writers
 from trioft.errors import FileTrouble, Side, Trouble, trouble_of
-from trioft.fileio import READ, as_far_as_possible, close_quietly, fingerprint_of, is_same, opened, sync_folder
+from trioft.fileio import (
+    READ,
+    as_far_as_possible,
+    close_quietly,
+    fingerprint_of,
+    is_same,
+    opened,
+    remove_partial,
+    sync_folder,
+)
 from trioft.model import Ends, Fingerprint, Manner, Publication, Result, Root, Verdict
 from trioft.naming import numbered
 
@@ -128,7 +137,7 @@ def _rename_over(dst: int, partial: bytes, target: bytes, ours: os.stat_result) 
     Where the server refuses to replace it, the old file is moved aside first, so that it cannot be lost.
     """
     try:
-        os.rename(partial, target, src_dir_fd=dst, dst_dir_fd=dst)
+        _rename(dst, partial, target)
         return
     except OSError as error:
         if _has_arrived(dst, ours, partial, target):
@@ -145,12 +154,25 @@ def _rename_over(dst: int, partial: bytes, target: bytes, ours: os.stat_result) 
     aside = partial[: -len(b"00000000.partial")] + b"%08x.replaced" % (ours.st_ino & 0xFFFFFFFF)
     os.rename(target, aside, src_dir_fd=dst, dst_dir_fd=dst)
     try:
-        os.rename(partial, target, src_dir_fd=dst, dst_dir_fd=dst)
+        _rename(dst, partial, target)
     except OSError:
         if not _has_arrived(dst, ours, partial, target):
-            os.rename(aside, target, src_dir_fd=dst, dst_dir_fd=dst)
+            _rename(dst, aside, target)
             raise
     os.unlink(aside, dir_fd=dst)
+
+
+def _rename(dst: int, old: bytes, new: bytes) -> None:
+    """
+    Rename, replacing *new* if there is one; on CIFS, ``FileExistsError`` if there is one.
+
+    Where a CIFS server refuses to replace a file, as somebody has it open, Linux marks that file for deletion: it is
+    gone when it is closed, and until then it cannot be moved aside any more, and nothing else can have its name.
+    """
+    if linux.filesystem_magic(dst) in linux.CIFS:
+        linux.rename_noreplace(old, new, dst)
+    else:
+        os.rename(old, new, src_dir_fd=dst, dst_dir_fd=dst)
 
 
 def _has_arrived(dst: int, ours: os.stat_result, partial: bytes, target: bytes) -> bool:
@@ -180,12 +202,7 @@ def discard(destination: Root, partials: list[bytes]) -> None:
     """Remove partials that will not be continued. One that is not there is fine."""
     with opened(destination, Side.DESTINATION) as dst:
         for partial in partials:
-            try:
-                os.unlink(partial, dir_fd=dst)
-            except (FileNotFoundError, NotADirectoryError):
-                pass
-            except OSError as error:
-                raise FileTrouble(trouble_of(error, Side.DESTINATION, "unlink", partial)) from error
+            remove_partial(dst, partial)
 
 
 def remove_sources(source: Root, delivered: list[tuple[bytes, Fingerprint]], archive: bytes | None) -> list[Result]:

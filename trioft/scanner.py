@@ -14,6 +14,7 @@ copied while it is being written, in a lane of its own.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections import OrderedDict
@@ -25,7 +26,7 @@ from trioft import writers
 from trioft.backlog import Backlog, Pending
 from trioft.board import Board
 from trioft.config import Config
-from trioft.errors import FileTrouble, Side, Trouble
+from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify
 from trioft.events import Changes
 from trioft.ledger import Known, Ledger, Port
 from trioft.model import BUNDLE_FILE_SIZE, FileState, Fingerprint, Found, Job, Manner
@@ -176,7 +177,8 @@ class Scanner:
 
     async def _make_folders(self, folders: list[bytes]) -> None:
         """Make folders that the destination does not have, empty ones too. A file meets again what fails here."""
-        while True:
+        retry = self.config.retry
+        for attempt in itertools.count(1):
             await self.storage.usable()
             ends = self.storage.ends
             try:
@@ -186,9 +188,18 @@ class Scanner:
                     continue
                 return
             for trouble in troubles:
-                if self._tell_once(trouble.path, str(trouble)):
-                    self.board.fail_folder(trouble)
-            return
+                remedy = classify(trouble)
+                if remedy == Remedy.DESTINATION:
+                    self.storage.suspect(trouble)
+                if remedy == Remedy.GIVE_UP or attempt > retry.retries:
+                    folders = [folder for folder in folders if folder != trouble.path]
+                    if self._tell_once(trouble.path, str(trouble)):
+                        self.board.fail_folder(trouble)
+            failed = {trouble.path for trouble in troubles}
+            folders = [folder for folder in folders if folder in failed]
+            if not folders:
+                return
+            await trio.sleep(min(retry.longest, retry.first * 2.0 ** (attempt - 1)))
 
     def _tell_once(self, path: bytes, text: str) -> bool:
         if path in self._told:

@@ -107,41 +107,52 @@ async def begin(item: Item, tools: Tools, *, growing: bool) -> Prepared | Result
 
     What was copied of it under another name, or from another device number, goes on under the new one.
     """
-    ledger, partial = tools.ledger, partial_of(item.path, *item.fingerprint[:2])
+    ledger, partial = tools.ledger, partial_of(item.path, *item.fingerprint[:2], item.life)
     same_name = await ledger.call(Ledger.checkpoint_of, item.path)
-    if same_name is not None and not (same_name.partial == partial or is_remounted(same_name, item)):
+    if same_name is not None and not is_of(same_name, item):
         # But another file: what was copied of that is of no use any more.
         await tools.call("discard", tools.storage.ends.destination, [same_name.partial])
         await ledger.call(Ledger.drop_checkpoint, item.path)
     former = await ledger.call(Ledger.transfer_of, item.path, *item.fingerprint[:2])
     name, checkpoint = former if former is not None else (item.path, None)
-    if checkpoint is not None and (name != item.path or is_remounted(checkpoint, item)):
-        moved: bool | None = await tools.call(
-            "adopt", tools.storage.ends, name, checkpoint.fingerprint[:2], checkpoint.partial, partial
-        )
-        checkpoint = checkpoint._replace(partial=partial, growing=True) if moved else None
-        if checkpoint is not None:
+    held = partial_of(item.path, *item.fingerprint[:2], max(0, item.life - 1))
+    if checkpoint is not None:
+        held = checkpoint.partial
+    if held != partial:
+        identity = checkpoint.fingerprint[:2] if checkpoint is not None else item.fingerprint[:2]
+        old = name if name != item.path else None
+        moved: bool | None = await tools.call("adopt", tools.storage.ends, old, identity, held, partial)
+        if checkpoint is not None and moved:
+            is_other = name != item.path or is_remounted(checkpoint, item)
+            checkpoint = checkpoint._replace(partial=partial, growing=checkpoint.growing or is_other)
             await ledger.call(Ledger.move_checkpoint, name, item.path, checkpoint)
-        elif moved is None:
-            await ledger.call(Ledger.drop_checkpoint, name)
+        elif checkpoint is not None:
+            checkpoint = None
+            if moved is None:
+                await ledger.call(Ledger.drop_checkpoint, name)
     prepared: Prepared | Result = await tools.call(
         "prepare", tools.storage.ends, item, checkpoint, tools.manner, growing, patience=PATIENCE
     )
     if isinstance(prepared, Prepared):
-        held = Checkpoint(partial, item.fingerprint, prepared.offset, prepared.digests, growing)
+        kept = Checkpoint(partial, item.fingerprint, prepared.offset, prepared.digests, growing)
         # The partial may not be what it was. Forgotten before anything is written: once the new one had grown as long,
         # a restart would believe a checkpoint that nothing of it was settled for.
-        if held.offset == 0 or (not growing and prepared.void):
+        if kept.offset == 0 or (not growing and prepared.void):
             if checkpoint is not None:
                 await ledger.call(Ledger.drop_checkpoint, item.path)
-        elif held != checkpoint:
-            await ledger.call(Ledger.save_checkpoint, item.path, held)
+        elif kept != checkpoint:
+            await ledger.call(Ledger.save_checkpoint, item.path, kept)
     return prepared
 
 
 def left(path: bytes, offset: int) -> Trouble:
     """What a file that an operator does not want any more fails with."""
     return Trouble(Side.SOURCE, "copy", path, offset, errno.ECANCELED, "left by an operator")
+
+
+def is_of(checkpoint: Checkpoint, item: Item) -> bool:
+    """Is *checkpoint* one of this file, in whatever version?"""
+    return checkpoint.fingerprint[:2] == item.fingerprint[:2] or is_remounted(checkpoint, item)
 
 
 def is_remounted(checkpoint: Checkpoint, item: Item) -> bool:
@@ -170,7 +181,7 @@ class Transfer:
         self, item: Item, prepared: Prepared, tools: Tools, *, target: int, ended: bool, keep_void: bool = False
     ) -> None:
         self.item = item
-        self.partial = partial_of(item.path, *item.fingerprint[:2])
+        self.partial = partial_of(item.path, *item.fingerprint[:2], item.life)
         self.tools = tools
         self.entry = tools.entry(item)
         self.target, self.ended = target, ended
@@ -340,7 +351,8 @@ class Transfer:
             await self.record(good)
             self.settled = good
             self.tools.board.verified(self.entry, good)
-            self.entry.attempt = 0  # it gets somewhere
+            if good > self.entry.furthest:
+                self.entry.furthest, self.entry.attempt = good, 0  # it gets somewhere
             self.stir()
         if bad:
             raise FileTrouble(mismatch(self.partial, good))

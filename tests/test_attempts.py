@@ -1,0 +1,47 @@
+"""How often a file is tried."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+import odd_mover
+from support import PATIENCE, Site, make_tree
+from trioft.agent import run_agent
+from trioft.board import Board
+from trioft.config import Config, Destination, Retry, Source
+from trioft.model import BLOCK_SIZE, MIB
+
+# Everything can be copied, and nothing gets its final name: not for a long time.
+_REFUSING = """
+from trioft.errors import FileTrouble, Trouble
+publish = mover.OPERATIONS["publish"]
+def refused(*arguments):
+    with open({log!r}, "a+") as log:
+        log.write("x")
+        log.seek(0)
+        if len(log.read()) > 12:
+            return publish(*arguments)
+    raise FileTrouble(Trouble("destination", "rename", b"file", None, 16, "Device or resource busy"))
+mover.OPERATIONS["publish"] = refused
+"""
+
+
+@pytest.mark.parametrize("size", [1000, 3 * MIB, 2 * BLOCK_SIZE, 2 * BLOCK_SIZE + 1])
+async def test_a_file_that_never_gets_its_final_name_is_given_up(size: int, site: Site, tmp_path: Path) -> None:
+    """After so many attempts, whatever its size: that its bytes arrive each time is not getting anywhere."""
+    make_tree(site.source, {"file": size})
+    log = tmp_path / "log"
+    config = Config(
+        source=Source(path=str(site.source), settle_closed=0.01, settle=0.1),
+        destination=Destination(path=str(site.dest), if_exists="overwrite"),
+        retry=Retry(retries=3, first=0.01),
+    )
+    board = Board()
+    mover = odd_mover.changed(tmp_path, _REFUSING.format(log=str(log)))
+    with trio.fail_after(PATIENCE):
+        await run_agent(config, board, once=True, state_dir=str(site.state), mover=mover)
+    assert board.totals.failed == 1
+    assert len(log.read_text()) == 4
