@@ -262,7 +262,7 @@ class Server:
         except (ValueError, AttributeError, RecursionError):
             done, text = False, "this is no JSON object"
         else:
-            entry = self._feed.entry_of(number) if isinstance(number, int) else None
+            entry = self._feed.entry_of(number) if type(number) is int else None
             if self._control is None:
                 done, text = False, "there is nothing to control yet"
             else:

@@ -102,19 +102,32 @@ async def _feed_of(place: Place, token: str | None) -> AsyncIterator[trio_websoc
         context = ssl.create_default_context()
         stream = trio.SSLStream(plain, context, server_hostname=place.host, https_compatible=True)
     headers = [(b"Authorization", f"Bearer {token}".encode())] if token else []
-    async with stream, trio.open_nursery() as nursery:
-        try:
-            with trio.fail_after(_CONNECTING):
-                socket = await trio_websocket.wrap_client_stream(
-                    nursery, stream, place.authority, "/feed", extra_headers=headers, max_message_size=_MESSAGE
-                )
-        except trio_websocket.ConnectionRejected as error:
-            hint = "set TRIOFT_FEED_TOKEN" if error.status_code == 401 else None
-            raise UnusableError(f"{place.authority} refuses: {error.status_code}", hint=hint) from error
-        except (trio_websocket.HandshakeError, trio.BrokenResourceError, trio.TooSlowError, ssl.SSLError) as error:
-            raise UnusableError(f"{place.authority} is no feed of trioft: {error!r}") from error
-        yield socket
-        nursery.cancel_scope.cancel()
+    try:
+        async with stream, trio.open_nursery() as nursery:
+            try:
+                with trio.fail_after(_CONNECTING):
+                    socket = await trio_websocket.wrap_client_stream(
+                        nursery, stream, place.authority, "/feed", extra_headers=headers, max_message_size=_MESSAGE
+                    )
+            except (trio_websocket.HandshakeError, trio.BrokenResourceError, trio.TooSlowError, ssl.SSLError) as error:
+                raise UnusableError(f"{place.authority} is no feed of trioft: {error!r}") from error
+            yield socket
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # What the task that reads was answered is the reason for all the rest.
+        refused = _first(group, trio_websocket.ConnectionRejected)
+        if not isinstance(refused, trio_websocket.ConnectionRejected):
+            raise
+        hint = "set TRIOFT_FEED_TOKEN to its token" if refused.status_code == 401 else None
+        raise UnusableError(f"{place.authority} refuses: {refused.status_code}", hint=hint) from None
+
+
+def _first(group: BaseExceptionGroup[BaseException], kind: type[BaseException]) -> BaseException | None:
+    """Return the first error of a *kind* in *group*."""
+    error: BaseException | None = group.subgroup(kind)
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def read_once(place: Place, token: str | None) -> State:
@@ -237,9 +250,6 @@ def _run(function: Any, *args: Any) -> Any:
         return trio.run(function, *args)
     except BaseExceptionGroup as group:
         for kind in (UnusableError, KeyboardInterrupt):
-            error: BaseException | None = group.subgroup(kind)
-            if error is not None:
-                while isinstance(error, BaseExceptionGroup):
-                    error = error.exceptions[0]
+            if (error := _first(group, kind)) is not None:
                 raise error from None
         raise
