@@ -38,8 +38,8 @@ _WOKEN, _WAKE_PAUSE = 16, 0.001
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
+    **{f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8") for name in ("page", "feed", "table", "words")},
+    **{f"/{name}.svg": (f"{name}.svg", "image/svg+xml") for name in ("icon", "icon-active", "icon-failed")},
     "/feed.schema.json": ("feed.schema.json", "application/schema+json"),
 }
 _OPEN = {"/page.css", "/icon.svg"}  # also without the token: the form that asks for it needs them

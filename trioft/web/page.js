@@ -1,0 +1,484 @@
+// The page: draws what the feed knows, in the order in which an operator asks.
+
+import { Feed } from "./feed.js";
+import { Table } from "./table.js";
+import * as say from "./words.js";
+
+const $ = (id) => document.getElementById(id);
+const PERIOD = 600_000, SAMPLE = 1_000; // of the throughput, in milliseconds
+const MOST = { troubles: 5, active: 8, lately: 5 }; // shown of each
+
+// --- small tools: text is only ever text
+
+function set(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+  return element;
+}
+
+function make(tag, name, ...children) {
+  const element = document.createElement(tag);
+  if (name) element.className = name;
+  element.append(...children);
+  return element;
+}
+
+function shape(name) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.append(document.createElementNS("http://www.w3.org/2000/svg", "use"));
+  svg.setAttribute("class", "shape");
+  svg.setAttribute("aria-hidden", "true");
+  return mark(svg, name);
+}
+
+function mark(svg, name) {
+  if (svg.dataset.name !== name) {
+    svg.dataset.name = name;
+    svg.firstChild.setAttribute("href", `#i-${name}`);
+  }
+  return svg;
+}
+
+// A shape, and words beside it; *kind* is its colour.
+function state(element, icon, kind, text) {
+  if (!element.firstElementChild?.matches("svg")) element.prepend(shape(icon));
+  mark(element.firstElementChild, icon);
+  element.dataset.kind = kind;
+  if (text === undefined) return;
+  if (element.children.length < 2) element.append(make("span"));
+  set(element.children[1], text);
+}
+
+function name(element, path) {
+  const text = say.shown(path), cut = text.lastIndexOf("/") + 1;
+  if (!element.children.length) element.append(make("span", "folder"), make("span", "base"));
+  set(element.children[0], text.slice(0, cut));
+  set(element.children[1], text.slice(cut));
+  element.title = text;
+}
+
+function wide(element, share) {
+  const width = `${(share * 100).toFixed(1)}%`;
+  if (element.style.width !== width) element.style.width = width;
+}
+
+// Keep a list's elements, so that a button does not vanish under somebody's finger.
+function list(ul, items, key, create, fill) {
+  const known = new Map([...ul.children].map((li) => [li.dataset.key, li]));
+  items.forEach((item, n) => {
+    let li = known.get(String(key(item)));
+    known.delete(String(key(item)));
+    if (!li) {
+      li = create();
+      li.dataset.key = key(item);
+    }
+    if (ul.children[n] !== li) ul.insertBefore(li, ul.children[n] ?? null);
+    fill(li, item);
+  });
+  for (const li of known.values()) li.remove();
+}
+
+function button(text, act) {
+  const element = make("button", "small", text);
+  element.type = "button";
+  element.addEventListener("click", act);
+  return element;
+}
+
+const nameButton = (li) => {
+  const element = button("", () => open(li.file));
+  element.className = "name";
+  return element;
+};
+
+// --- the parts
+
+const feed = new Feed(changed, answered);
+const view = { state: "all", find: "", sort: "state", down: false };
+let samples = []; // [time, bytes a second or null]
+let drawing = 0, shownFile = null, announced = null, unresolved = [];
+
+function drawLink() {
+  const { link, heardAt, retryAt, isDenied } = feed;
+  const words = {
+    connecting: ["settling", "dim", "Connecting"],
+    loading: ["settling", "dim", "Loading"],
+    live: ["done", "good", "Live"],
+    lost: ["alert", "bad", isDenied ? "Refused, retrying" : "Disconnected, retrying"],
+  }[link];
+  state($("link"), words[0], words[1]);
+  set($("link-text"), words[2]);
+  const seconds = retryAt === null ? 0 : (retryAt - Date.now()) / 1000;
+  const old = heardAt === null ? "" : `; what you see is from ${say.clock(heardAt)}`;
+  set($("link-more"), link === "lost" ? `${seconds > 0.5 ? `in ${say.span(seconds)}` : "now"}${old}` : "");
+  $("reconnect").hidden = link !== "lost";
+  document.body.classList.toggle("stale", link === "lost");
+}
+
+function drawNow({ agent, totals }) {
+  set($("host"), [agent.host, agent.mode, `v${agent.version}`].join(" · "));
+  const more = agent.scanned ? "" : "+";
+  const left = totals.pending_files
+    ? `${say.count(totals.pending_files, "file")}${more}, ${say.size(totals.pending_bytes)}${more} to go` : "nothing to go";
+  const parts = [agent.paused ? "Paused" : "", totals.rate ? `${say.size(totals.rate)}/s` : "", left,
+    totals.eta && totals.pending_bytes ? `${say.span(totals.eta)} left` : ""];
+  set($("now"), parts.filter(Boolean).join(" · "));
+  const pause = $("pause");
+  pause.hidden = !agent.control;
+  pause.disabled = !feed.isLive;
+  set(pause, agent.paused ? "Resume" : "Pause");
+}
+
+function drawEnds({ source, destination, totals }) {
+  for (const [side, end] of [["source", source], ["destination", destination]]) {
+    const isWell = end.state === "ok";
+    const text = isWell ? "Well" : `Cannot be used${end.reason ? `: ${end.reason}` : ": it is still being looked for"}`;
+    state($(`${side}-state`), isWell ? "done" : "alert", isWell ? "good" : "bad", text);
+    set($(`${side}-path`), say.shown(end.path));
+    set($(`${side}-what`), end.filesystem ?? "");
+  }
+  const { sure, text } = say.verdict(feed);
+  state($("verdict"), sure ? "done" : "skipped", sure ? "good" : "warn", text);
+  const { free, total, reserved, full_in: full } = destination;
+  const isKnown = free !== null && total > 0;
+  const words = isKnown ? `${say.size(free)} free of ${say.size(total)}${reserved ? `, ${say.size(reserved)} of it reserved` : ""}` : "";
+  $("space").hidden = !isKnown;
+  if (isKnown) {
+    const [used, kept] = $("space").children;
+    wide(used, say.part(total - free, total));
+    wide(kept, Math.min(say.part(reserved ?? 0, total), free / total));
+    $("space").setAttribute("aria-label", `${say.percent(say.part(total - free, total))} used`);
+  }
+  state($("space-text"), full === null ? "ready" : "alert", full === null ? "dim" : "warn",
+    [words || "Free space is not known", full === null ? "" : `full in ${say.span(full)}, as it is being recorded now`].filter(Boolean).join("; "));
+  const t = totals, done = [
+    [t.delivered, "delivered"], [t.already, "there already"], [t.failed, "failed"], [t.skipped, "skipped"],
+  ].filter(([n], i) => i === 0 || n).map(([n, what]) => `${say.plain(n)} ${what}`);
+  const extra = [t.bytes_resumed ? `${say.size(t.bytes_resumed)} resumed` : "", t.bytes_patched ? `${say.size(t.bytes_patched)} patched` : ""];
+  set($("totals"), [`This run: ${done.join(", ")}; ${say.size(t.bytes)} copied`, ...extra].filter(Boolean).join(", "));
+}
+
+function sample() {
+  const now = Date.now(), last = samples.at(-1);
+  if (last && now - last[0] < SAMPLE * 0.9) return;
+  samples.push([now, feed.isLive ? feed.totals.rate ?? 0 : null]);
+  while (samples[0][0] < now - PERIOD) samples.shift();
+}
+
+function drawChart() {
+  const now = Date.now(), most = Math.max(1, ...samples.map(([, rate]) => rate ?? 0));
+  let curve = "", area = "", from = null, x = 0;
+  const close = () => { if (from !== null) area += `L${x} 80L${from} 80Z`; from = null; };
+  for (const [at, rate] of samples) {
+    if (rate === null) { close(); continue; }
+    x = (600 - ((now - at) / PERIOD) * 600).toFixed(1);
+    const point = `${x} ${(78 - (rate / most) * 74).toFixed(1)}`;
+    curve += `${from === null ? "M" : "L"}${point}`;
+    area += `${from === null ? "M" : "L"}${point}`;
+    from ??= x;
+  }
+  close();
+  const [areaPath, curvePath] = $("chart").children;
+  areaPath.setAttribute("d", area);
+  curvePath.setAttribute("d", curve);
+  const highest = most > 1 ? `at most ${say.size(most)}/s` : "nothing was copied";
+  set($("most"), highest);
+  $("chart").setAttribute("aria-label", `Throughput in the last 10 minutes: now ${say.size(feed.totals?.rate ?? 0)}/s, ${highest}`);
+}
+
+// Failed files that no later version of the same name has replaced, and what waits, one line for each reason.
+function troublesOf(files) {
+  const newest = new Map();
+  for (const file of files) if ((newest.get(file.path)?.id ?? 0) < file.id && file.state !== "gone") newest.set(file.path, file);
+  unresolved = files.filter((file) => file.state === "failed" && newest.get(file.path) === file).sort((a, b) => b.id - a.id);
+  const waiting = new Map();
+  for (const file of files) {
+    if (file.state !== "waiting") continue;
+    const reason = file.error?.text ?? file.reason ?? "";
+    const group = waiting.get(reason) ?? { key: `waiting ${reason}`, file, count: 0, reason };
+    group.count += 1;
+    if (Date.parse(file.retry_at) < Date.parse(group.file.retry_at)) group.file = file;
+    waiting.set(reason, group);
+  }
+  return [...unresolved.map((file) => ({ key: file.id, file, count: 1, reason: file.reason })), ...waiting.values()];
+}
+
+function drawTroubles(files) {
+  const troubles = troublesOf(files);
+  list($("troubles"), troubles.slice(0, MOST.troubles), (t) => t.key, () => {
+    const li = make("li", "trouble");
+    const retry = button("Retry", () => feed.ask("retry", li.file.id));
+    li.append(make("span", "state"), nameButton(li), retry, make("span", "reason"), make("span", "hint dim"));
+    return li;
+  }, (li, { file, count, reason }) => {
+    li.file = file;
+    const [what, which, retry, because, hint] = li.children, isFailed = file.state === "failed";
+    state(what, file.state, isFailed ? "bad" : "warn", file.state);
+    name(which, file.path);
+    set(because, `${count > 1 ? `and ${say.plain(count - 1)} more: ` : ""}${isFailed ? reason ?? "" : say.why(file, feed.now)}`);
+    set(hint, file.error?.hint ?? "");
+    hint.hidden = !file.error?.hint;
+    retry.hidden = !(feed.agent.control && isFailed);
+    retry.disabled = !feed.isLive;
+    retry.setAttribute("aria-label", `Retry ${say.shown(file.path)}`);
+  });
+  const failedBefore = Math.max(0, feed.totals.failed - files.filter((file) => file.state === "failed").length);
+  const more = [troubles.length > MOST.troubles ? `and ${say.plain(troubles.length - MOST.troubles)} more: see Files below` : "",
+    failedBefore ? `${say.count(failedBefore, "file")} failed earlier: see trioft history` : ""].filter(Boolean).join("; ");
+  set($("more-troubles"), more).hidden = !more;
+  $("no-attention").hidden = troubles.length > 0 || more !== "";
+  $("attention").dataset.kind = unresolved.length ? "bad" : troubles.length ? "warn" : "good";
+}
+
+function announce() {
+  if (!feed.isLive) return;
+  const ids = new Set(unresolved.map((file) => file.id));
+  const fresh = announced === null ? unresolved : unresolved.filter((file) => !announced.has(file.id));
+  announced = ids;
+  if (fresh.length === 0) return;
+  const [file] = fresh, more = fresh.length > 1 ? `, and ${say.count(fresh.length - 1, "other file")}` : "";
+  set($("announce"), `${say.shown(file.path)} failed${more}: ${file.reason ?? ""}`);
+}
+
+function drawActive(files) {
+  const active = files.filter((file) => say.ACTIVE.has(file.state)).sort((a, b) => a.id - b.id);
+  list($("active"), active.slice(0, MOST.active), (file) => file.id, () => {
+    const li = make("li", "active");
+    const bar = make("span", "bar", make("i", "copied"), make("i", "verified"));
+    bar.setAttribute("role", "progressbar");
+    li.append(make("span", "state"), nameButton(li), button("Cancel", () => feed.ask("cancel", li.file.id)), bar, make("span", "figures"));
+    return li;
+  }, (li, file) => {
+    li.file = file;
+    const [what, which, cancel, bar, figures] = li.children;
+    const copied = say.part(file.bytes_copied, file.size), verified = say.part(file.bytes_verified, file.size);
+    state(what, file.state, "busy", file.state);
+    name(which, file.path);
+    wide(bar.children[0], copied);
+    wide(bar.children[1], verified);
+    bar.setAttribute("aria-label", say.shown(file.path));
+    bar.setAttribute("aria-valuenow", Math.floor(copied * 100));
+    bar.setAttribute("aria-valuetext", `${say.percent(copied)} copied, ${say.percent(verified)} verified`);
+    set(figures, [`${say.percent(copied)} copied, ${say.percent(verified)} verified`, `${say.size(file.bytes_copied)} of ${say.size(file.size)}`,
+      file.rate === null ? "" : `${say.size(file.rate)}/s`, say.remark(file, feed.agent, feed.now)].filter(Boolean).join(" · "));
+    cancel.hidden = !feed.agent.control;
+    cancel.disabled = !feed.isLive;
+    cancel.setAttribute("aria-label", `Cancel ${say.shown(file.path)}`);
+  });
+  $("no-active").hidden = active.length > 0;
+  const more = active.length - MOST.active;
+  set($("more-active"), `and ${say.plain(more)} more`).hidden = more <= 0;
+  return active;
+}
+
+function drawLately(files) {
+  const done = files.filter((file) => file.state === "done");
+  const lately = done.sort((a, b) => (a.finished_at < b.finished_at ? 1 : a.finished_at > b.finished_at ? -1 : b.id - a.id)).slice(0, MOST.lately);
+  list($("lately"), lately, (file) => file.id, () => {
+    const li = make("li", "late");
+    li.append(make("span", "state"), nameButton(li), make("span", "figures"));
+    return li;
+  }, (li, file) => {
+    li.file = file;
+    const [what, which, figures] = li.children;
+    state(what, "done", say.isProven(file, feed.agent) ? "good" : "warn", "done");
+    name(which, file.path);
+    set(figures, `${say.clock(file.finished_at)} · ${say.size(file.size)} · ${say.proof(file, feed.agent)}`);
+  });
+  $("no-lately").hidden = lately.length > 0;
+}
+
+// The tab says in its title and icon what matters while another tab is looked at.
+function drawTab(active) {
+  const copied = active.reduce((sum, file) => sum + file.bytes_copied, 0), all = active.reduce((sum, file) => sum + file.size, 0);
+  const busy = active.length ? `${active.length} ▸ ${Math.floor(say.part(copied, all) * 100)}% trioft` : "";
+  const failed = unresolved.length ? `${unresolved.length} failed` : "";
+  const title = feed.link === "lost" ? "disconnected ‧ trioft" : failed ? `${failed} ‧ ${busy || "trioft"}` : busy || "trioft";
+  if (document.title !== title) document.title = title;
+  const icon = failed || feed.link === "lost" ? "/icon-failed.svg" : busy ? "/icon-active.svg" : "/icon.svg";
+  if ($("icon").getAttribute("href") !== icon) $("icon").setAttribute("href", icon);
+}
+
+// --- the table of files
+
+const text = (key) => (a, b) => (a[key] < b[key] ? -1 : a[key] > b[key] ? 1 : 0);
+const figure = (key) => (a, b) => (a[key] ?? -1) - (b[key] ?? -1);
+const rank = Object.fromEntries(say.STATES.map((name, n) => [name, n]));
+const share = (file) => say.part(file.bytes_copied, file.size);
+const when = (file) => file.finished_at ?? file.found_at;
+const later = (a, b) => (when(a) < when(b) ? 1 : when(a) > when(b) ? -1 : b.id - a.id);
+// Label, and the order that the first click brings.
+const COLUMNS = {
+  state: ["State", (a, b) => rank[a.state] - rank[b.state] || later(a, b)],
+  name: ["Name", text("path")],
+  size: ["Size", figure("size")],
+  progress: ["Progress", (a, b) => share(a) - share(b)],
+  rate: ["Rate", figure("rate")],
+  time: ["Time", (a, b) => later(b, a)],
+  remark: ["What is known", null],
+};
+
+for (const [key, [label, order]] of Object.entries(COLUMNS)) {
+  const cell = make("div", `c-${key}`, order ? button(label, () => sortBy(key)) : label);
+  cell.setAttribute("role", "columnheader");
+  $("heads").append(cell);
+}
+
+function sortBy(key) {
+  view.down = view.sort === key && !view.down;
+  view.sort = key;
+  draw();
+}
+
+function newRow() {
+  const row = make("div", "row"), bar = make("span", "bar", make("i", "copied"), make("i", "verified"));
+  row.setAttribute("role", "row");
+  for (const key of Object.keys(COLUMNS)) {
+    const cell = make("div", `c-${key}`);
+    cell.setAttribute("role", "cell");
+    row.append(cell);
+  }
+  const named = make("button", "name");
+  named.type = "button";
+  row.children[1].append(named);
+  row.children[3].append(bar, make("span"));
+  bar.setAttribute("aria-hidden", "true");
+  return row;
+}
+
+const KINDS = { failed: "bad", waiting: "warn", copying: "busy", verifying: "busy", growing: "busy", done: "good" };
+
+function fillRow(row, file) {
+  const [what, which, bytes, progress, rate, time, remark] = row.children;
+  state(what, file.state, KINDS[file.state] ?? "dim", file.state);
+  name(which.firstChild, file.path);
+  set(bytes, say.size(file.size));
+  wide(progress.firstChild.children[0], share(file));
+  wide(progress.firstChild.children[1], say.part(file.bytes_verified, file.size));
+  const isUnder = say.ACTIVE.has(file.state) || file.bytes_copied > 0;
+  progress.firstChild.hidden = !isUnder;
+  set(progress.lastChild, isUnder ? say.percent(share(file)) : "");
+  set(rate, file.rate === null ? "" : `${say.size(file.rate)}/s`);
+  set(time, say.clock(when(file)));
+  time.title = file.finished_at ? "when it was finished" : "when it was found";
+  const words = say.remark(file, feed.agent, feed.now);
+  set(remark, words).title = words;
+}
+
+const table = new Table($("table"), $("view"), $("rows"), { make: newRow, fill: fillRow, open: (file) => open(file) });
+
+const chips = new Map(["all", ...say.STATES].map((name) => {
+  const chip = button("", () => {
+    view.state = view.state === name ? "all" : name;
+    draw();
+  });
+  chip.className = "chip";
+  if (name !== "all") chip.append(shape(name));
+  chip.append(make("span", "", name), " ", make("b"));
+  $("chips").append(chip);
+  return [name, chip];
+}));
+
+function drawFiles(files) {
+  const counts = { all: files.length };
+  for (const file of files) counts[file.state] = (counts[file.state] ?? 0) + 1;
+  for (const [name, chip] of chips) {
+    chip.hidden = name !== "all" && name !== view.state && !counts[name];
+    chip.setAttribute("aria-pressed", view.state === name);
+    set(chip.querySelector("b"), say.plain(counts[name] ?? 0));
+  }
+  Object.keys(COLUMNS).forEach((key, n) => {
+    const sorted = key !== view.sort ? "none" : view.down ? "descending" : "ascending";
+    if (COLUMNS[key][1]) $("heads").children[n].setAttribute("aria-sort", sorted);
+  });
+  const needle = view.find.toLowerCase();
+  const rows = files.filter((file) => (view.state === "all" || file.state === view.state)
+    && (!needle || file.path.toLowerCase().includes(needle) || (file.dest ?? "").toLowerCase().includes(needle)));
+  const order = COLUMNS[view.sort][1], sign = view.down ? -1 : 1;
+  table.show(rows.sort((a, b) => sign * order(a, b) || a.id - b.id));
+  set($("no-files"), files.length ? "No file is like that." : "There are no files yet.").hidden = rows.length > 0;
+}
+
+// --- one file in all detail
+
+function open(file) {
+  shownFile = file.id;
+  const actions = $("details-do");
+  actions.replaceChildren(button("Retry", () => feed.ask("retry", shownFile)), button("Cancel transfer", () => feed.ask("cancel", shownFile)));
+  drawDetails();
+  $("details").showModal();
+}
+
+function drawDetails() {
+  const file = feed.files.get(shownFile);
+  if (!file) {
+    state($("details").querySelector("dd"), "gone", "dim", "no longer known");
+    return;
+  }
+  const { error } = file, at = (time) => (time ? new Date(time).toLocaleString("en-GB") : "");
+  set($("details-name"), say.shown(file.path));
+  const facts = [
+    ["State", [file.state, file.growing && file.state === "copying" ? say.behind(file) : say.why(file, feed.now)].filter(Boolean).join(": ")],
+    ["Error", error ? `${error.text} (${[error.class, error.errno && `errno ${error.errno}`, error.offset && `at byte ${say.plain(error.offset)}`].filter(Boolean).join(", ")})` : ""],
+    ["What to do", error?.hint ?? ""],
+    ["May its source be removed?", say.removable(file, feed.agent)],
+    ["At the destination", file.dest ? say.shown(file.dest) : ""],
+    ["Size", `${say.size(file.size)} (${say.plain(file.size)} bytes)`],
+    ["Copied, verified", `${say.size(file.bytes_copied)}, ${say.size(file.bytes_verified)}`],
+    ["Rewritten by its recorder", file.bytes_patched ? say.size(file.bytes_patched) : ""],
+    ["How, failed attempts", [file.strategy, file.attempt].filter((part) => part !== null && part !== 0).join(", ")],
+    ["Found", at(file.found_at)], ["Started", at(file.started_at)], ["Finished", at(file.finished_at)],
+    ["Digest (xxh3-128)", file.digest ?? ""],
+  ].filter(([, value]) => value);
+  list($("facts"), facts, ([key]) => key, () => make("div", "", make("dt"), make("dd")), (div, [key, value]) => {
+    set(div.children[0], key);
+    set(div.children[1], value);
+  });
+  const [retry, cancel] = $("details-do").children;
+  retry.hidden = !(feed.agent.control && file.state === "failed");
+  cancel.hidden = !(feed.agent.control && !file.finished_at);
+  retry.disabled = cancel.disabled = !feed.isLive;
+}
+
+// --- when
+
+function draw() {
+  clearTimeout(drawing);
+  drawing = 0;
+  drawLink();
+  if (!feed.agent || !feed.totals || !feed.source || !feed.destination) return;
+  const files = [...feed.files.values()];
+  drawTroubles(files);
+  announce();
+  drawNow(feed);
+  drawEnds(feed);
+  drawTab(drawActive(files));
+  drawLately(files);
+  drawChart();
+  drawFiles(files);
+  if ($("details").open) drawDetails();
+}
+
+function changed() {
+  if (feed.totals) sample();
+  // Of many messages in a row only the last is drawn; where nobody looks, title and icon are enough.
+  if (!drawing) drawing = setTimeout(draw, document.hidden ? 1_000 : 50);
+}
+
+function answered({ ok, text: words }) {
+  $("answer").hidden = false;
+  state($("answer"), ok ? "done" : "alert", ok ? "good" : "bad", words ?? (ok ? "Done" : "Refused"));
+}
+
+$("pause").addEventListener("click", () => feed.ask(feed.agent.paused ? "resume" : "pause"));
+$("reconnect").addEventListener("click", () => feed.tryNow());
+$("find").addEventListener("input", (event) => { view.find = event.target.value; draw(); });
+$("details").addEventListener("click", (event) => event.target === event.currentTarget && event.currentTarget.close());
+addEventListener("keydown", (event) => {
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || /INPUT|TEXTAREA/.test(event.target.tagName) || $("details").open) return;
+  event.preventDefault();
+  $("find").focus();
+});
+setInterval(() => { if (feed.totals) sample(); if (!document.hidden) draw(); }, SAMPLE); // clocks go on without messages
+document.addEventListener("visibilitychange", () => document.hidden || draw());
+draw();
+feed.connect();
