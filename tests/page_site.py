@@ -81,13 +81,13 @@ async def main() -> None:
         file = os.path.join(folder, "config.yaml")
         with open(file, "w", encoding="utf-8") as yaml:
             yaml.write("feed: {listen: '127.0.0.1:0'}\nsource: {path: /mnt/source}\ndestination: {path: /mnt/dest}\n")
-        config: Config = load_config(file)
+        config: Config = load_config(file, {})
         board = Board()
         board.scanned = True
         addresses: list[str] = []
         board.notices.append(lambda _, text: addresses.append(text.rpartition(" ")[2]))
         async with serving(config, board, False, folder, [], Stuck(print)) as server:
-            cast(Any, server).found(storage())
+            cast(Any, server).found(storage(), None)
             for n in range(int(sys.argv[1])):
                 add(board, f"day {n // 1000}/clip {n:05d}.mxf", 1_000_000 + n, S.READY)
             print(json.dumps(addresses[0]), flush=True)

@@ -10,7 +10,7 @@ export class Feed {
   isDenied = false; // another server, or a proxy, answers and refuses
   heardAt = null; retryAt = null; // on this machine's clock, in milliseconds
   skew = 0; // the agent's clock minus this one's
-  #epoch = null; #rev = 0; #pause = FIRST; #timer = 0; #silence = 0; #socket = null; #ref = 0;
+  epoch = null; #rev = 0; #pause = FIRST; #timer = 0; #silence = 0; #socket = null; #ref = 0;
 
   constructor(changed, answered) {
     this.changed = changed;
@@ -26,7 +26,7 @@ export class Feed {
     clearTimeout(this.#timer);
     const url = new URL("/feed", location.href);
     url.protocol = url.protocol.replace("http", "ws");
-    if (this.#epoch !== null) url.search = new URLSearchParams({ epoch: this.#epoch, since: this.#rev });
+    if (this.epoch !== null) url.search = new URLSearchParams({ epoch: this.epoch, since: this.#rev });
     const socket = this.#socket = new WebSocket(url);
     socket.onmessage = ({ data }) => socket === this.#socket && this.#take(JSON.parse(data));
     socket.onclose = () => socket === this.#socket && this.#lost();
@@ -57,7 +57,7 @@ export class Feed {
     for (const file of message.files) this.files.set(file.id, file);
     for (const id of message.gone) this.files.delete(id);
     for (const name of ["agent", "source", "destination", "totals"]) this[name] = message[name] ?? this[name];
-    this.#epoch = message.epoch;
+    this.epoch = message.epoch;
     this.#rev = message.rev;
     this.#pause = FIRST;
     this.link = message.rev === message.head ? "live" : "loading";

@@ -1,88 +1,14 @@
 // The page: draws what the feed knows, in the order in which an operator asks.
 
+import { $, bar, button, list, make, name, set, state, wide } from "./dom.js";
 import { Feed } from "./feed.js";
-import { Table } from "./table.js";
+import { Files } from "./files.js";
 import * as say from "./words.js";
 
-const $ = (id) => document.getElementById(id);
 const PERIOD = 600_000, SAMPLE = 1_000; // of the throughput, in milliseconds
 const MOST = { troubles: 5, active: 8, lately: 5 }; // shown of each
 
-// --- small tools: text is only ever text
-
-function set(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-  return element;
-}
-
-function make(tag, name, ...children) {
-  const element = document.createElement(tag);
-  if (name) element.className = name;
-  element.append(...children);
-  return element;
-}
-
-function shape(name) {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.append(document.createElementNS("http://www.w3.org/2000/svg", "use"));
-  svg.setAttribute("class", "shape");
-  svg.setAttribute("aria-hidden", "true");
-  return mark(svg, name);
-}
-
-function mark(svg, name) {
-  if (svg.dataset.name !== name) {
-    svg.dataset.name = name;
-    svg.firstChild.setAttribute("href", `#i-${name}`);
-  }
-  return svg;
-}
-
-// A shape, and words beside it; *kind* is its colour.
-function state(element, icon, kind, text) {
-  if (!element.firstElementChild?.matches("svg")) element.prepend(shape(icon));
-  mark(element.firstElementChild, icon);
-  element.dataset.kind = kind;
-  if (text === undefined) return;
-  if (element.children.length < 2) element.append(make("span"));
-  set(element.children[1], text);
-}
-
-function name(element, path) {
-  const text = say.shown(path), cut = text.lastIndexOf("/") + 1;
-  if (!element.children.length) element.append(make("span", "folder"), make("span", "base"));
-  set(element.children[0], text.slice(0, cut));
-  set(element.children[1], text.slice(cut));
-  element.title = text;
-}
-
-function wide(element, share) {
-  const width = `${(share * 100).toFixed(1)}%`;
-  if (element.style.width !== width) element.style.width = width;
-}
-
-// Keep a list's elements, so that a button does not vanish under somebody's finger.
-function list(ul, items, key, create, fill) {
-  const known = new Map([...ul.children].map((li) => [li.dataset.key, li]));
-  items.forEach((item, n) => {
-    let li = known.get(String(key(item)));
-    known.delete(String(key(item)));
-    if (!li) {
-      li = create();
-      li.dataset.key = key(item);
-    }
-    if (ul.children[n] !== li) ul.insertBefore(li, ul.children[n] ?? null);
-    fill(li, item);
-  });
-  for (const li of known.values()) li.remove();
-}
-
-function button(text, act) {
-  const element = make("button", "small", text);
-  element.type = "button";
-  element.addEventListener("click", act);
-  return element;
-}
+// --- the parts
 
 const nameButton = (li) => {
   const element = button("", () => open(li.file));
@@ -90,12 +16,10 @@ const nameButton = (li) => {
   return element;
 };
 
-// --- the parts
-
 const feed = new Feed(changed, answered);
-const view = { state: "all", find: "", sort: "state", down: false };
+const table = new Files(feed, open);
 let samples = []; // [time, bytes a second or null]
-let drawing = 0, shownFile = null, announced = null, unresolved = [];
+let drawing = 0, shownFile = null, announced = null, unresolved = [], epoch = null;
 
 function drawLink() {
   const { link, heardAt, retryAt, isDenied } = feed;
@@ -131,7 +55,7 @@ function drawNow({ agent, totals }) {
 function drawEnds({ source, destination, totals }) {
   for (const [side, end] of [["source", source], ["destination", destination]]) {
     const isWell = end.state === "ok";
-    const text = isWell ? "Well" : `Cannot be used${end.reason ? `: ${end.reason}` : ": it is still being looked for"}`;
+    const text = isWell ? (feed.link === "lost" ? "Well, when last heard of" : "Well") : `Cannot be used${end.reason ? `: ${end.reason}` : ": it is still being looked for"}`;
     state($(`${side}-state`), isWell ? "done" : "alert", isWell ? "good" : "bad", text);
     set($(`${side}-path`), say.shown(end.path));
     set($(`${side}-what`), end.filesystem ?? "");
@@ -217,7 +141,7 @@ function drawTroubles(files) {
     set(because, `${count > 1 ? `and ${say.plain(count - 1)} more: ` : ""}${isFailed ? reason ?? "" : say.why(file, feed.now)}`);
     set(hint, file.error?.hint ?? "");
     hint.hidden = !file.error?.hint;
-    retry.hidden = !(feed.agent.control && isFailed);
+    retry.hidden = !feed.agent.control;
     retry.disabled = !feed.isLive;
     retry.setAttribute("aria-label", `Retry ${say.shown(file.path)}`);
   });
@@ -243,21 +167,21 @@ function drawActive(files) {
   const active = files.filter((file) => say.ACTIVE.has(file.state)).sort((a, b) => a.id - b.id);
   list($("active"), active.slice(0, MOST.active), (file) => file.id, () => {
     const li = make("li", "active");
-    const bar = make("span", "bar", make("i", "copied"), make("i", "verified"));
-    bar.setAttribute("role", "progressbar");
-    li.append(make("span", "state"), nameButton(li), button("Cancel", () => feed.ask("cancel", li.file.id)), bar, make("span", "figures"));
+    const progress = bar();
+    progress.setAttribute("role", "progressbar");
+    li.append(make("span", "state"), nameButton(li), button("Cancel", () => feed.ask("cancel", li.file.id)), progress, make("span", "figures"));
     return li;
   }, (li, file) => {
     li.file = file;
-    const [what, which, cancel, bar, figures] = li.children;
+    const [what, which, cancel, progress, figures] = li.children;
     const copied = say.part(file.bytes_copied, file.size), verified = say.part(file.bytes_verified, file.size);
     state(what, file.state, "busy", file.state);
     name(which, file.path);
-    wide(bar.children[0], copied);
-    wide(bar.children[1], verified);
-    bar.setAttribute("aria-label", say.shown(file.path));
-    bar.setAttribute("aria-valuenow", Math.floor(copied * 100));
-    bar.setAttribute("aria-valuetext", `${say.percent(copied)} copied, ${say.percent(verified)} verified`);
+    wide(progress.children[0], copied);
+    wide(progress.children[1], verified);
+    progress.setAttribute("aria-label", say.shown(file.path));
+    progress.setAttribute("aria-valuenow", Math.floor(copied * 100));
+    progress.setAttribute("aria-valuetext", `${say.percent(copied)} copied, ${say.percent(verified)} verified`);
     set(figures, [`${say.percent(copied)} copied, ${say.percent(verified)} verified`, `${say.size(file.bytes_copied)} of ${say.size(file.size)}`,
       file.rate === null ? "" : `${say.size(file.rate)}/s`, say.remark(file, feed.agent, feed.now)].filter(Boolean).join(" · "));
     cancel.hidden = !feed.agent.control;
@@ -298,106 +222,6 @@ function drawTab(active) {
   if ($("icon").getAttribute("href") !== icon) $("icon").setAttribute("href", icon);
 }
 
-// --- the table of files
-
-const text = (key) => (a, b) => (a[key] < b[key] ? -1 : a[key] > b[key] ? 1 : 0);
-const figure = (key) => (a, b) => (a[key] ?? -1) - (b[key] ?? -1);
-const rank = Object.fromEntries(say.STATES.map((name, n) => [name, n]));
-const share = (file) => say.part(file.bytes_copied, file.size);
-const when = (file) => file.finished_at ?? file.found_at;
-const later = (a, b) => (when(a) < when(b) ? 1 : when(a) > when(b) ? -1 : b.id - a.id);
-// Label, and the order that the first click brings.
-const COLUMNS = {
-  state: ["State", (a, b) => rank[a.state] - rank[b.state] || later(a, b)],
-  name: ["Name", text("path")],
-  size: ["Size", figure("size")],
-  progress: ["Progress", (a, b) => share(a) - share(b)],
-  rate: ["Rate", figure("rate")],
-  time: ["Time", (a, b) => later(b, a)],
-  remark: ["What is known", null],
-};
-
-for (const [key, [label, order]] of Object.entries(COLUMNS)) {
-  const cell = make("div", `c-${key}`, order ? button(label, () => sortBy(key)) : label);
-  cell.setAttribute("role", "columnheader");
-  $("heads").append(cell);
-}
-
-function sortBy(key) {
-  view.down = view.sort === key && !view.down;
-  view.sort = key;
-  draw();
-}
-
-function newRow() {
-  const row = make("div", "row"), bar = make("span", "bar", make("i", "copied"), make("i", "verified"));
-  row.setAttribute("role", "row");
-  for (const key of Object.keys(COLUMNS)) {
-    const cell = make("div", `c-${key}`);
-    cell.setAttribute("role", "cell");
-    row.append(cell);
-  }
-  const named = make("button", "name");
-  named.type = "button";
-  row.children[1].append(named);
-  row.children[3].append(bar, make("span"));
-  bar.setAttribute("aria-hidden", "true");
-  return row;
-}
-
-const KINDS = { failed: "bad", waiting: "warn", copying: "busy", verifying: "busy", growing: "busy", done: "good" };
-
-function fillRow(row, file) {
-  const [what, which, bytes, progress, rate, time, remark] = row.children;
-  state(what, file.state, KINDS[file.state] ?? "dim", file.state);
-  name(which.firstChild, file.path);
-  set(bytes, say.size(file.size));
-  wide(progress.firstChild.children[0], share(file));
-  wide(progress.firstChild.children[1], say.part(file.bytes_verified, file.size));
-  const isUnder = say.ACTIVE.has(file.state) || file.bytes_copied > 0;
-  progress.firstChild.hidden = !isUnder;
-  set(progress.lastChild, isUnder ? say.percent(share(file)) : "");
-  set(rate, file.rate === null ? "" : `${say.size(file.rate)}/s`);
-  set(time, say.clock(when(file)));
-  time.title = file.finished_at ? "when it was finished" : "when it was found";
-  const words = say.remark(file, feed.agent, feed.now);
-  set(remark, words).title = words;
-}
-
-const table = new Table($("table"), $("view"), $("rows"), { make: newRow, fill: fillRow, open: (file) => open(file) });
-
-const chips = new Map(["all", ...say.STATES].map((name) => {
-  const chip = button("", () => {
-    view.state = view.state === name ? "all" : name;
-    draw();
-  });
-  chip.className = "chip";
-  if (name !== "all") chip.append(shape(name));
-  chip.append(make("span", "", name), " ", make("b"));
-  $("chips").append(chip);
-  return [name, chip];
-}));
-
-function drawFiles(files) {
-  const counts = { all: files.length };
-  for (const file of files) counts[file.state] = (counts[file.state] ?? 0) + 1;
-  for (const [name, chip] of chips) {
-    chip.hidden = name !== "all" && name !== view.state && !counts[name];
-    chip.setAttribute("aria-pressed", view.state === name);
-    set(chip.querySelector("b"), say.plain(counts[name] ?? 0));
-  }
-  Object.keys(COLUMNS).forEach((key, n) => {
-    const sorted = key !== view.sort ? "none" : view.down ? "descending" : "ascending";
-    if (COLUMNS[key][1]) $("heads").children[n].setAttribute("aria-sort", sorted);
-  });
-  const needle = view.find.toLowerCase();
-  const rows = files.filter((file) => (view.state === "all" || file.state === view.state)
-    && (!needle || file.path.toLowerCase().includes(needle) || (file.dest ?? "").toLowerCase().includes(needle)));
-  const order = COLUMNS[view.sort][1], sign = view.down ? -1 : 1;
-  table.show(rows.sort((a, b) => sign * order(a, b) || a.id - b.id));
-  set($("no-files"), files.length ? "No file is like that." : "There are no files yet.").hidden = rows.length > 0;
-}
-
 // --- one file in all detail
 
 function open(file) {
@@ -434,7 +258,7 @@ function drawDetails() {
     set(div.children[1], value);
   });
   const [retry, cancel] = $("details-do").children;
-  retry.hidden = !(feed.agent.control && file.state === "failed");
+  retry.hidden = !(feed.agent.control && ["failed", "waiting", "skipped"].includes(file.state));
   cancel.hidden = !(feed.agent.control && !file.finished_at);
   retry.disabled = cancel.disabled = !feed.isLive;
 }
@@ -446,6 +270,11 @@ function draw() {
   drawing = 0;
   drawLink();
   if (!feed.agent || !feed.totals || !feed.source || !feed.destination) return;
+  if (epoch !== feed.epoch) { // another run: its numbers mean other files
+    epoch = feed.epoch;
+    announced = null;
+    $("details").close();
+  }
   const files = [...feed.files.values()];
   drawTroubles(files);
   announce();
@@ -454,7 +283,7 @@ function draw() {
   drawTab(drawActive(files));
   drawLately(files);
   drawChart();
-  drawFiles(files);
+  table.draw();
   if ($("details").open) drawDetails();
 }
 
@@ -471,7 +300,6 @@ function answered({ ok, text: words }) {
 
 $("pause").addEventListener("click", () => feed.ask(feed.agent.paused ? "resume" : "pause"));
 $("reconnect").addEventListener("click", () => feed.tryNow());
-$("find").addEventListener("input", (event) => { view.find = event.target.value; draw(); });
 $("details").addEventListener("click", (event) => event.target === event.currentTarget && event.currentTarget.close());
 addEventListener("keydown", (event) => {
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || /INPUT|TEXTAREA/.test(event.target.tagName) || $("details").open) return;
