@@ -1,10 +1,11 @@
 """
-The page with files that nobody has to have: a server, the board of which is filled from the command line.
+The page of an agent that has any number of files and does nothing: the feed and the port are real, the board is filled.
 
     python tests/page_site.py FILES
 
-It tells its address in a line of JSON, then does what the lines on standard input say, and answers each with a line:
-``add STATE SIZE PATH``, ``deliver PATH``, ``fail PATH REASON``. Ends with its standard input.
+It tells its address in a line of JSON. Each line on standard input is a list that says what happens next, and is
+answered with a line: ``["add", STATE, SIZE, PATH, REASON]``, ``["copy", PATH, COPIED, VERIFIED]``. It ends when there
+are no more.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ const COLUMNS = {
   progress: ["Progress", (a, b) => share(a) - share(b)],
   rate: ["Rate", figure("rate")],
   time: ["Time", (a, b) => later(b, a)],
-  remark: ["What is known", null],
+  remark: ["Remarks", null],
 };
 
 const KINDS = { failed: "bad", waiting: "warn", copying: "busy", verifying: "busy", growing: "busy", done: "good" };

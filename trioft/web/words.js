@@ -49,25 +49,19 @@ export function proof(file, agent) {
   if (file.reason === "already there") {
     return file.digest ? "was there already, with the same content" : "was there already, with the same size and time";
   }
-  return {
-    readback: "delivered, and verified by read-back",
-    transfer: "delivered and durable, but not read back",
-    size: "delivered, but only its size was compared",
-  }[agent?.verify] ?? "delivered";
+  return { readback: "verified by read-back", transfer: "durable, but not read back", size: "only its size was compared" }[agent.verify];
 }
 
 export const isProven = (file, agent) =>
-  file.state === "done" && (file.reason === "already there" ? Boolean(file.digest) : agent?.verify === "readback");
+  file.state === "done" && (file.reason === "already there" ? Boolean(file.digest) : agent.verify === "readback");
 
 // May this file's source be removed? What is true, for one who wants to know.
 export function removable(file, agent) {
   if (file.state === "gone") return "The source has no such file any more.";
   if (file.state !== "done") return "No: it is not delivered.";
-  const how = proof(file, agent);
-  if (isProven(file, agent)) {
-    return agent.on_success === "keep" ? `Yes: ${how}.` : `It was ${how}; then the source was dealt with (${agent.on_success}).`;
-  }
-  return `Not proven: it ${how.startsWith("was") ? how : `was ${how}`}.`;
+  const how = file.reason === "already there" ? `it ${proof(file, agent)}` : `delivered, ${proof(file, agent)}`;
+  if (!isProven(file, agent)) return `Not proven: ${how}.`;
+  return agent.on_success === "keep" ? `Yes: ${how}.` : `It has been dealt with (${agent.on_success}): ${how}.`;
 }
 
 export function why(file, now) {
@@ -102,8 +96,9 @@ export function verdict(feed) {
   if (destination.state !== "ok") return { sure: false, text: "Not now: the destination cannot be seen." };
   const { delivered, already } = totals;
   if (!delivered && !already) return { sure: false, text: "This run has delivered nothing: see trioft history." };
-  const all = `this run's ${count(delivered, "file")} ${delivered === 1 ? "was" : "were"}`;
-  if (agent.verify !== "readback") return { sure: false, text: `Not proven: ${all} ${proof({}, agent)}.` };
-  if (already) return { sure: false, text: `Not proven: ${all} read back, but ${plain(already)} ${already === 1 ? "was" : "were"} there before.` };
-  return { sure: true, text: `Yes: ${all} delivered and verified by read-back.` };
+  const how = { readback: "verified by read-back", transfer: "made durable, but not read back", size: "compared by size only" }[agent.verify];
+  const all = `${count(delivered, "file")} delivered, ${how}`;
+  if (agent.verify !== "readback") return { sure: false, text: `Not proven: ${all}.` };
+  if (already && agent.on_success === "keep") return { sure: false, text: `Not proven: ${all}; but ${plain(already)} there already, by size and time.` };
+  return { sure: true, text: `Yes, what this run has found: ${all}.` };
 }
