@@ -32,7 +32,7 @@ S = FileState
 TB = 10**12
 # How a file comes to the state.
 WAYS = {
-    S.SETTLING: (),
+    S.SETTLING: (S.SETTLING,),
     S.GROWING: (S.GROWING,),
     S.READY: (S.READY,),
     S.COPYING: (S.READY, S.COPYING),
@@ -80,8 +80,9 @@ def obey(board: Board, line: str) -> None:
 async def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, "config.yaml")
-        with open(file, "w", encoding="utf-8") as yaml:
-            yaml.write("feed: {listen: '127.0.0.1:0'}\nsource: {path: /mnt/source}\ndestination: {path: /mnt/dest}\n")
+        await trio.Path(file).write_text(
+            "feed: {listen: '127.0.0.1:0'}\nsource: {path: /mnt/source}\ndestination: {path: /mnt/dest}\n"
+        )
         config: Config = load_config(file, {})
         board = Board()
         board.scanned = True

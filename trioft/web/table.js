@@ -82,6 +82,8 @@ export class Table {
     if (top + this.#height > scrollTop + clientHeight) this.view.scrollTop = top + this.#height - clientHeight;
     this.#current = this.#rows[index].id;
     this.#draw();
-    this.#pool.find((row) => !row.hidden && row.index === index)?.querySelector("button").focus({ preventScroll: true });
+    const button = this.#pool.find((row) => !row.hidden && row.index === index)?.querySelector("button");
+    button?.focus({ preventScroll: true });
+    button?.scrollIntoView({ block: "nearest" }); // the page too, where the table is below its edge
   }
 }
