@@ -1,146 +1,27 @@
-"""
-The page in a real browser: what an operator sees of real runs, of ten thousand files, and when the agent is gone.
-
-No test may cause a message of the browser's console, a violation of the content security policy first of all; where a
-connection is lost on purpose, the browser says so, and nothing else is forgiven.
-"""
+"""The page in a real browser: what an operator sees of real runs, and when the agent is gone."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import PATIENCE, Running, Site, make_tree, mounted, pattern, wait_until
+from pages import MIB, Begin, Look, row, watch
+from support import Site, make_tree, mounted, pattern, wait_until
 
 if importlib.util.find_spec("playwright") is None:
     pytest.skip("playwright is not installed: pip install 'trioft[test-page]'", allow_module_level=True)
-if shutil.which("chromium") is None:
-    pytest.skip("Chromium is not installed", allow_module_level=True)
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import expect
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Locator
-
-MIB = 1 << 20
 RECORDER = Path(__file__).with_name("recorder.py")
-STAGE = Path(__file__).with_name("page_site.py")
-QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-QUIET += ["--disable-sync", "--no-first-run"]
 EVIL = "<img src=x onerror=alert(1)>"
-PHONE = {"width": 360, "height": 740}
-expect.set_options(timeout=PATIENCE * 1000 / 3)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=QUIET)
-        yield browser
-        browser.close()
-
-
-Look = Callable[..., Page]
-
-
-@pytest.fixture
-def look(browser: Browser) -> Iterator[Look]:
-    """Open the page at an address in a window of its own, and wait until it is live. The console stays empty."""
-    said: list[str] = []
-    contexts = []
-
-    def open_page(url: str, scheme: str = "light", size: dict[str, int] | None = None, live: bool = True) -> Page:
-        window: Any = {"color_scheme": scheme, "viewport": size or {"width": 1280, "height": 900}}
-        contexts.append(browser.new_context(**window))
-        page = contexts[-1].new_page()
-        page.on("console", lambda message: said.append(_said(message)))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: said.append(f"a dialog: {dialog.message}"))
-        page.goto(url)
-        if live:
-            expect(page.locator("#link-text")).to_have_text("Live")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert [text for text in said if text] == []
-
-
-def _said(message: ConsoleMessage) -> str:
-    """Return what the console complains about, but for the connections that the test has cut."""
-    if message.type not in ("error", "warning"):
-        return ""
-    is_lost = re.search(
-        r"net::ERR_(CONNECTION_|EMPTY_|INCOMPLETE)|status of 401|HTTP Authentication failed", message.text
-    )
-    return "" if is_lost else message.text
-
-
-class Stage:
-    """The page of an agent whose files are made up."""
-
-    def __init__(self, files: int) -> None:
-        command = [sys.executable, str(STAGE), str(files)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.url: str = json.loads(self.process.stdout.readline())
-
-    def say(self, *words: object) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(words) + "\n")
-        self.process.stdin.flush()
-        assert self.process.stdout.readline() == "done\n"
-
-    def everything(self) -> None:
-        """Have a file in each state, and names that fit nowhere."""
-        self.say("add", "settling", MIB, "day 1/settling.mxf", "somebody has it open for writing")
-        for state in ("growing", "ready", "copying", "verifying", "done"):
-            self.say("add", state, 3 * MIB, f"day 1/{state}.mxf")
-        self.say("add", "copying", 25 * 10**9, f"{'a folder with a long name/' * 4}{'take ' * 30}0001.mxf")
-        self.say("add", "waiting", MIB, "day 1/waiting.mxf", "space: the destination is full")
-        self.say("add", "failed", MIB, f"day 1/{'x' * 200}.mxf", "another file has this name at the destination")
-
-    def end(self) -> None:
-        with self.process:
-            self.process.kill()
-
-
-@pytest.fixture
-def stage() -> Iterator[Callable[[int], Stage]]:
-    stages: list[Stage] = []
-
-    def begin(files: int = 0) -> Stage:
-        stages.append(Stage(files))
-        return stages[-1]
-
-    yield begin
-    for stage in stages:
-        stage.end()
-
-
-def watch(site: Site, *options: str | Path, feed: str = "127.0.0.1:0") -> tuple[Running, str]:
-    """Start ``trioft watch`` with the page; return it and the page's address."""
-    agent = site.watch("--feed", feed, *options)
-    text: str = agent.wait_for(lambda line: line["event"] == "feed")["text"]
-    return agent, text.rpartition(" ")[2]
-
-
-def row(page: Page, text: str) -> Locator:
-    """Return the rows of the table of files in which *text* is to be read."""
-    return page.locator("#rows > [role=row]:visible").filter(has_text=text)
 
 
 # --- what is going on
@@ -256,7 +137,7 @@ def test_the_names_of_files_are_text(site: Site, look: Look) -> None:
 
 
 @pytest.mark.xfail(strict=True, reason="the feed learns of a file when its state changes first")
-def test_a_file_is_seen_as_soon_as_it_is_known(stage: Callable[[int], Stage], look: Look) -> None:
+def test_a_file_is_seen_as_soon_as_it_is_known(stage: Begin, look: Look) -> None:
     """Promise 8: whoever waits for a file to settle sees that it does."""
     its = stage(0)
     its.say("add", "settling", MIB, "new.mxf")
@@ -290,7 +171,7 @@ def test_a_lost_agent_is_said_and_found_again(site: Site, look: Look) -> None:
     expect(page.locator("#lately")).not_to_contain_text("a.mxf")
 
 
-def test_silence_is_a_lost_connection(stage: Callable[[int], Stage], look: Look) -> None:
+def test_silence_is_a_lost_connection(stage: Begin, look: Look) -> None:
     """Fifteen seconds without a heartbeat, on a connection that seems to be there, count as disconnected."""
     its = stage(3)
     page = look(its.url)
@@ -315,7 +196,7 @@ def test_without_the_token_there_is_a_form(site: Site, look: Look, monkeypatch: 
     page = look(url, live=False)
     page.get_by_label("Token").fill("battery staple")
     page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("alert")).to_have_text("This is not the token.")
+    expect(page.get_by_role("alert")).to_have_text("This is not the token.", timeout=5_000)
     page.get_by_label("Token").fill("correct horse")
     page.keyboard.press("Enter")
     expect(page.locator("#link-text")).to_have_text("Live")
@@ -324,160 +205,6 @@ def test_without_the_token_there_is_a_form(site: Site, look: Look, monkeypatch: 
     monkeypatch.setenv("TRIOFT_FEED_TOKEN", "another")
     watch(site, feed=url.removeprefix("http://").strip("/"))
     expect(page.get_by_label("Token")).to_be_visible()
-
-
-# --- many files
-
-
-def test_ten_thousand_files_are_a_few_rows(stage: Callable[[int], Stage], look: Look) -> None:
-    """Only rows that can be seen exist, wherever one scrolls to; the table says how many there are, and which these."""
-    page = look(stage(10_000).url)
-    table = page.get_by_role("table")
-    expect(table).to_have_attribute("aria-rowcount", "10001")
-    page.get_by_role("button", name="Name").click()
-    expect(page.get_by_role("columnheader", name="Name")).to_have_attribute("aria-sort", "ascending")
-    assert page.evaluate("document.querySelectorAll('*').length") < 1500
-    page.locator("#view").scroll_into_view_if_needed()
-    for index in (0, 4321, 9999):
-        page.evaluate("n => { const v = document.getElementById('view'); v.scrollTop = n * 34 }", index)
-        wanted = row(page, f"clip {index:05d}.mxf")
-        expect(wanted).to_be_in_viewport()
-        expect(wanted).to_have_attribute("aria-rowindex", str(index + 2))
-        expect(wanted).to_contain_text(f"day {index // 1000}/clip {index:05d}.mxf")
-    assert page.evaluate("document.querySelectorAll('*').length") < 1500
-    # Every place that is scrolled over shows its rows in the next frame, and none twice.
-    shown: list[list[int]] = page.evaluate("""async () => {
-        const view = document.getElementById("view"), seen = [];
-        for (let top = 0; top < 340000; top += 17001) {
-            view.scrollTop = top;
-            await new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
-            const rows = [...document.querySelectorAll("#rows > [role=row]:not([hidden])")];
-            const box = view.getBoundingClientRect();
-            const inside = rows.filter((row) => {
-                const { top, bottom } = row.getBoundingClientRect();
-                return bottom > box.top && top < box.bottom;
-            });
-            seen.push(inside.map((r) => Number(r.querySelector(".name").title.slice(-9, -4))).sort((a, b) => a - b));
-        }
-        return seen;
-    }""")
-    for n, indexes in enumerate(shown):
-        first = n * 17001 // 34
-        assert indexes[:2] == [first, first + 1]
-        assert indexes == list(range(first, first + len(indexes)))
-        assert len(indexes) > 10
-
-
-def test_files_are_filtered_searched_and_sorted(stage: Callable[[int], Stage], look: Look) -> None:
-    """By state, with counts; by name; by any column, either way round."""
-    its = stage(2000)
-    its.say("add", "failed", 5, "other/bad one.mxf", "it is bad")
-    for n in range(3):
-        its.say("add", "done", 10**9 * (n + 1), f"other/clip good {n}.mxf")
-    page = look(its.url)
-    table, chips = page.get_by_role("table"), page.locator("#chips")
-    expect(chips.get_by_role("button", pressed=True)).to_have_text("all 2,004")
-    expect(chips.get_by_role("button")).to_have_text(["all 2,004", "failed 1", "ready 2,000", "done 3"])
-    expect(page.locator("#rows [aria-rowindex='2']")).to_contain_text("bad one.mxf")
-    chips.get_by_role("button", name="done 3").click()
-    expect(table).to_have_attribute("aria-rowcount", "4")
-    names = page.locator("#rows > [role=row]:visible").get_by_role("button")
-    by_index = "rows => rows.sort((a, b) => a.ariaRowIndex - b.ariaRowIndex).map(r => r.querySelector('.name').title)"
-    visible = page.locator("#rows > [role=row]:visible")
-    goods = [f"other/clip good {n}.mxf" for n in range(3)]
-    page.get_by_role("columnheader", name="Size").get_by_role("button").click()
-    expect(names).to_have_count(3)
-    assert visible.evaluate_all(by_index) == goods
-    page.get_by_role("columnheader", name="Size").get_by_role("button").click()
-    expect(page.get_by_role("columnheader", name="Size")).to_have_attribute("aria-sort", "descending")
-    assert visible.evaluate_all(by_index) == goods[::-1]
-    its.say("add", "done", 10, "other/clip good 3.mxf")
-    expect(table).to_have_attribute("aria-rowcount", "5")
-    chips.get_by_role("button", name="all").click()
-    page.keyboard.press("/")
-    expect(page.get_by_label("Find")).to_be_focused()
-    page.keyboard.type("CLIP 0012")
-    expect(table).to_have_attribute("aria-rowcount", "11")
-    page.get_by_label("Find").fill("nothing like that")
-    expect(page.locator("#no-files")).to_have_text("No file is like that.")
-
-
-# --- for everybody
-
-
-def test_the_table_is_used_by_keyboard(stage: Callable[[int], Stage], look: Look) -> None:
-    """One stop of the Tab key; arrows go from file to file, Enter shows all about one, Escape goes back to it."""
-    page = look(stage(500).url)
-    page.get_by_role("button", name="Name").click()
-    page.get_by_role("columnheader", name="Time").get_by_role("button").focus()
-    page.keyboard.press("Tab")
-    focused = page.locator(":focus")
-    expect(focused).to_have_attribute("title", "day 0/clip 00000.mxf")
-    for _ in range(60):
-        page.keyboard.press("ArrowDown")
-    expect(focused).to_have_attribute("title", "day 0/clip 00060.mxf")
-    expect(focused).to_be_in_viewport()
-    page.keyboard.press("End")
-    expect(focused).to_have_attribute("title", "day 0/clip 00499.mxf")
-    page.keyboard.press("ArrowUp")
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("dialog", name="day 0/clip 00498.mxf")).to_be_visible()
-    page.keyboard.press("Escape")
-    expect(page.get_by_role("dialog")).to_have_count(0)
-    expect(focused).to_have_attribute("title", "day 0/clip 00498.mxf")
-
-
-def test_states_are_told_by_word_and_shape(stage: Callable[[int], Stage], look: Look) -> None:
-    """Never by colour alone: each state has a word, and a shape that no other has."""
-    its = stage(0)
-    its.everything()
-    page = look(its.url)
-    cells = page.locator("#rows > [role=row]:visible .c-state")
-    expect(cells).to_have_count(9)
-    told: list[tuple[str, str]] = cells.evaluate_all(
-        "cells => cells.map(c => [c.innerText, c.querySelector('use').getAttribute('href')])"
-    )
-    states = {"settling", "growing", "ready", "copying", "verifying", "waiting", "done", "failed"}
-    assert {(word, shape) for word, shape in told} == {(state, f"#i-{state}") for state in states}
-    drawings: list[str] = page.evaluate("[...document.querySelectorAll('symbol')].map(s => s.innerHTML)")
-    assert len(set(drawings)) == len(drawings)
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [{"width": 1280, "height": 900}, PHONE], ids=["desk", "phone"])
-def test_nobody_is_kept_out(scheme: str, size: dict[str, int], stage: Callable[[int], Stage], look: Look) -> None:
-    """axe finds nothing wrong: contrast, names, roles; also in the details of a file."""
-    axe = importlib.util.find_spec("axe_playwright_python")
-    if axe is None or axe.origin is None:
-        pytest.skip("axe is not installed: pip install 'trioft[test-page]'")
-    its = stage(50)
-    its.everything()
-    page = look(its.url, scheme, size)
-    expect(page.locator("#troubles > li")).to_have_count(2)
-    page.evaluate(Path(axe.origin).with_name("axe.min.js").read_text())
-    assert _violations(page) == []
-    page.locator("#troubles").get_by_role("button").first.click()
-    expect(page.get_by_role("dialog")).to_be_visible()
-    assert _violations(page) == []
-
-
-def _violations(page: Page) -> list[str]:
-    found: dict[str, Any] = page.evaluate("axe.run()")
-    assert len(found["passes"]) > 15
-    return [f"{v['id']}: {node['html']} {node['failureSummary']}" for v in found["violations"] for node in v["nodes"]]
-
-
-def test_a_phone_has_room_for_it(stage: Callable[[int], Stage], look: Look) -> None:
-    """At 360 pixels nothing sticks out to the side, however long a name is."""
-    its = stage(50)
-    its.everything()
-    page = look(its.url, size=PHONE)
-    expect(page.locator("#active > li")).to_have_count(3)
-    sticking: list[str] = page.evaluate("""() => [...document.querySelectorAll("header *, main *")]
-        .filter((e) => e.getClientRects().length && !e.closest(".unseen, .name, .row > div"))
-        .filter((e) => e.getBoundingClientRect().right > 360.5).map((e) => e.outerHTML.slice(0, 80))""")
-    assert sticking == []
-    assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
 # --- control
@@ -516,13 +243,3 @@ def test_an_operator_cancels_a_transfer(site: Site, look: Look, tmp_path: Path) 
     expect(page.locator("#answer")).to_contain_text("long.mxf is left")
     expect(page.locator("#active > li")).to_have_count(0)
     assert not (site.dest / "long.mxf").exists()
-
-
-def test_without_control_there_are_no_buttons(stage: Callable[[int], Stage], look: Look) -> None:
-    """A page that may only look offers nothing else."""
-    its = stage(0)
-    its.everything()
-    page = look(its.url)
-    expect(page.locator("#troubles > li")).to_have_count(2)
-    for name in ("Pause", "Resume", "Retry", "Cancel"):
-        expect(page.get_by_role("button", name=re.compile(f"^{name}"))).to_have_count(0)

@@ -1,7 +1,7 @@
 """
 The page of an agent that has any number of files and does nothing: the feed and the port are real, the board is filled.
 
-    python tests/page_site.py FILES
+    python tests/page_stage.py FILES
 
 It tells its address in a line of JSON. Each line on standard input is a list that says what happens next, and is
 answered with a line: ``["add", STATE, SIZE, PATH, REASON]``, ``["copy", PATH, COPIED, VERIFIED]``. It ends when there
