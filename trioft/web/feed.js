@@ -1,4 +1,4 @@
-// The feed's client: the state as the agent tells it, kept up to date; comes back by itself when the connection is lost.
+// The feed's client: the state as the agent tells it, kept up to date. A lost connection is opened again.
 
 const SILENCE = 15_000; // milliseconds without any message, heartbeats included, after which the connection is lost
 const FIRST = 1_000, LONGEST = 15_000; // pauses before another attempt: they double

@@ -9,7 +9,7 @@ const figure = (key) => (a, b) => (a[key] ?? -1) - (b[key] ?? -1);
 const rank = Object.fromEntries(say.STATES.map((name, n) => [name, n]));
 const share = (file) => say.part(file.bytes_copied, file.size);
 const when = (file) => file.finished_at ?? file.found_at;
-const later = (a, b) => (when(a) < when(b) ? 1 : when(a) > when(b) ? -1 : b.id - a.id);
+export const later = (a, b) => (when(a) < when(b) ? 1 : when(a) > when(b) ? -1 : b.id - a.id);
 // Label, and the order that the first click brings.
 const COLUMNS = {
   state: ["State", (a, b) => rank[a.state] - rank[b.state] || later(a, b)],
@@ -30,7 +30,8 @@ export class Files {
   // *open* is called with the file that was chosen.
   constructor(feed, open) {
     this.#feed = feed;
-    this.#table = new Table($("table"), $("view"), $("rows"), { make: newRow, fill: (row, file) => fillRow(row, file, feed), open });
+    const fill = (row, file) => fillRow(row, file, feed);
+    this.#table = new Table($("table"), $("view"), $("rows"), { make: newRow, fill, open });
     this.#chips = new Map(["all", ...say.STATES].map((name) => [name, this.#chip(name)]));
     for (const [key, [label, order]] of Object.entries(COLUMNS)) {
       const cell = make("div", `c-${key}`, order ? button(label, () => this.#sortBy(key)) : label);
@@ -103,7 +104,7 @@ function fillRow(row, file, feed) {
   const isUnder = say.ACTIVE.has(file.state) || file.bytes_copied > 0;
   progress.firstChild.hidden = !isUnder;
   set(progress.lastChild, isUnder ? say.percent(share(file)) : "");
-  set(rate, file.rate === null ? "" : `${say.size(file.rate)}/s`);
+  set(rate, file.rate === null || !say.ACTIVE.has(file.state) ? "" : `${say.size(file.rate)}/s`);
   set(time, say.clock(when(file)));
   time.title = file.finished_at ? "when it was finished" : "when it was found";
   const words = say.remark(file, feed.agent, feed.now);

@@ -2,7 +2,7 @@
 
 import { $, bar, button, list, make, name, set, state, wide } from "./dom.js";
 import { Feed } from "./feed.js";
-import { Files } from "./files.js";
+import { Files, later } from "./files.js";
 import * as say from "./words.js";
 
 const PERIOD = 600_000, SAMPLE = 1_000; // of the throughput, in milliseconds
@@ -19,7 +19,7 @@ const nameButton = (li) => {
 const feed = new Feed(changed, answered);
 const table = new Files(feed, open);
 let samples = []; // [time, bytes a second or null]
-let drawing = 0, shownFile = null, announced = null, unresolved = [], epoch = null;
+let drawing = 0, shownFile = null, announced = null, unresolved = [], failed = 0, epoch = null;
 
 function drawLink() {
   const { link, heardAt, retryAt, isDenied } = feed;
@@ -41,11 +41,12 @@ function drawLink() {
 function drawNow({ agent, totals }) {
   set($("host"), [agent.host, agent.mode, `v${agent.version}`].join(" · "));
   const more = agent.scanned ? "" : "+";
-  const left = totals.pending_files
-    ? `${say.count(totals.pending_files, "file")}${more}, ${say.size(totals.pending_bytes)}${more} to go` : "nothing to go";
-  const parts = [agent.paused ? "Paused" : "", totals.rate ? `${say.size(totals.rate)}/s` : "", left,
-    totals.eta && totals.pending_bytes ? `${say.span(totals.eta)} left` : ""];
-  set($("now"), parts.filter(Boolean).join(" · "));
+  const files = `${say.count(totals.pending_files, "file")}${more}, ${say.size(totals.pending_bytes)}${more} to go`;
+  const left = totals.pending_files ? files : "nothing to go";
+  const rate = totals.rate ? `${say.size(totals.rate)}/s` : "";
+  const eta = totals.eta && totals.pending_bytes ? `${say.span(totals.eta)} left` : "";
+  $("now").dataset.kind = agent.paused ? "warn" : "";
+  set($("now"), agent.paused ? `Paused · ${left}` : say.join(" · ", rate, left, eta));
   const pause = $("pause");
   pause.hidden = !agent.control;
   pause.disabled = !feed.isLive;
@@ -55,30 +56,34 @@ function drawNow({ agent, totals }) {
 function drawEnds({ source, destination, totals }) {
   for (const [side, end] of [["source", source], ["destination", destination]]) {
     const isWell = end.state === "ok";
-    const text = isWell ? (feed.link === "lost" ? "Well, when last heard of" : "Well") : `Cannot be used${end.reason ? `: ${end.reason}` : ": it is still being looked for"}`;
+    const well = feed.link === "lost" ? "Well, when last heard of" : "Well";
+    const text = isWell ? well : `Cannot be used: ${end.reason ?? "it is still being looked for"}`;
     state($(`${side}-state`), isWell ? "done" : "alert", isWell ? "good" : "bad", text);
     set($(`${side}-path`), say.shown(end.path));
     set($(`${side}-what`), end.filesystem ?? "");
   }
-  const { sure, text } = say.verdict(feed);
+  const { sure, text } = say.verdict(feed, failed);
   state($("verdict"), sure ? "done" : "skipped", sure ? "good" : "warn", text);
   const { free, total, reserved, full_in: full } = destination;
   const isKnown = free !== null && total > 0;
-  const words = isKnown ? `${say.size(free)} free of ${say.size(total)}${reserved ? `, ${say.size(reserved)} of it reserved` : ""}` : "";
+  const kept = reserved ? `${say.size(reserved)} of it reserved` : "";
+  const space = `${say.size(free)} free of ${say.size(total)}`;
+  const words = isKnown ? say.join(", ", space, kept) : "Free space is not known";
   $("space").hidden = !isKnown;
   if (isKnown) {
-    const [used, kept] = $("space").children;
+    const [used, held] = $("space").children;
     wide(used, say.part(total - free, total));
-    wide(kept, Math.min(say.part(reserved ?? 0, total), free / total));
+    wide(held, Math.min(say.part(reserved ?? 0, total), free / total));
     $("space").setAttribute("aria-label", `${say.percent(say.part(total - free, total))} used`);
   }
   state($("space-text"), full === null ? "ready" : "alert", full === null ? "dim" : "warn",
-    [words || "Free space is not known", full === null ? "" : `full in ${say.span(full)}, as it is being recorded now`].filter(Boolean).join("; "));
-  const t = totals, done = [
-    [t.delivered, "delivered"], [t.already, "there already"], [t.failed, "failed"], [t.skipped, "skipped"],
-  ].filter(([n], i) => i === 0 || n).map(([n, what]) => `${say.plain(n)} ${what}`);
-  const extra = [t.bytes_resumed ? `${say.size(t.bytes_resumed)} resumed` : "", t.bytes_patched ? `${say.size(t.bytes_patched)} patched` : ""];
-  set($("totals"), [`This run: ${done.join(", ")}; ${say.size(t.bytes)} copied`, ...extra].filter(Boolean).join(", "));
+    say.join("; ", words, full === null ? "" : `full in ${say.span(full)}, as it is being recorded now`));
+  const some = (n, what, show = say.plain) => (n ? `${show(n)} ${what}` : "");
+  const { already, failed: failures, skipped, bytes_resumed: resumed, bytes_patched: patched } = totals;
+  const counts = [some(already, "there already"), some(failures, "failed"), some(skipped, "skipped")];
+  const sizes = [some(resumed, "resumed", say.size), some(patched, "patched", say.size)];
+  const numbers = say.join(", ", `This run: ${say.plain(totals.delivered)} delivered`, ...counts);
+  set($("totals"), `${numbers}; ${say.join(", ", `${say.size(totals.bytes)} copied`, ...sizes)}`);
 }
 
 function sample() {
@@ -106,14 +111,18 @@ function drawChart() {
   curvePath.setAttribute("d", curve);
   const highest = most > 1 ? `at most ${say.size(most)}/s` : "nothing was copied";
   set($("most"), highest);
-  $("chart").setAttribute("aria-label", `Throughput in the last 10 minutes: now ${say.size(feed.totals?.rate ?? 0)}/s, ${highest}`);
+  const current = `now ${say.size(feed.totals.rate ?? 0)}/s`;
+  $("chart").setAttribute("aria-label", `Throughput in the last 10 minutes: ${current}, ${highest}`);
 }
 
 // Failed files that no later version of the same name has replaced, and what waits, one line for each reason.
 function troublesOf(files) {
   const newest = new Map();
-  for (const file of files) if ((newest.get(file.path)?.id ?? 0) < file.id && file.state !== "gone") newest.set(file.path, file);
-  unresolved = files.filter((file) => file.state === "failed" && newest.get(file.path) === file).sort((a, b) => b.id - a.id);
+  for (const file of files) {
+    if ((newest.get(file.path)?.id ?? 0) < file.id && file.state !== "gone") newest.set(file.path, file);
+  }
+  unresolved = files.filter((file) => file.state === "failed" && newest.get(file.path) === file);
+  unresolved.sort((a, b) => b.id - a.id);
   const waiting = new Map();
   for (const file of files) {
     if (file.state !== "waiting") continue;
@@ -138,16 +147,21 @@ function drawTroubles(files) {
     const [what, which, retry, because, hint] = li.children, isFailed = file.state === "failed";
     state(what, file.state, isFailed ? "bad" : "warn", file.state);
     name(which, file.path);
-    set(because, `${count > 1 ? `and ${say.plain(count - 1)} more: ` : ""}${isFailed ? reason ?? "" : say.why(file, feed.now)}`);
+    const others = count > 1 ? `and ${say.plain(count - 1)} more` : "";
+    set(because, say.join(": ", others, isFailed ? reason : say.why(file, feed.now)));
     set(hint, file.error?.hint ?? "");
     hint.hidden = !file.error?.hint;
     retry.hidden = !feed.agent.control;
     retry.disabled = !feed.isLive;
     retry.setAttribute("aria-label", `Retry ${say.shown(file.path)}`);
   });
-  const failedBefore = Math.max(0, feed.totals.failed - files.filter((file) => file.state === "failed").length);
-  const more = [troubles.length > MOST.troubles ? `and ${say.plain(troubles.length - MOST.troubles)} more: see Files below` : "",
-    failedBefore ? `${say.count(failedBefore, "file")} failed earlier: see trioft history` : ""].filter(Boolean).join("; ");
+  // What failed first is forgotten first: then only the total tells of it.
+  const isWhole = files.filter((file) => say.FINAL.has(file.state)).length < say.KEPT;
+  failed = isWhole ? unresolved.length : Math.max(unresolved.length, feed.totals.failed);
+  const failedBefore = failed - unresolved.length;
+  const hidden = Math.max(0, troubles.length - MOST.troubles);
+  const more = say.join("; ", hidden && `and ${say.plain(hidden)} more: see Files below`,
+    failedBefore && `${say.count(failedBefore, "file")} failed earlier: see trioft history`);
   set($("more-troubles"), more).hidden = !more;
   $("no-attention").hidden = troubles.length > 0 || more !== "";
   $("attention").dataset.kind = unresolved.length ? "bad" : troubles.length ? "warn" : "good";
@@ -169,7 +183,8 @@ function drawActive(files) {
     const li = make("li", "active");
     const progress = bar();
     progress.setAttribute("role", "progressbar");
-    li.append(make("span", "state"), nameButton(li), button("Cancel", () => feed.ask("cancel", li.file.id)), progress, make("span", "figures"));
+    const cancel = button("Cancel", () => feed.ask("cancel", li.file.id));
+    li.append(make("span", "state"), nameButton(li), cancel, progress, make("span", "figures"));
     return li;
   }, (li, file) => {
     li.file = file;
@@ -181,9 +196,11 @@ function drawActive(files) {
     wide(progress.children[1], verified);
     progress.setAttribute("aria-label", say.shown(file.path));
     progress.setAttribute("aria-valuenow", Math.floor(copied * 100));
-    progress.setAttribute("aria-valuetext", `${say.percent(copied)} copied, ${say.percent(verified)} verified`);
-    set(figures, [`${say.percent(copied)} copied, ${say.percent(verified)} verified`, `${say.size(file.bytes_copied)} of ${say.size(file.size)}`,
-      file.rate === null ? "" : `${say.size(file.rate)}/s`, say.remark(file, feed.agent, feed.now)].filter(Boolean).join(" · "));
+    const shares = `${say.percent(copied)} copied, ${say.percent(verified)} verified`;
+    const bytes = `${say.size(file.bytes_copied)} of ${say.size(file.size)}`;
+    const rate = file.rate === null ? "" : `${say.size(file.rate)}/s`;
+    set(figures, say.join(" · ", shares, bytes, rate, say.remark(file, feed.agent, feed.now)));
+    progress.setAttribute("aria-valuetext", shares);
     cancel.hidden = !feed.agent.control;
     cancel.disabled = !feed.isLive;
     cancel.setAttribute("aria-label", `Cancel ${say.shown(file.path)}`);
@@ -196,7 +213,7 @@ function drawActive(files) {
 
 function drawLately(files) {
   const done = files.filter((file) => file.state === "done");
-  const lately = done.sort((a, b) => (a.finished_at < b.finished_at ? 1 : a.finished_at > b.finished_at ? -1 : b.id - a.id)).slice(0, MOST.lately);
+  const lately = done.sort(later).slice(0, MOST.lately);
   list($("lately"), lately, (file) => file.id, () => {
     const li = make("li", "late");
     li.append(make("span", "state"), nameButton(li), make("span", "figures"));
@@ -213,12 +230,13 @@ function drawLately(files) {
 
 // The tab says in its title and icon what matters while another tab is looked at.
 function drawTab(active) {
-  const copied = active.reduce((sum, file) => sum + file.bytes_copied, 0), all = active.reduce((sum, file) => sum + file.size, 0);
-  const busy = active.length ? `${active.length} ▸ ${Math.floor(say.part(copied, all) * 100)}% trioft` : "";
-  const failed = unresolved.length ? `${unresolved.length} failed` : "";
-  const title = feed.link === "lost" ? "disconnected ‧ trioft" : failed ? `${failed} ‧ ${busy || "trioft"}` : busy || "trioft";
+  const sum = (key) => active.reduce((total, file) => total + file[key], 0);
+  const done = Math.floor(say.part(sum("bytes_copied"), sum("size")) * 100);
+  const busy = active.length ? `${active.length} ▸ ${done}% trioft` : "";
+  const isBad = failed > 0 || feed.link === "lost", what = failed ? `${say.plain(failed)} failed` : "";
+  const title = feed.link === "lost" ? "disconnected ‧ trioft" : say.join(" ‧ ", what, busy || "trioft");
   if (document.title !== title) document.title = title;
-  const icon = failed || feed.link === "lost" ? "/icon-failed.svg" : busy ? "/icon-active.svg" : "/icon.svg";
+  const icon = isBad ? "/icon-failed.svg" : busy ? "/icon-active.svg" : "/icon.svg";
   if ($("icon").getAttribute("href") !== icon) $("icon").setAttribute("href", icon);
 }
 
@@ -227,7 +245,9 @@ function drawTab(active) {
 function open(file) {
   shownFile = file.id;
   const actions = $("details-do");
-  actions.replaceChildren(button("Retry", () => feed.ask("retry", shownFile)), button("Cancel transfer", () => feed.ask("cancel", shownFile)));
+  const asks = { Retry: "retry", "Cancel transfer": "cancel" };
+  const buttons = Object.entries(asks).map(([label, what]) => button(label, () => feed.ask(what, shownFile)));
+  actions.replaceChildren(...buttons);
   drawDetails();
   $("details").showModal();
 }
@@ -239,17 +259,20 @@ function drawDetails() {
     return;
   }
   const { error } = file, at = (time) => (time ? new Date(time).toLocaleString("en-GB") : "");
+  const where = error && say.join(", ", error.class, error.errno && `errno ${error.errno}`,
+    error.offset && `at byte ${say.plain(error.offset)}`);
+  const now = file.growing && file.state === "copying" ? say.behind(file) : say.why(file, feed.now);
   set($("details-name"), say.shown(file.path));
   const facts = [
-    ["State", [file.state, file.growing && file.state === "copying" ? say.behind(file) : say.why(file, feed.now)].filter(Boolean).join(": ")],
-    ["Error", error ? `${error.text} (${[error.class, error.errno && `errno ${error.errno}`, error.offset && `at byte ${say.plain(error.offset)}`].filter(Boolean).join(", ")})` : ""],
+    ["State", say.join(": ", file.state, now)],
+    ["Error", error ? `${error.text} (${where})` : ""],
     ["What to do", error?.hint ?? ""],
     ["May its source be removed?", say.removable(file, feed.agent)],
     ["At the destination", file.dest ? say.shown(file.dest) : ""],
     ["Size", `${say.size(file.size)} (${say.plain(file.size)} bytes)`],
     ["Copied, verified", `${say.size(file.bytes_copied)}, ${say.size(file.bytes_verified)}`],
     ["Rewritten by its recorder", file.bytes_patched ? say.size(file.bytes_patched) : ""],
-    ["How, failed attempts", [file.strategy, file.attempt].filter((part) => part !== null && part !== 0).join(", ")],
+    ["How, failed attempts", say.join(", ", file.strategy, file.attempt)],
     ["Found", at(file.found_at)], ["Started", at(file.started_at)], ["Finished", at(file.finished_at)],
     ["Digest (xxh3-128)", file.digest ?? ""],
   ].filter(([, value]) => value);
@@ -302,11 +325,15 @@ $("pause").addEventListener("click", () => feed.ask(feed.agent.paused ? "resume"
 $("reconnect").addEventListener("click", () => feed.tryNow());
 $("details").addEventListener("click", (event) => event.target === event.currentTarget && event.currentTarget.close());
 addEventListener("keydown", (event) => {
-  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || /INPUT|TEXTAREA/.test(event.target.tagName) || $("details").open) return;
+  const isOther = event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey;
+  if (isOther || event.target === $("find") || $("details").open) return;
   event.preventDefault();
   $("find").focus();
 });
-setInterval(() => { if (feed.totals) sample(); if (!document.hidden) draw(); }, SAMPLE); // clocks go on without messages
+setInterval(() => { // clocks go on without messages
+  if (feed.totals) sample();
+  if (!document.hidden) draw();
+}, SAMPLE);
 document.addEventListener("visibilitychange", () => document.hidden || draw());
 draw();
 feed.connect();

@@ -14,7 +14,9 @@ export class Table {
       const row = event.target.closest("[role=row]");
       if (row) { this.#current = row.file.id; this.open(row.file); }
     });
-    view.addEventListener("focusin", (event) => { this.#current = event.target.closest("[role=row]")?.file.id ?? this.#current; });
+    view.addEventListener("focusin", (event) => {
+      this.#current = event.target.closest("[role=row]")?.file.id ?? this.#current;
+    });
     new ResizeObserver(() => this.#measure()).observe(view);
     this.#measure();
   }

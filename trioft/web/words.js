@@ -1,18 +1,26 @@
 // What is said, and how: sizes, times, states, and what is true about a file. Pure.
 
-export const STATES = ["failed", "waiting", "copying", "verifying", "growing", "ready", "settling", "done", "skipped", "gone"];
+export const STATES = [
+  "failed", "waiting", "copying", "verifying", "growing", "ready", "settling", "done", "skipped", "gone",
+];
 export const ACTIVE = new Set(["copying", "verifying"]);
+export const FINAL = new Set(["done", "failed", "skipped", "gone"]);
+export const KEPT = 1_000; // finished files that the feed keeps
 
 const number = new Intl.NumberFormat("en");
 export const count = (n, one, many = `${one}s`) => `${number.format(n)} ${n === 1 ? one : many}`;
 export const plain = (n) => number.format(n);
+
+// What there is of the parts, with something between them.
+export const join = (between, ...parts) => parts.filter(Boolean).join(between);
 
 export function size(bytes) {
   if (bytes === null || bytes === undefined) return "unknown";
   const units = ["B", "kB", "MB", "GB", "TB"];
   let value = bytes, unit = 0;
   while (value >= 999.5 && unit < 4) { value /= 1000; unit += 1; }
-  return `${unit === 0 || value >= 999.5 ? number.format(Math.round(value)) : Number(value.toPrecision(3))} ${units[unit]}`;
+  const isWhole = unit === 0 || value >= 999.5;
+  return `${isWhole ? plain(Math.round(value)) : Number(value.toPrecision(3))} ${units[unit]}`;
 }
 
 export function span(seconds) {
@@ -44,12 +52,18 @@ export function behind(file) {
   return "following";
 }
 
+const PROOFS = {
+  readback: "verified by read-back",
+  transfer: "durable, but not read back",
+  size: "only its size was compared",
+};
+
 // How sure one can be that the destination has the file: what was done to find out, and not more.
 export function proof(file, agent) {
   if (file.reason === "already there") {
     return file.digest ? "was there already, with the same content" : "was there already, with the same size and time";
   }
-  return { readback: "verified by read-back", transfer: "durable, but not read back", size: "only its size was compared" }[agent.verify];
+  return PROOFS[agent.verify];
 }
 
 export const isProven = (file, agent) =>
@@ -77,28 +91,30 @@ export function remark(file, agent, now) {
   switch (file.state) {
     case "done": return proof(file, agent);
     case "copying": return file.growing ? behind(file) : file.eta === null ? "" : `${span(file.eta)} left`;
-    case "failed": return [why(file, now), file.error?.hint].filter(Boolean).join("; ");
+    case "failed": return join("; ", why(file, now), file.error?.hint);
     default: return why(file, now);
   }
 }
 
 // May all of the source be removed? "sure" only where every file is proven to be at the destination.
-export function verdict(feed) {
+export function verdict(feed, failed) {
   const { agent, totals, source, destination } = feed;
   if (!feed.isLive) return { sure: false, text: "Unknown: there is no connection to the agent." };
   if (source.state !== "ok") return { sure: false, text: "Unknown: the source cannot be seen." };
   if (!agent.scanned) return { sure: false, text: "Not yet: the source is still being looked through." };
   const open = [
-    [totals.pending_files, "not delivered yet"], [totals.failed, "failed"], [totals.busy, "still being written"],
+    [totals.pending_files, "not delivered yet"], [failed, "failed"], [totals.busy, "still being written"],
     [totals.skipped, "skipped, and only here"],
   ].filter(([n]) => n > 0).map(([n, what]) => `${plain(n)} ${what}`);
   if (open.length) return { sure: false, text: `No: ${open.join(", ")}.` };
   if (destination.state !== "ok") return { sure: false, text: "Not now: the destination cannot be seen." };
   const { delivered, already } = totals;
   if (!delivered && !already) return { sure: false, text: "This run has delivered nothing: see trioft history." };
-  const how = { readback: "verified by read-back", transfer: "made durable, but not read back", size: "compared by size only" }[agent.verify];
+  const how = agent.verify === "size" ? "compared by size only" : PROOFS[agent.verify];
   const all = `${count(delivered, "file")} delivered, ${how}`;
   if (agent.verify !== "readback") return { sure: false, text: `Not proven: ${all}.` };
-  if (already && agent.on_success === "keep") return { sure: false, text: `Not proven: ${all}; but ${plain(already)} there already, by size and time.` };
+  if (already && agent.on_success === "keep") {
+    return { sure: false, text: `Not proven: ${all}; but ${plain(already)} there already, by size and time.` };
+  }
   return { sure: true, text: `Yes, what this run has found: ${all}.` };
 }
