@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from pages import browser, look, stage  # noqa: F401 (fixtures)
 from support import Site
 
 settings.register_profile(

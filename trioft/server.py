@@ -34,12 +34,13 @@ _HEARTBEAT = 5.0  # seconds without a change after which an empty message says t
 _SEND_SECONDS = 20.0  # a client that has not taken a message by then is cut
 # Clients are woken some at a time, so that the engine is never late for long.
 _WOKEN, _WAKE_PAUSE = 16, 0.001
+_SCRIPTS = ("page", "feed", "files", "table", "dom", "words")
 # The page's files, by the path they are asked for.
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
+    **{f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8") for name in _SCRIPTS},
+    **{f"/{name}.svg": (f"{name}.svg", "image/svg+xml") for name in ("icon", "icon-active", "icon-failed")},
     "/feed.schema.json": ("feed.schema.json", "application/schema+json"),
 }
 _OPEN = {"/page.css", "/icon.svg"}  # also without the token: the form that asks for it needs them

@@ -1,0 +1,120 @@
+// What is said, and how: sizes, times, states, and what is true about a file. Pure.
+
+export const STATES = [
+  "failed", "waiting", "copying", "verifying", "growing", "ready", "settling", "done", "skipped", "gone",
+];
+export const ACTIVE = new Set(["copying", "verifying"]);
+export const FINAL = new Set(["done", "failed", "skipped", "gone"]);
+export const KEPT = 1_000; // finished files that the feed keeps
+
+const number = new Intl.NumberFormat("en");
+export const count = (n, one, many = `${one}s`) => `${number.format(n)} ${n === 1 ? one : many}`;
+export const plain = (n) => number.format(n);
+
+// What there is of the parts, with something between them.
+export const join = (between, ...parts) => parts.filter(Boolean).join(between);
+
+export function size(bytes) {
+  if (bytes === null || bytes === undefined) return "unknown";
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let value = bytes, unit = 0;
+  while (value >= 999.5 && unit < 4) { value /= 1000; unit += 1; }
+  const isWhole = unit === 0 || value >= 999.5;
+  return `${isWhole ? plain(Math.round(value)) : Number(value.toPrecision(3))} ${units[unit]}`;
+}
+
+export function span(seconds) {
+  if (seconds < 90) return `${Math.max(0, Math.round(seconds))} s`;
+  const minutes = Math.round(seconds / 60), hours = Math.floor(minutes / 60), days = Math.floor(hours / 24);
+  if (days >= 2) return `${plain(days)} days`;
+  return hours ? `${hours} h ${minutes % 60} min` : `${minutes} min`;
+}
+
+export function clock(time) {
+  if (!time) return "";
+  const at = new Date(time), today = at.toDateString() === new Date().toDateString();
+  const text = at.toLocaleTimeString("en-GB");
+  return today ? text : `${at.toLocaleDateString("en-CA")} ${text}`;
+}
+
+export const part = (some, all) => (all > 0 ? Math.min(1, some / all) : 1);
+export const percent = (share) => `${Math.floor(share * 100)} %`;
+
+// A name is shown on one line, and reads in the order in which it is written.
+export const shown = (path) => path.replace(
+  /[\p{Cc}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu,
+  (c) => ({ "\n": "\\n", "\t": "\\t", "\r": "\\r" })[c] ?? `\\u{${c.codePointAt(0).toString(16)}}`,
+);
+
+export function behind(file) {
+  if (file.lag_seconds !== null) return `following, ${file.lag_seconds.toFixed(1)} s behind`;
+  if (file.lag_bytes !== null) return `following, ${size(file.lag_bytes)} behind`;
+  return "following";
+}
+
+const PROOFS = {
+  readback: "verified by read-back",
+  transfer: "durable, but not read back",
+  size: "only its size was compared",
+};
+
+// How sure one can be that the destination has the file: what was done to find out, and not more.
+export function proof(file, agent) {
+  if (file.reason === "already there") {
+    return file.digest ? "was there already, with the same content" : "was there already, with the same size and time";
+  }
+  return PROOFS[agent.verify];
+}
+
+export const isProven = (file, agent) =>
+  file.state === "done" && (file.reason === "already there" ? Boolean(file.digest) : agent.verify === "readback");
+
+// May this file's source be removed? What is true, for one who wants to know.
+export function removable(file, agent) {
+  if (file.state === "gone") return "The source has no such file any more.";
+  if (file.state !== "done") return "No: it is not delivered.";
+  const how = file.reason === "already there" ? `it ${proof(file, agent)}` : `delivered, ${proof(file, agent)}`;
+  if (!isProven(file, agent)) return `Not proven: ${how}.`;
+  return agent.on_success === "keep" ? `Yes: ${how}.` : `It has been dealt with (${agent.on_success}): ${how}.`;
+}
+
+export function why(file, now) {
+  const reason = file.reason || file.error?.text || "";
+  if (file.state !== "waiting" || !file.retry_at) return reason;
+  const seconds = (Date.parse(file.retry_at) - now) / 1000;
+  const text = reason.replace(/^retry in \d+ s: /, "");
+  return seconds > 0.5 ? `${text} (again in ${span(seconds)})` : text;
+}
+
+// The last column: what there is to say about a file besides its state and its figures.
+export function remark(file, agent, now) {
+  switch (file.state) {
+    case "done": return proof(file, agent);
+    case "copying": return file.growing ? behind(file) : file.eta === null ? "" : `${span(file.eta)} left`;
+    case "failed": return join("; ", why(file, now), file.error?.hint);
+    default: return why(file, now);
+  }
+}
+
+// May all of the source be removed? "sure" only where every file is proven to be at the destination.
+export function verdict(feed, failed) {
+  const { agent, totals, source, destination } = feed;
+  if (!feed.isLive) return { sure: false, text: "Unknown: there is no connection to the agent." };
+  if (source.state !== "ok") return { sure: false, text: "Unknown: the source cannot be seen." };
+  if (!agent.scanned) return { sure: false, text: "Not yet: the source is still being looked through." };
+  const open = [
+    [totals.pending_files, "not delivered yet"], [failed, "failed"], [totals.busy, "still being written"],
+    [totals.skipped, "skipped, and only here"],
+  ].filter(([n]) => n > 0).map(([n, what]) => `${plain(n)} ${what}`);
+  if (open.length) return { sure: false, text: `No: ${open.join(", ")}.` };
+  if (destination.state !== "ok") return { sure: false, text: "Not now: the destination cannot be seen." };
+  const { delivered, already } = totals;
+  if (!delivered && !already) return { sure: false, text: "This run has delivered nothing: see trioft history." };
+  const how = agent.verify === "size" ? "compared by size only" : PROOFS[agent.verify];
+  const all = `${count(delivered, "file")} delivered, ${how}`;
+  if (agent.verify !== "readback") return { sure: false, text: `Not proven: ${all}.` };
+  if (already && agent.on_success === "keep") {
+    return { sure: false, text: `Not proven: ${all}; but ${plain(already)} there already, by size and time.` };
+  }
+  return { sure: true, text: `Yes, what this run has found: ${all}.` };
+}
