@@ -122,7 +122,7 @@ async def run_agent(
                 services.start_soon(run_ledger, ledger, requests)
                 with port, port.clone() as port_of_control:
                     if server is not None:
-                        server.found(storage, Control(board, backlog, changes, throttle, port_of_control))
+                        server.found(storage, Control(board, backlog, changes, throttle, port_of_control), changes)
                     async with trio.open_nursery() as helpers:
                         helpers.start_soon(storage.run, looking.call, backlog.offer_again)
                         helpers.start_soon(stay_small)

@@ -78,6 +78,7 @@ class Board:
         self.destination: str | None = None
         self.paused = False
         self.full_in: float | None = None  # seconds until the recordings will have used up the destination's space
+        self.scan_seconds: float | None = None  # that the last look through the whole source took
         self.scanned = False  # the whole tree has been looked at once: totals and ETA mean something
         self.pending_files = 0
         self.pending_bytes = 0  # of the live files, still to be copied

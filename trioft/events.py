@@ -25,6 +25,7 @@ class Changes:
         self._paths: dict[bytes, None] = {}
         self._everything = False
         self._wake = wake
+        self.overflows = 0  # times that so much changed that a scan has to find out what
         self._followed: dict[bytes, Callable[[], None]] = {}
 
     @contextlib.contextmanager
@@ -41,6 +42,7 @@ class Changes:
         if paths is None or len(self._paths) + len(paths) > MOST:
             self._everything = True
             self._paths.clear()
+            self.overflows += 1
         else:
             for path in paths:
                 if (stir := self._followed.get(path)) is not None:

@@ -35,6 +35,7 @@ class Health:
         self.mismatches = 0  # blocks that did not read back
         self.bytes_verified = 0
         self.clients: Callable[[], int] = lambda: 0
+        self.overflows: Callable[[], int] = lambda: 0
         self._stalled_after = stalled_after
         self._finished_at = trio.current_time()
         board.listeners.append(self._changed)
@@ -128,6 +129,8 @@ class Health:
         gauge("movers", "Processes for file operations.", sum(pool.alive for pool in self.pools))
         counter("movers_replaced", "Those that died, or were killed.", sum(pool.replaced for pool in self.pools))
         gauge("movers_left_behind", "Those that cannot be killed.", len(self.stuck.pids))
+        gauge("scan_seconds", "What the last look through the whole source took.", board.scan_seconds)
+        counter("event_overflows", "Times that events got lost, and the source was scanned.", self.overflows())
         gauge("feed_clients", "Who reads the feed.", self.clients())
 
         class Collected:

@@ -79,9 +79,9 @@ class Scanner:
             next_scan = rested = -math.inf
             while True:
                 if trio.current_time() >= next_scan:
-                    self._incomplete = False
+                    self._incomplete, begun = False, trio.current_time()
                     cost = await self._scan([b""])
-                    self.board.scanned = True
+                    self.board.scanned, self.board.scan_seconds = True, trio.current_time() - begun
                     rested = trio.current_time() + cost / _SHARE
                     pause = self.config.source.scan_interval
                     next_scan = math.inf if self.once else max(rested, trio.current_time() + pause)

@@ -20,6 +20,7 @@ from trioft.board import Board
 from trioft.config import Config
 from trioft.control import Control
 from trioft.errors import ConfigError, UnusableError
+from trioft.events import Changes
 from trioft.feed import Cursor, Feed
 from trioft.front import Answer, Front, Request, Upgrade, is_handshake
 from trioft.guard import COOKIE, Guard, is_loopback
@@ -127,8 +128,9 @@ class Server:
         self._parked = trio.lowlevel.ParkingLot()
         health.clients = lambda: self._clients
 
-    def found(self, storage: Storage, control: Control) -> None:
+    def found(self, storage: Storage, control: Control, changes: Changes) -> None:
         """The ends have been found, and there is something to control."""
+        self._health.overflows = lambda: changes.overflows
         self._run.storage = self._health.storage = storage
         self._control = control if self._config.feed.control else None
 

@@ -1,7 +1,7 @@
 """
 What watching costs: the time of a transfer with so many clients of its feed, over its time without any.
 
-Run by hand: ``.venv/bin/python tests/bench/bench_feed.py [--clients 200 500] [--mute 50] [--rounds 3]``; runs alternate.
+Run by hand: ``.venv/bin/python tests/bench/bench_feed.py [--clients 200 500] [--mute 50] [--rounds 3]``, alternating.
 Clients are raw sockets in a process of their own, which read as fast as they can; *mute* ones never read.
 """
 
