@@ -378,6 +378,21 @@ async def test_the_end_of_the_agent_is_told() -> None:
     assert codes == [1001] * 5
 
 
+async def test_an_end_in_the_moment_of_the_beginning_is_an_end() -> None:
+    """Whatever is being set up then."""
+    for checkpoints in range(6):
+        agent = Agent()
+        listeners = await listen(agent.config, None)
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(agent.server.run, agent.server.wrapped(listeners))
+                for _ in range(checkpoints):
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+        for listener in listeners:
+            await listener.aclose()
+
+
 # --- Bounds
 
 

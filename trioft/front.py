@@ -82,12 +82,22 @@ class Front:
 
     async def serve(self, listeners: Sequence[trio.abc.Listener[trio.abc.Stream]]) -> None:
         """Serve until cancelled: then who has a WebSocket is told (1001), and a second later all is closed."""
+        ready, ended = trio.Event(), trio.Event()
         async with trio.open_nursery() as outer:
-            self._readers = await outer.start(_hold_open)
+            outer.start_soon(self._hold_readers, ready, ended)
             try:
+                await ready.wait()
                 async with trio.open_nursery() as connections:
                     await trio.serve_listeners(self._connected, list(listeners), handler_nursery=connections)
             finally:
+                ended.set()
+
+    async def _hold_readers(self, ready: trio.Event, ended: trio.Event) -> None:
+        """Have a nursery for the tasks that read WebSockets: they are needed until the last client has been told."""
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as self._readers:
+                ready.set()
+                await ended.wait()
                 self._readers.cancel_scope.cancel()
 
     async def _connected(self, stream: trio.abc.Stream) -> None:
@@ -102,14 +112,6 @@ class Front:
         finally:
             self.connections -= 1
             await trio.aclose_forcefully(stream)
-
-
-async def _hold_open(task_status: trio.TaskStatus[trio.Nursery]) -> None:
-    """Have a nursery for the tasks that read WebSockets: they are needed until the last client has been told."""
-    async with trio.open_nursery() as nursery:
-        nursery.cancel_scope.shield = True
-        task_status.started(nursery)
-        await trio.sleep_forever()
 
 
 class _Connection:
