@@ -15,14 +15,16 @@ import os
 import sys
 import tempfile
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import trio
 
 from trioft.board import Board, Entry
 from trioft.config import Config
 from trioft.configfile import load_config
+from trioft.control import Control
 from trioft.errors import Side
+from trioft.events import Changes
 from trioft.model import FileState, Fingerprint, Identity
 from trioft.movers import Stuck
 from trioft.server import serving
@@ -89,7 +91,7 @@ async def main() -> None:
         addresses: list[str] = []
         board.notices.append(lambda _, text: addresses.append(text.rpartition(" ")[2]))
         async with serving(config, board, False, folder, [], Stuck(print)) as server:
-            cast(Any, server).found(storage(), None)
+            server.found(storage(), cast(Control, None), Changes(lambda: None))
             for n in range(int(sys.argv[1])):
                 add(board, f"day {n // 1000}/clip {n:05d}.mxf", 1_000_000 + n, S.READY)
             print(json.dumps(addresses[0]), flush=True)
