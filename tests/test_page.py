@@ -136,7 +136,6 @@ def test_the_names_of_files_are_text(site: Site, look: Look) -> None:
     assert page.locator("img, [onerror]").count() == 0
 
 
-@pytest.mark.xfail(strict=True, reason="the feed learns of a file when its state changes first")
 def test_a_file_is_seen_as_soon_as_it_is_known(stage: Begin, look: Look) -> None:
     """Promise 8: whoever waits for a file to settle sees that it does."""
     its = stage(0)
@@ -188,7 +187,6 @@ def test_silence_is_a_lost_connection(stage: Begin, look: Look) -> None:
     expect(page.locator("#link-text")).to_have_text("Live")
 
 
-@pytest.mark.xfail(strict=True, reason="no-referrer makes browsers send the form with Origin: null, which is refused")
 def test_without_the_token_there_is_a_form(site: Site, look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     """The token is asked for once; a page whose cookie is not valid any more asks for it again, by itself."""
     monkeypatch.setenv("TRIOFT_FEED_TOKEN", "correct horse")

@@ -123,6 +123,8 @@ class Feed:
         """Notice what changes without an event: progress, rates, sections. To be called a few times a second."""
         now = trio.current_time()
         for entry in self._board.live.values():
+            if entry.id not in self._records:  # it was found, and is in its first state still
+                self.changed(entry)
             if entry.state in _MOVING or entry.growing:
                 record = self._records[entry.id]
                 record.rate_now = record.rate.add(now, entry.bytes_copied) if entry.state in _MOVING else None

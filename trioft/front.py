@@ -33,7 +33,7 @@ _CLOSING_SECONDS = 1.0  # that clients get to hear that the agent ends
 _ALWAYS = {
     "content-security-policy": "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'",
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # with no-referrer browsers say of the form that it comes from nowhere
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
@@ -91,6 +91,8 @@ class Front:
                     await trio.serve_listeners(self._connected, list(listeners), handler_nursery=connections)
             finally:
                 ended.set()
+                for listener in listeners:  # where it was cancelled before anybody served them, they are open still
+                    await trio.aclose_forcefully(listener)
 
     async def _hold_readers(self, ready: trio.Event, ended: trio.Event) -> None:
         """Have a nursery for the tasks that read WebSockets: they are needed until the last client has been told."""

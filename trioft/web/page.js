@@ -161,7 +161,7 @@ function drawTroubles(files) {
   const failedBefore = failed - unresolved.length;
   const hidden = Math.max(0, troubles.length - MOST.troubles);
   const more = say.join("; ", hidden && `and ${say.plain(hidden)} more: see Files below`,
-    failedBefore && `${say.count(failedBefore, "file")} failed earlier: see trioft history`);
+    failedBefore && `${say.count(failedBefore, "file")} failed earlier: see the log`);
   set($("more-troubles"), more).hidden = !more;
   $("no-attention").hidden = troubles.length > 0 || more !== "";
   $("attention").dataset.kind = unresolved.length ? "bad" : troubles.length ? "warn" : "good";

@@ -109,7 +109,7 @@ export function verdict(feed, failed) {
   if (open.length) return { sure: false, text: `No: ${open.join(", ")}.` };
   if (destination.state !== "ok") return { sure: false, text: "Not now: the destination cannot be seen." };
   const { delivered, already } = totals;
-  if (!delivered && !already) return { sure: false, text: "This run has delivered nothing: see trioft history." };
+  if (!delivered && !already) return { sure: false, text: "This run has delivered nothing." };
   const how = agent.verify === "size" ? "compared by size only" : PROOFS[agent.verify];
   const all = `${count(delivered, "file")} delivered, ${how}`;
   if (agent.verify !== "readback") return { sure: false, text: `Not proven: ${all}.` };
