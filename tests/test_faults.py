@@ -258,32 +258,32 @@ SWEEPS = [
     # Each call of a transfer of small files, each of which is synced by itself.
     ("error", errno.EIO, FEW, DELETE, 1),
     # The same with a large file, a barrier for the small ones, and an older file that is replaced.
-    ("error", errno.EIO, MANY, DELETE, 7),
+    ("error", errno.EIO, MANY, DELETE, 11),
     # What fails because of the space, or of permissions, is not tried again at once.
     ("error", errno.ENOSPC, MANY, DELETE, 31),
     ("error", errno.EACCES, MANY, KEEP, 29),
     ("error", errno.ESTALE, MANY, ARCHIVE, 31),
     # It happened, and its answer was lost.
-    ("late", errno.EIO, FEW, {"if_exists": "rename"}, 5),
+    ("late", errno.EIO, FEW, {"if_exists": "rename"}, 7),
     ("late", errno.EIO, MANY, DELETE, 19),
     # What was written is lost, and only one call says so, once. Without a read-back nothing else would find it.
     ("lost", errno.EIO, MANY, {"verify": "transfer"}, 1),
     ("lost", errno.ENOSPC, FEW, {"verify": "size"}, 1),
     # The process dies.
     ("kill", 0, FEW, {"if_exists": "rename"}, 5),
-    ("kill", 0, MANY, DELETE, 13),
+    ("kill", 0, MANY, DELETE, 19),
     # The same for a file that is being written, and is renamed.
     ("error", errno.EIO, GROWING, DELETE, 61),
     ("error", errno.EIO, RENAMED, DELETE, 61),
     ("error", errno.ENOSPC, GROWING, KEEP, 97),
     ("late", errno.EIO, RENAMED, DELETE, 83),
-    ("lost", errno.EIO, GROWING, {"verify": "transfer"}, 3),
-    ("lost", errno.EIO, RENAMED, {"verify": "readback"}, 3),
+    ("lost", errno.EIO, GROWING, {"verify": "transfer"}, 5),
+    ("lost", errno.EIO, RENAMED, {"verify": "readback"}, 5),
     ("kill", 0, GROWING, DELETE, 89),
     ("kill", 0, RENAMED, KEEP, 89),
     ("short", 0, RENAMED, {"verify": "transfer"}, 29),
     # Less is read or written than was asked for. Again, a read-back would make up for what is forgotten.
-    ("short", 0, MANY, {"verify": "size"}, 3),
+    ("short", 0, MANY, {"verify": "size"}, 5),
 ]
 EVERYTHING = "TRIOFT_TEST_EVERY_FAULT" in os.environ  # every call in every sweep: takes a quarter of an hour
 
