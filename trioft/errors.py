@@ -206,6 +206,7 @@ _HINTS = {
     errno_.EEXIST: "choose another --if-exists policy, or move the file at the destination aside",
     errno_.ELOOP: "there is a symbolic link in the way; trioft does not follow links",
     errno_.EXDEV: "the archive folder must be on the source's filesystem",
+    errno_.ECANCELED: "retry it on the page, or start trioft again",
     errno_.ENOSPC: "free some space at the {side}; trioft goes on by itself",
     errno_.EDQUOT: "the quota at the {side} is used up; trioft goes on by itself when there is room",
 }
