@@ -114,12 +114,26 @@ def test_cards_of_agents_that_were_killed_count_for_nothing(tmp_path: Path) -> N
 
 
 def test_an_agent_leaves_no_card_behind(site: Site) -> None:
-    """It is there while the feed is."""
+    """It is there while the feed is; one of an agent that was killed is removed by the next."""
+    site.state.mkdir(exist_ok=True)
+    (site.state / f"feed-{2**22 + 1}.json").write_text("{}")
     agent = site.watch("--feed", "127.0.0.1:0")
     url = url_of(agent)
     wait_until(lambda: find_agents(str(site.state)) == [url])
     agent.end()
     assert list(site.state.glob("feed-*")) == []
+
+
+def test_one_agent_that_cannot_be_reached_hides_no_other(site: Site) -> None:
+    """It may have been killed a moment ago, or hang."""
+    agent = site.watch("--feed", "127.0.0.1:0")
+    url_of(agent)
+    (site.state / "feed-1.json").write_text(json.dumps({"pid": 1, "url": "http://127.0.0.1:9/"}))
+    done = site.run("status", "--state-dir", site.state)
+    assert (done.code, "watch on " in done.out) == (0, True)
+    agent.end()
+    done = site.run("status", "--state-dir", site.state)
+    assert (done.code, "cannot reach 127.0.0.1:9" in done.err) == (3, True)
 
 
 # --- What is shown

@@ -9,6 +9,7 @@ import functools
 import importlib.resources
 import json
 import os
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from urllib.parse import parse_qs
@@ -108,7 +109,11 @@ async def serving(
 
 
 def _write_card(path: str, url: str) -> None:
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    folder = os.path.dirname(path)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    for name in os.listdir(folder):  # those of agents that were killed
+        if (match := re.fullmatch(r"feed-(\d+)\.json", name)) and not os.path.exists(f"/proc/{match[1]}"):
+            os.unlink(os.path.join(folder, name))
     with open(path, "w", encoding="utf-8") as file:
         json.dump({"url": url, "pid": os.getpid()}, file)
 

@@ -234,13 +234,20 @@ def run_status(url: str | None, state_dir: str, *, as_json: bool) -> int:
             _run(show_live, places[0], token)
         return 0
     console = Console(soft_wrap=True)
+    unreachable: list[UnusableError] = []
     for place in places:
-        state = _run(read_once, place, token)
+        try:
+            state = _run(read_once, place, token)
+        except UnusableError as error:
+            unreachable.append(error)
+            continue
         if as_json:
             files = sorted(state.files.values(), key=lambda file: file["id"])
             print(json.dumps({**state.sections, "files": files}), flush=True)  # noqa: T201 - this is its purpose
         else:
             console.print(render(state), highlight=False)
+    if len(unreachable) == len(places):
+        raise unreachable[0]
     return 0
 
 

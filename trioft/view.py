@@ -74,7 +74,7 @@ class Run:
         board = self._board
         is_well = (board.source if side == Side.SOURCE else board.destination) is None and self.storage is not None
         return {
-            **path_fields("path", os.fsencode(path or "")),
+            **path_fields("path", os.fsencode(os.path.abspath(path or ""))),
             "state": "ok" if is_well else "away",
             "filesystem": f"{identity.source} ({identity.kind})" if identity is not None else None,
         }
