@@ -973,6 +973,45 @@ async def test_file_that_could_not_be_looked_at_is_looked_at_again(autojump_cloc
     assert [text.partition(" since ")[0] for text in world.told] == ["source not usable", "the source is usable again"]
 
 
+@pytest.mark.parametrize("times", [1, 3, 100])
+async def test_file_with_another_name_that_cannot_be_looked_at_is_not_forgotten(
+    autojump_clock: MockClock, times: int
+) -> None:
+    """A sync has no other scan that would find it: it looks again, and says so if that helps nothing."""
+    world = World(once=True, source=source())
+    world.put(b"elsewhere", mtime=1e9)
+    see = world.look
+    failures = times
+
+    def look(path: bytes) -> Look:
+        nonlocal failures
+        if path == b"elsewhere" and failures:
+            failures -= 1
+            return Look(path, "unreadable")
+        return see(path)
+
+    world.look = look  # type: ignore[method-assign]
+    found, world.files = world.files, {}
+    world.changes.add([b"elsewhere"])
+    world.scanner.call = _after_first_scan(world, found)
+    await world.run()
+    delivered = [paths for _, paths, _ in world.jobs]
+    assert delivered == ([[b"elsewhere"]] if times < 100 else [])
+    assert world.board.totals.failed == (times == 100)
+
+
+def _after_first_scan(world: World, files: dict[bytes, Found]) -> Any:
+    """Have the files appear behind the scan."""
+
+    async def call(operation: str, *arguments: Any, **options: object) -> Any:
+        answer = await world.call(operation, *arguments, **options)
+        if operation == "scan":
+            world.files.update(files)
+        return answer
+
+    return call
+
+
 # --- The destination, as a sync looks at it
 
 

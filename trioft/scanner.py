@@ -14,6 +14,7 @@ copied while it is being written, in a lane of its own.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import math
 import time
@@ -25,7 +26,7 @@ import trio
 from trioft import writers
 from trioft.backlog import Backlog, Pending
 from trioft.board import Board
-from trioft.config import Config
+from trioft.config import Config, Retry
 from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify
 from trioft.events import Changes
 from trioft.ledger import Known, Ledger, Port
@@ -63,6 +64,7 @@ class Scanner:
     _jobs: trio.MemorySendChannel[Job] = attrs.field(init=False)
     _growing: trio.MemorySendChannel[Job] = attrs.field(init=False)
     _followed: Wanted = attrs.field(init=False)  # which files are copied while they grow
+    _unseen: dict[bytes, int] = attrs.field(factory=dict, init=False)  # what a sync could not look at, and how often
     _refused: int = attrs.field(default=0, init=False)  # looks at the destination that failed while its probes succeed
 
     def __attrs_post_init__(self) -> None:
@@ -199,7 +201,7 @@ class Scanner:
             folders = [folder for folder in folders if folder in failed]
             if not folders:
                 return
-            await trio.sleep(min(retry.longest, retry.first * 2.0 ** (attempt - 1)))
+            await trio.sleep(_pause(attempt, retry))
 
     def _tell_once(self, path: bytes, text: str) -> bool:
         if path in self._told:
@@ -295,7 +297,10 @@ class Scanner:
             pending = self.backlog.get(look.path)
             if pending is None:
                 if look.found is not None:
+                    self._unseen.pop(look.path, None)
                     self._consider(look.found, known.get(look.path), look.writer)
+                elif look.kind == "unreadable" and self.once:
+                    await self._see_later(look.path)
             elif pending.in_work or pending.is_paused:
                 continue  # its copier will notice by itself
             elif look.kind == "unreadable":
@@ -307,6 +312,16 @@ class Scanner:
             elif pending.entry.state != FileState.READY:
                 self._decide(pending, look.writer)
         return [look.path for look in looks if look.kind == "folder"]
+
+    async def _see_later(self, path: bytes) -> None:
+        """A sync was told of a file that cannot be looked at, and there is no other scan that would find it."""
+        retry = self.config.retry
+        self._unseen[path] = self._unseen.get(path, 0) + 1
+        if self._unseen[path] <= retry.retries:
+            await trio.sleep(_pause(self._unseen[path], retry))
+            self.changes.add([path])
+        else:
+            self.board.fail_folder(Trouble(Side.SOURCE, "stat", path, None, errno.EIO, "it cannot be looked at"))
 
     def _decide(self, pending: Pending, writer: str) -> None:
         """A file is unchanged since the last look: is it ready?"""
@@ -354,3 +369,8 @@ class Scanner:
     def _leave(self, pending: Pending) -> None:
         self.board.totals.busy += 1
         self.backlog.leave(pending, "still being written: left for the next run")
+
+
+def _pause(attempt: int, retry: Retry) -> float:
+    """Seconds after a failed *attempt*."""
+    return min(retry.longest, retry.first * 2.0 ** (attempt - 1))
