@@ -987,7 +987,8 @@ async def test_file_with_another_name_that_cannot_be_looked_at_is_not_forgotten(
         nonlocal failures
         if path == b"elsewhere" and failures:
             failures -= 1
-            return Look(path, "unreadable")
+            trouble = Trouble(Side.SOURCE, "stat", path, None, errno.EIO, "Input/output error")
+            return Look(path, "unreadable", trouble=trouble)
         return see(path)
 
     world.look = look  # type: ignore[method-assign]

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import attrs
 import trio
 
-from trioft.errors import Trouble
+from trioft.errors import Side, Trouble
 from trioft.model import FINAL, TRANSITIONS, FileState, Fingerprint
 
 
@@ -225,8 +225,16 @@ class Board:
     @property
     def waits_for(self) -> str | None:
         """Say which end all files wait for, and why; None where they need not wait."""
-        ends = {"source": self.source, "destination": self.destination}
-        return "; ".join(f"{name} {text}" for name, text in ends.items() if text) or None
+        return "; ".join(self.outages) or None
+
+    @property
+    def outages(self) -> list[str]:
+        """Say of each end that cannot be used what is wrong with it."""
+        return [f"{side} {text}" for side in Side if (text := self.wrong_with(side)) is not None]
+
+    def wrong_with(self, side: Side) -> str | None:
+        """Say what is wrong with one end, or None."""
+        return self.source if side == Side.SOURCE else self.destination
 
     def notice_once(self, what: str, text: str) -> None:
         """Say something only the first time."""

@@ -11,6 +11,7 @@ What ``load_config`` returns has been checked. A class that is built by hand, as
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
@@ -185,6 +186,14 @@ class Retry:
     )
     longest: float = option("60s", TIME, "The longest pause before another attempt; pauses double up to it.")
     first: float = option("1s", TIME, "The first pause, as most errors pass soon; <= longest.", at_most="longest")
+
+    def pause(self, attempt: int) -> float:
+        """Return the seconds after so many failed attempts: twice as long each time, up to ``longest``."""
+        return min(self.longest, self.first * 2.0 ** min(attempt - 1, 32)) if attempt else 0.0
+
+    def longer(self, pause: float) -> float:
+        """Return the seconds after a *pause* that did not help: twice as long, and never quite the same for all."""
+        return min(self.longest, max(self.first, pause * 2)) * random.uniform(0.8, 1.0)
 
 
 @attrs.frozen(kw_only=True)

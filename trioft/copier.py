@@ -47,13 +47,14 @@ async def _take(job: Job, backlog: Backlog, tools: Tools) -> None:
     checkpoint = await _begun(job, tools)
     started = [(item, p) for item in job.items if (p := _start(item, job.growing, backlog)) is not None]
     started = [(item, p) for item, p in started if not _has_to_wait(item, p, backlog, tools)]
+    failed: list[Entry] = []
     for item, p in started:
         if p.entry.left:
             tools.board.move(p.entry, FileState.WAITING)
-            p.entry.trouble = left(item.path, p.entry.bytes_copied)
-            backlog.finished(p, FileState.FAILED, str(p.entry.trouble))
-            tools.board.totals.failed += 1
-            await tools.ledger.call(Ledger.record, [_outcome(p, item, "failed", str(p.entry.trouble))])
+            trouble = left(item.path, p.entry.bytes_copied)
+            _report(p, item, Result(Verdict.TROUBLE, trouble=trouble), backlog, tools, failed)
+    if failed:
+        await tools.ledger.call(Ledger.record, failed)
     started = [(item, p) for item, p in started if not p.entry.left]
     job, pending = job._replace(items=tuple(item for item, _ in started)), [p for _, p in started]
     if pending:
@@ -258,25 +259,17 @@ def _cope(pending: Pending, trouble: Trouble, backlog: Backlog, tools: Tools) ->
     """Put a file with a trouble back, as far as there is hope. Returns True if there is none."""
     entry = pending.entry
     match classify(trouble):
-        case Remedy.DESTINATION:
+        case Remedy.DESTINATION | Remedy.SOURCE as end:
             tools.storage.suspect(trouble)
-            # If every probe has succeeded since the last time, it is not the destination, it is this file there; unless
-            # it is another one of its bundle.
+            # If every probe has succeeded since the last time, it is not the end, it is this file there; unless it is
+            # another one of its bundle.
             if not _is_of_another(trouble, pending):
                 if pending.outages == tools.storage.outages:
                     entry.attempt += 1
-                    if tools.once and entry.attempt > tools.config.retry.retries:
+                    if (tools.once or end == Remedy.SOURCE) and entry.attempt > tools.config.retry.retries:
                         return True
                 pending.outages = tools.storage.outages
-            backlog.again(pending, FileState.WAITING, f"destination: {trouble}", _pause(entry.attempt, tools))
-        case Remedy.SOURCE:
-            tools.storage.suspect(trouble)
-            if pending.outages == tools.storage.outages:
-                entry.attempt += 1
-                if entry.attempt > tools.config.retry.retries:
-                    return True
-            pending.outages = tools.storage.outages
-            backlog.again(pending, FileState.WAITING, f"source: {trouble}", _pause(entry.attempt, tools))
+            backlog.again(pending, FileState.WAITING, f"{end}: {trouble}", _pause(entry.attempt, tools))
         case Remedy.SPACE:
             tools.storage.ran_out()
             backlog.again(pending, FileState.WAITING, f"space: {trouble}", tools.config.destination.check_interval)
@@ -309,7 +302,4 @@ def _is_of_another(trouble: Trouble, pending: Pending) -> bool:
 
 def _pause(attempt: int, tools: Tools) -> float:
     """Seconds before the next attempt: twice as long each time, and never quite the same for all."""
-    if attempt == 0:
-        return 0.0
-    retry = tools.config.retry
-    return min(retry.longest, retry.first * 2.0 ** min(attempt - 1, 32)) * random.uniform(0.8, 1.0)
+    return tools.config.retry.pause(attempt) * random.uniform(0.8, 1.0)

@@ -29,6 +29,7 @@ from trioft.fileio import (
     read_exactly,
     read_into,
     remove_partial,
+    status_of,
     sync_folder,
     write_all,
 )
@@ -109,7 +110,7 @@ def _write_small(
         dst_fd, changed = create_partial(src, dst, partial)
         folders.update(changed)
         try:
-            if _device_of(dst_fd, partial) != _device_of(dst, b""):
+            if status_of(dst_fd, Side.DESTINATION, partial).st_dev != status_of(dst, Side.DESTINATION, b"").st_dev:
                 strays.add(partial)
             write_all(dst_fd, partial, 0, buffer[:size])
             copy_attributes(src_fd, dst_fd, item, manner)
@@ -123,13 +124,6 @@ def _write_small(
         return opening._replace(digest=digest)
     finally:
         close_quietly(src_fd)
-
-
-def _device_of(fd: int, path: bytes) -> int:
-    try:
-        return os.fstat(fd).st_dev
-    except OSError as error:
-        raise FileTrouble(trouble_of(error, Side.DESTINATION, "stat", path)) from error
 
 
 def _settle_bundle(
@@ -231,7 +225,7 @@ def prepare(
                         close_quietly(fd)
                         fd, _ = create_partial(src, dst, partial)
                         sync_folder(dst, os.path.dirname(partial))
-                    elif _size_of(fd, partial) != prepared.offset:
+                    elif status_of(fd, Side.DESTINATION, partial).st_size != prepared.offset:
                         _truncate(fd, partial, prepared.offset)
                 copy_attributes(src_fd, fd, item, manner)
             except BaseException:
@@ -241,13 +235,6 @@ def prepare(
             return prepared._replace(closed=opening.closed)
         finally:
             close_quietly(src_fd)
-
-
-def _size_of(fd: int, partial: bytes) -> int:
-    try:
-        return os.fstat(fd).st_size
-    except OSError as error:
-        raise FileTrouble(trouble_of(error, Side.DESTINATION, "stat", partial)) from error
 
 
 def _truncate(fd: int, partial: bytes, offset: int) -> None:

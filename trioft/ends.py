@@ -5,7 +5,6 @@ The two ends, before the first file: finds out what they are, refuses what canno
 from __future__ import annotations
 
 import os
-import random
 import re
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -140,7 +139,7 @@ async def with_patience(find: Callable[[], Awaitable[T]], config: Config, board:
                 raise
             tell = board.set_source if error.side == Side.SOURCE else board.set_destination
             tell(f"not usable: {error}" + (f" ({error.hint})" if error.hint else ""))
-        pause = min(config.retry.longest, max(config.retry.first, pause * 2)) * random.uniform(0.8, 1.0)
+        pause = config.retry.longer(pause)
         await trio.sleep(pause)
 
 

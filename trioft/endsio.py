@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from trioft import linux
 from trioft.errors import IDENTIFY, FileTrouble, Remedy, Side, Trouble, classify, show_path, trouble_of
-from trioft.fileio import close_quietly
+from trioft.fileio import close_quietly, status_of
 from trioft.model import Identity, Root
 
 # What destinations keep of a modification time: ext4 and NFS all of it, SMB 100 ns, SFTP 1 s, FAT 2 s.
@@ -57,11 +57,16 @@ def _mounts() -> Iterator[_Mount]:
             yield _Mount(int(number), device, root, point, os.fsdecode(kind), os.fsdecode(source))
 
 
+def _inside(point: bytes) -> bytes:
+    """Return what the paths of all that lies in the folder *point* begin with."""
+    return point.rstrip(b"/") + b"/"
+
+
 def _mount_at(path: bytes) -> tuple[_Mount | None, bytes]:
     """Return what is mounted at or above *path*, which need not exist, and where on that the path lies."""
     best, answer = -1, None
     for mount in _mounts():
-        prefix = mount.point.rstrip(b"/") + b"/"
+        prefix = _inside(mount.point)
         if (path + b"/").startswith(prefix) and len(prefix) >= best:
             best, answer = len(prefix), mount
     return (None, b"") if answer is None else (answer, os.path.join(answer.root, path[best:]))
@@ -70,8 +75,8 @@ def _mount_at(path: bytes) -> tuple[_Mount | None, bytes]:
 def mounts_at(paths: Iterable[bytes]) -> list[int]:
     """Return the numbers of what is mounted at or above *paths*: they change with each mount. Touches no mount."""
     ends = tuple(path + b"/" for path in paths)
-    prefixes = {mount.id: mount.point.rstrip(b"/") + b"/" for mount in _mounts()} if ends else {}
-    return [number for number, prefix in prefixes.items() if any(end.startswith(prefix) for end in ends)]
+    mounts = _mounts() if ends else ()
+    return [mount.id for mount in mounts if any(end.startswith(_inside(mount.point)) for end in ends)]
 
 
 def _identify(fd: int, path: bytes) -> Identity:
@@ -84,7 +89,7 @@ def _identify(fd: int, path: bytes) -> Identity:
     if mount is None:  # another system, or a root of its own without a table
         return Identity("", "", "", path, b"")
     uuid = linux.filesystem_uuid(fd) if mount.kind in _UUID_ON_DISK else ""
-    place = os.path.join(mount.root, where[len(mount.point.rstrip(b"/") + b"/") :])
+    place = os.path.join(mount.root, where[len(_inside(mount.point)) :])
     return Identity(mount.kind, mount.source, uuid, place, mount.point)
 
 
@@ -94,8 +99,8 @@ def why_not_same(was: Identity, now: Identity) -> str | None:
     same = was.uuid == now.uuid if is_known else was.source == now.source
     if same and (was.kind, was.place) == (now.kind, now.place):
         return None
-    if _is_bare(was, now):
-        return f"nothing is mounted at {show_path(was.point)}, where {_show(was)} was"
+    if (bare := why_not_mounted(was, now)) is not None:
+        return bare
     if same and was.kind == now.kind:
         # A part of the same disk, or what is mounted has the same name, as all memory disks have.
         return (
@@ -106,14 +111,10 @@ def why_not_same(was: Identity, now: Identity) -> str | None:
 
 def why_not_mounted(was: Identity, now: Identity) -> str | None:
     """Say that what was mounted is so no more, or None. Another medium in the same place will do: cards are changed."""
-    if _is_bare(was, now):
+    # Does it lie on what is mounted above the former mount point?
+    if was.point != now.point and (was.point + b"/").startswith(_inside(now.point)):
         return f"nothing is mounted at {show_path(was.point)}, where {_show(was)} was"
     return None
-
-
-def _is_bare(was: Identity, now: Identity) -> bool:
-    """Does *now* lie on what is mounted above the former mount point?"""
-    return was.point != now.point and (was.point + b"/").startswith(now.point.rstrip(b"/") + b"/")
 
 
 def _show(identity: Identity) -> str:
@@ -279,10 +280,7 @@ def _opened(path: bytes, side: Side) -> Iterator[tuple[int, Root, Identity]]:
     except OSError as error:
         raise FileTrouble(trouble_of(error, side, "open", b"")) from error
     try:
-        try:
-            status = os.fstat(fd)
-        except OSError as error:
-            raise FileTrouble(trouble_of(error, side, "stat", b"")) from error
+        status = status_of(fd, side, b"")
         identity = _identify(fd, path)
         is_remote = not identity.kind or identity.kind.startswith(_REMOTE)
         yield fd, Root(path, status.st_dev, 0 if is_remote else status.st_ino, identity.uuid), identity

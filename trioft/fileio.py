@@ -80,10 +80,7 @@ def opened(root: Root, side: Side) -> Iterator[int]:
             raise Away(Trouble(side, "open", b"", None, errno.ENODEV, text)) from None
         raise FileTrouble(trouble_of(error, side, "open", b"")) from error
     try:
-        try:
-            status = os.fstat(fd)
-        except OSError as error:
-            raise FileTrouble(trouble_of(error, side, "stat", b"")) from error
+        status = status_of(fd, side, b"")
         same = status.st_dev == root.dev and root.ino in (0, status.st_ino)
         if not same or (root.uuid and linux.filesystem_uuid(fd) != root.uuid):
             text = f"another filesystem is mounted at the {side} folder, or none"
@@ -91,6 +88,14 @@ def opened(root: Root, side: Side) -> Iterator[int]:
         yield fd
     finally:
         close_quietly(fd)
+
+
+def status_of(fd: int, side: Side, path: bytes) -> os.stat_result:
+    """Return the status of what is open as *fd*, and called *path*. Raises ``FileTrouble``."""
+    try:
+        return os.fstat(fd)
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, side, "stat", path)) from error
 
 
 def close_quietly(fd: int) -> None:
@@ -203,10 +208,7 @@ def check_unchanged(fd: int, item: Item, offset: int) -> None:
 
 def current_fingerprint(fd: int, path: bytes) -> Fingerprint:
     """Return which version the source file *path*, open as *fd*, is now."""
-    try:
-        return fingerprint_of(os.fstat(fd))
-    except OSError as error:
-        raise FileTrouble(trouble_of(error, Side.SOURCE, "stat", path)) from error
+    return fingerprint_of(status_of(fd, Side.SOURCE, path))
 
 
 def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progress: Progress) -> Result | None:

@@ -51,8 +51,7 @@ class Health:
     def reasons(self) -> list[str]:
         """Say why the agent cannot work; nothing where it can."""
         board = self.board
-        ends = {"source": board.source, "destination": board.destination}
-        reasons = [f"{name} {text}" for name, text in ends.items() if text]
+        reasons = board.outages
         states = Counter(entry.state for entry in board.live.values())
         waiting = sum(states[state] for state in _WAITING)
         idle = trio.current_time() - self._finished_at
@@ -119,8 +118,7 @@ class Health:
             "growing_lag_seconds", "How far the copy that is farthest behind its recorder is.", max(lags, default=0.0)
         )
         for side in Side:
-            is_up = (board.source if side == Side.SOURCE else board.destination) is None
-            gauge(f"{side}_up", f"1 while the {side} can be used.", float(is_up))
+            gauge(f"{side}_up", f"1 while the {side} can be used.", float(board.wrong_with(side) is None))
         if storage is not None:
             gauge("destination_free_bytes", "What the destination says is free.", storage.free)
             gauge("destination_total_bytes", "How large it is.", storage.total)

@@ -14,7 +14,6 @@ copied while it is being written, in a lane of its own.
 
 from __future__ import annotations
 
-import errno
 import itertools
 import math
 import time
@@ -26,7 +25,7 @@ import trio
 from trioft import writers
 from trioft.backlog import Backlog, Pending
 from trioft.board import Board
-from trioft.config import Config, Retry
+from trioft.config import Config
 from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify
 from trioft.events import Changes
 from trioft.ledger import Known, Ledger, Port
@@ -201,7 +200,7 @@ class Scanner:
             folders = [folder for folder in folders if folder in failed]
             if not folders:
                 return
-            await trio.sleep(_pause(attempt, retry))
+            await trio.sleep(retry.pause(attempt))
 
     def _tell_once(self, path: bytes, text: str) -> bool:
         if path in self._told:
@@ -299,8 +298,8 @@ class Scanner:
                 if look.found is not None:
                     self._unseen.pop(look.path, None)
                     self._consider(look.found, known.get(look.path), look.writer)
-                elif look.kind == "unreadable" and self.once:
-                    await self._see_later(look.path)
+                elif look.trouble is not None and self.once:
+                    await self._see_later(look.path, look.trouble)
             elif pending.in_work or pending.is_paused:
                 continue  # its copier will notice by itself
             elif look.kind == "unreadable":
@@ -313,15 +312,15 @@ class Scanner:
                 self._decide(pending, look.writer)
         return [look.path for look in looks if look.kind == "folder"]
 
-    async def _see_later(self, path: bytes) -> None:
+    async def _see_later(self, path: bytes, trouble: Trouble) -> None:
         """A sync was told of a file that cannot be looked at, and there is no other scan that would find it."""
         retry = self.config.retry
         self._unseen[path] = self._unseen.get(path, 0) + 1
         if self._unseen[path] <= retry.retries:
-            await trio.sleep(_pause(self._unseen[path], retry))
+            await trio.sleep(retry.pause(self._unseen[path]))
             self.changes.add([path])
         else:
-            self.board.fail_folder(Trouble(Side.SOURCE, "stat", path, None, errno.EIO, "it cannot be looked at"))
+            self.board.fail_folder(trouble)
 
     def _decide(self, pending: Pending, writer: str) -> None:
         """A file is unchanged since the last look: is it ready?"""
@@ -369,8 +368,3 @@ class Scanner:
     def _leave(self, pending: Pending) -> None:
         self.board.totals.busy += 1
         self.backlog.leave(pending, "still being written: left for the next run")
-
-
-def _pause(attempt: int, retry: Retry) -> float:
-    """Seconds after a failed *attempt*."""
-    return min(retry.longest, retry.first * 2.0 ** (attempt - 1))

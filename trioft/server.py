@@ -128,6 +128,14 @@ class Server:
         self._feed = Feed(board, self._run.sections)
         self._guard = Guard(frozenset(config.feed.hosts), token, config.feed.tls_cert is not None)
         self._front = Front(self._respond, lambda text: board.notice("feed", text))
+        self._routes: dict[str, Callable[[Request], Answer | Upgrade]] = {
+            **dict.fromkeys(_FILES, _file),
+            "/feed": self._open_feed,
+            "/status": self._status,
+            "/metrics": self._metrics,
+            "/healthz": self._healthz,
+            "/login": self._login,
+        }
         self._control: Control | None = None
         self._clients = 0
         self._parked = trio.lowlevel.ParkingLot()
@@ -175,15 +183,7 @@ class Server:
         if refused is not None:
             return _text(*refused)
         methods = ("POST",) if request.path == "/login" else ("GET", "HEAD")
-        routes: dict[str, Callable[[Request], Answer | Upgrade]] = {
-            **dict.fromkeys(_FILES, _file),
-            "/feed": self._open_feed,
-            "/status": self._status,
-            "/metrics": self._metrics,
-            "/healthz": self._healthz,
-            "/login": self._login,
-        }
-        route = routes.get(request.path)
+        route = self._routes.get(request.path)
         if route is None:
             return _text(404, "there is nothing here")
         if request.method not in methods:

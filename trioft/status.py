@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 import trio
 import trio_websocket
 
-from trioft.errors import ConfigError, UnusableError
+from trioft.errors import ConfigError, UnusableError, first_of
+from trioft.kinds import Address
 from trioft.notation import size_text, span_text
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Place(NamedTuple):
 
     @property
     def authority(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return str(Address(self.host, self.port))
 
 
 def parse_url(url: str) -> Place:
@@ -83,9 +84,7 @@ class State:
         self.files |= {file["id"]: file for file in message["files"]}
         for number in message["gone"]:
             self.files.pop(number, None)
-        self.sections |= {
-            name: message[name] for name in ("agent", "source", "destination", "totals") if name in message
-        }
+        self.sections |= {name: message[name] for name in _SECTIONS if name in message}
         self.complete = message["rev"] == message["head"]
 
 
@@ -115,19 +114,11 @@ async def _feed_of(place: Place, token: str | None) -> AsyncIterator[trio_websoc
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         # What the task that reads was answered is the reason for all the rest.
-        refused = _first(group, trio_websocket.ConnectionRejected)
+        refused = first_of(group, trio_websocket.ConnectionRejected)
         if not isinstance(refused, trio_websocket.ConnectionRejected):
             raise
         hint = "set TRIOFT_FEED_TOKEN to its token" if refused.status_code == 401 else None
         raise UnusableError(f"{place.authority} refuses: {refused.status_code}", hint=hint) from None
-
-
-def _first(group: BaseExceptionGroup[BaseException], kind: type[BaseException]) -> BaseException | None:
-    """Return the first error of a *kind* in *group*."""
-    error: BaseException | None = group.subgroup(kind)
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 async def read_once(place: Place, token: str | None) -> State:
@@ -257,6 +248,6 @@ def _run(function: Any, *args: Any) -> Any:
         return trio.run(function, *args)
     except BaseExceptionGroup as group:
         for kind in (UnusableError, KeyboardInterrupt):
-            if (error := _first(group, kind)) is not None:
+            if (error := first_of(group, kind)) is not None:
                 raise error from None
         raise

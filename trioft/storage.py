@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -84,8 +83,7 @@ class Gate:
             try:
                 await self._try_to_open(probe)
             except FileTrouble:
-                longest, first = config.retry.longest, config.retry.first
-                pause = min(longest, max(first, pause * 2)) * random.uniform(0.8, 1.0)
+                pause = config.retry.longer(pause)
             else:
                 pause = 0.0
             self._answered.set()

@@ -186,6 +186,7 @@ class Look(NamedTuple):
     kind: str  # file, folder, gone, unreadable, other (or not wanted)
     found: Found | None = None
     writer: str = writers.UNKNOWN
+    trouble: Trouble | None = None  # why it is unreadable
 
 
 def look(source: Root, paths: list[bytes], include: Sequence[str], exclude: Sequence[str]) -> list[Look]:
@@ -200,7 +201,11 @@ def look(source: Root, paths: list[bytes], include: Sequence[str], exclude: Sequ
             except FileNotFoundError:
                 looks.append(Look(path, "gone"))
             except OSError as error:
-                looks.append(Look(path, "gone" if error.errno in (errno.ENOTDIR, errno.ELOOP) else "unreadable"))
+                if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                    looks.append(Look(path, "gone"))
+                else:
+                    trouble = trouble_of(error, Side.SOURCE, "stat", path)
+                    looks.append(Look(path, "unreadable", trouble=trouble))
     unknown = {look.found.fingerprint[:2] for look in looks if look.found and look.writer == writers.UNKNOWN}
     busy = writers.find_writers(unknown)
     return [

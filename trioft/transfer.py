@@ -20,7 +20,7 @@ import trio
 
 from trioft.board import Board, Entry
 from trioft.config import Config
-from trioft.errors import FileTrouble, Side, Trouble
+from trioft.errors import FileTrouble, Side, Trouble, first_of
 from trioft.events import Changes
 from trioft.fileio import file_digest, mismatch
 from trioft.ledger import Ledger, Port
@@ -92,12 +92,9 @@ async def open_nursery_for_one_trouble() -> AsyncIterator[trio.Nursery]:
         async with trio.open_nursery() as nursery:
             yield nursery
     except BaseExceptionGroup as group:
-        troubles, rest = group.split(FileTrouble)
-        if troubles is None or rest is not None:
+        first, (_, rest) = first_of(group, FileTrouble), group.split(FileTrouble)
+        if first is None or rest is not None:
             raise
-        first: BaseException = troubles
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
         raise first from None
 
 

@@ -40,10 +40,9 @@ class Run:
     def sections(self) -> dict[str, dict[str, object]]:
         """Return the sections by name."""
         board, storage, config = self._board, self.storage, self._config
-        source: dict[str, object] = {**self._end(Side.SOURCE, config.source.path), "reason": board.source}
-        destination: dict[str, object] = {
+        source = self._end(Side.SOURCE, config.source.path)
+        destination = {
             **self._end(Side.DESTINATION, config.destination.path),
-            "reason": board.destination,
             "free": storage.free if storage else None,
             "total": storage.total if storage else None,
             "reserved": storage.reserved_bytes if storage else None,
@@ -71,11 +70,11 @@ class Run:
 
     def _end(self, side: Side, path: str | None) -> dict[str, object]:
         identity = self.storage.identity[side] if self.storage is not None else None
-        board = self._board
-        is_well = (board.source if side == Side.SOURCE else board.destination) is None and self.storage is not None
+        wrong = self._board.wrong_with(side)
         return {
             **path_fields("path", os.fsencode(os.path.abspath(path or ""))),
-            "state": "ok" if is_well else "away",
+            "state": "ok" if wrong is None and self.storage is not None else "away",
+            "reason": wrong,
             "filesystem": f"{identity.source} ({identity.kind})" if identity is not None else None,
         }
 
