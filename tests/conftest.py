@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from files import Ground, open_files
 from pages import browser, look, stage  # noqa: F401 (fixtures)
 from support import Site
 
@@ -32,3 +33,12 @@ def site(tmp_path: Path) -> Iterator[Site]:
     place = Site(tmp_path)
     yield place
     place.stop_all()
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Iterator[Ground]:
+    """Two roots for file operations, which leave nothing open."""
+    with Ground(tmp_path) as place:
+        yield place
+        left = [name for name in open_files() if str(tmp_path) in name]
+        assert left == [], "an operation left something open"

@@ -224,3 +224,17 @@ def held(path: Path | bytes, how: str) -> Iterator[subprocess.Popen[bytes]]:
         finally:
             with contextlib.suppress(BrokenPipeError):
                 process.communicate(b"\n")
+
+
+def failing(
+    monkeypatch: pytest.MonkeyPatch, call: str, number: int, when: Callable[..., bool] = lambda *_: True
+) -> None:
+    """Let a call of ``os`` fail with *number*, where *when* says so of its arguments."""
+    real = getattr(os, call)
+
+    def maybe(*args: Any, **kwargs: Any) -> Any:
+        if when(*args):
+            raise OSError(number, os.strerror(number))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(os, call, maybe)

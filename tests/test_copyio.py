@@ -6,8 +6,7 @@ import errno
 import functools
 import os
 import stat
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,12 +14,12 @@ import pytest
 from files import (
     MANNER,
     Ground,
+    failing,
     held,
     name_of,
     need_leases,
     need_syncfs,
     need_xattrs,
-    open_files,
     ordinary_user,
     publication,
     read,
@@ -33,14 +32,6 @@ from trioft.model import BLOCK_SIZE, BUNDLE_FILE_SIZE, VOID, Checkpoint, Ends, I
 from trioft.resumeio import Prepared
 
 LARGE = 2 * BLOCK_SIZE + 123  # three blocks, the last one short
-
-
-@pytest.fixture
-def ground(tmp_path: Path) -> Iterator[Ground]:
-    with Ground(tmp_path) as place:
-        yield place
-        left = [name for name in open_files() if str(tmp_path) in name]
-        assert left == [], "an operation left something open"
 
 
 @functools.cache
@@ -58,20 +49,6 @@ def bundle(ground: Ground, items: list[Item], **manner: Any) -> list[Result]:
 
 def verdicts(results: list[Result]) -> list[str]:
     return [str(result.verdict) for result in results]
-
-
-def failing(
-    monkeypatch: pytest.MonkeyPatch, call: str, number: int, when: Callable[..., bool] = lambda *_: True
-) -> None:
-    """Let a call of ``os`` fail with *number*, where *when* says so of its arguments."""
-    real = getattr(os, call)
-
-    def maybe(*args: Any, **kwargs: Any) -> Any:
-        if when(*args):
-            raise OSError(number, os.strerror(number))
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(os, call, maybe)
 
 
 def spoiling(monkeypatch: pytest.MonkeyPatch, name: bytes, offset: int = 0) -> None:

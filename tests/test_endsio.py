@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import pytest
 
 from files import (
     Ground,
-    open_files,
     ordinary_user,
     other_filesystem,
     root_of,
@@ -28,23 +26,6 @@ from trioft.endsio import KEEPS_NO_TIMES, Probed
 from trioft.errors import IDENTIFY, FileTrouble, Remedy, classify
 from trioft.fileio import Away
 from trioft.model import Identity, Root
-
-
-@pytest.fixture
-def ground(tmp_path: Path) -> Iterator[Ground]:
-    with Ground(tmp_path) as place:
-        yield place
-        left = [name for name in open_files() if str(tmp_path) in name]
-        assert left == [], "an operation left something open"
-
-
-def failing(monkeypatch: pytest.MonkeyPatch, call: str, number: int) -> None:
-    """Let a call of ``os`` fail with *number*."""
-
-    def fail(*_: object, **__: object) -> Any:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, call, fail)
 
 
 def probe(ground: Ground, marker: bytes | None = None, was: Identity | None = None, mounted: bool = False) -> Probed:

@@ -12,7 +12,6 @@ import os
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +20,7 @@ import attrs
 import pytest
 import trio
 
+from disks import quick_folder
 from faulty_mover import Plan
 from support import files_of, make_tree, pattern
 from trioft.agent import run_agent
@@ -55,11 +55,8 @@ OLD = b"the old version"  # of the same size
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
     """A folder in memory, if there is room: what is lost here is taken away by the faulty mover, not by a disk."""
-    if os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 2**30:
-        with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="trioft-test-") as folder:
-            yield Path(folder)
-    else:
-        yield tmp_path
+    with quick_folder(tmp_path) as folder:
+        yield folder
 
 
 @attrs.define

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from files import (
     MANNER,
     Ground,
+    failing,
     fingerprint,
     held,
     name_of,
@@ -63,20 +64,6 @@ def spoiled(content: bytes, *offsets: int) -> bytes:
     for offset in offsets:
         changed[offset] ^= 1
     return bytes(changed)
-
-
-def failing(
-    monkeypatch: pytest.MonkeyPatch, call: str, number: int, when: Callable[..., bool] = lambda *_: True
-) -> None:
-    """Let a call of ``os`` fail with *number*, where *when* says so of its arguments."""
-    real = getattr(os, call)
-
-    def maybe(*args: Any, **kwargs: Any) -> Any:
-        if when(*args):
-            raise OSError(number, os.strerror(number))
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(os, call, maybe)
 
 
 def closing_fails(monkeypatch: pytest.MonkeyPatch, number: int, when: Callable[[str], bool]) -> None:

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ import pytest
 from files import (
     MANNER,
     Ground,
+    failing,
     held,
     need_leases,
-    open_files,
     ordinary_user,
     other_filesystem,
     publication,
@@ -33,14 +33,6 @@ from trioft.naming import is_partial
 POLICIES = ["overwrite", "rename", "skip", "fail"]
 
 
-@pytest.fixture
-def ground(tmp_path: Path) -> Iterator[Ground]:
-    with Ground(tmp_path) as place:
-        yield place
-        left = [name for name in open_files() if str(tmp_path) in name]
-        assert left == [], "an operation left something open"
-
-
 def ready(ground: Ground, path: bytes, content: bytes = b"new content", mode: int = 0o644) -> Item:
     """Make a source file, and its partial as it is when everything has been written and verified."""
     item = ground.add(path, content, mode)
@@ -52,20 +44,6 @@ def ready(ground: Ground, path: bytes, content: bytes = b"new content", mode: in
 
 def publish(ground: Ground, *items: Item, **manner: Any) -> list[Result]:
     return publishio.publish(ground.ends, [publication(item) for item in items], MANNER._replace(**manner))
-
-
-def failing(
-    monkeypatch: pytest.MonkeyPatch, call: str, number: int, when: Callable[..., bool] = lambda *_: True
-) -> None:
-    """Let a call of ``os`` fail with *number*, where *when* says so of its arguments."""
-    real = getattr(os, call)
-
-    def maybe(*args: Any, **kwargs: Any) -> Any:
-        if when(*args):
-            raise OSError(number, os.strerror(number))
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(os, call, maybe)
 
 
 # --- the final name --------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from files import MANNER, Ground, held, name_of, need_leases, open_files, read
+from files import MANNER, Ground, failing, held, name_of, need_leases, open_files, read
 from support import pattern
 from trioft import copyio, fileio, growio, resumeio, writers
 from trioft.errors import FileTrouble
@@ -76,18 +76,6 @@ def prepare(
 
 def compared(ground: Ground) -> int:
     return sum(message[1] for message in ground.told if message[0] == "compared")
-
-
-def failing(monkeypatch: pytest.MonkeyPatch, call: str, number: int, when: Callable[..., bool]) -> None:
-    """Let a call of ``os`` fail with *number*, where *when* says so of its arguments."""
-    real = getattr(os, call)
-
-    def maybe(*args: Any, **kwargs: Any) -> Any:
-        if when(*args):
-            raise OSError(number, os.strerror(number))
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(os, call, maybe)
 
 
 def spoiling(monkeypatch: pytest.MonkeyPatch, offset: int) -> list[bool]:

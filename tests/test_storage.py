@@ -59,10 +59,7 @@ class Place:
         self,
         operation: str,
         *arguments: object,
-        tell: object = None,
-        patience: float = 1,
-        background: bool = False,
-        owner: object = (),
+        **options: object,
     ) -> Any:
         if operation == "probe_source":
             answer: object = next_of(self.source_answers)
@@ -525,10 +522,7 @@ async def test_suspicion_during_a_probe_is_not_forgotten(autojump_clock: MockClo
     async def slow(
         operation: str,
         *arguments: object,
-        tell: object = None,
-        patience: float = 1,
-        background: bool = False,
-        owner: object = (),
+        **options: object,
     ) -> Any:
         if operation == "probe_source":
             return await place.call(operation, *arguments)

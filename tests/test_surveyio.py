@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from files import (
     Ground,
     held,
     need_leases,
-    open_files,
     ordinary_user,
 )
 from support import make_tree
@@ -25,24 +23,6 @@ from trioft.errors import FileTrouble, Remedy, classify
 from trioft.fileio import Away
 from trioft.model import Found, Manner, Root
 from trioft.surveyio import Listing
-
-
-@pytest.fixture
-def ground(tmp_path: Path) -> Iterator[Ground]:
-    with Ground(tmp_path) as place:
-        yield place
-        left = [name for name in open_files() if str(tmp_path) in name]
-        assert left == [], "an operation left something open"
-
-
-def failing(monkeypatch: pytest.MonkeyPatch, call: str, number: int) -> None:
-    """Let a call of ``os`` fail with *number*."""
-
-    def fail(*_: object, **__: object) -> Any:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, call, fail)
-
 
 # --- scan ------------------------------------------------------------------------------------------------------------
 
