@@ -337,7 +337,8 @@ async def test_who_returns_gets_what_he_missed() -> None:
             message = await read(socket)
             assert not message["reset"]
             assert [file["path"] for file in message["files"]] == ["a"]
-        for query in ("epoch=other&since=1", "since=1", "epoch=&since=x", f"epoch={last['epoch']}&since=-1"):
+        queries = ["epoch=other&since=1", "since=1", "epoch=&since=x", f"epoch={last['epoch']}&since=-1"]
+        for query in [*queries, f"epoch={last['epoch']}&since={'9' * 5000}"]:
             async with feed_of(agent, f"/feed?{query}") as socket:
                 assert (await read(socket))["reset"]
 
@@ -417,6 +418,7 @@ async def test_a_client_that_never_reads_is_cut_and_disturbs_nobody(monkeypatch:
                     agent.board.move(entries[0], FileState.READY)
                     json.loads(await socket.get_message())
                 assert trio.current_time() - begun < 15
+            assert agent.told == [], "that is no bug of ours"
 
 
 def handshake(port: int) -> bytes:

@@ -36,12 +36,10 @@ class Control:
                 self._throttle.resume()
                 self._board.set_paused(False)
                 return True, "resumed"
-            case "retry" | "cancel" if entry is None:
-                return False, "there is no such file"
-            case "retry" if entry is not None:
-                return await self._retry(entry)
-            case "cancel" if entry is not None:
-                return await self._cancel(entry)
+            case "retry" | "cancel":
+                if entry is None:
+                    return False, "there is no such file"
+                return await self._retry(entry) if what == "retry" else self._cancel(entry)
         return False, "this is none of pause, resume, retry, cancel"
 
     async def _retry(self, entry: Entry) -> tuple[bool, str]:
@@ -60,7 +58,7 @@ class Control:
         self._changes.add([entry.path])
         return True, f"{path} is tried again"
 
-    async def _cancel(self, entry: Entry) -> tuple[bool, str]:
+    def _cancel(self, entry: Entry) -> tuple[bool, str]:
         path = show_path(entry.path)
         pending = self._backlog.find(entry.id)
         if pending is None or entry.state in FINAL:

@@ -71,6 +71,16 @@ class _Refused(Exception):
         self.status = status
 
 
+# It has gone, does not read, or never meant it.
+_GONE = (
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,
+    trio.TooSlowError,
+    trio_websocket.ConnectionClosed,
+    ssl.SSLError,
+)
+
+
 class Front:
     """*respond* returns the ``Answer`` to a request. *told* is called with errors that no client should cause."""
 
@@ -107,10 +117,10 @@ class Front:
         try:
             if self.connections <= CONNECTIONS:
                 await _Connection(stream, self._respond, self._readers).run()
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio_websocket.ConnectionClosed, ssl.SSLError):
-            pass  # it has gone, or never meant it
-        except Exception as error:  # one connection's bug is not everybody's end
-            self._told(f"an error while a client was served: {error!r}")
+        except* _GONE:
+            pass
+        except* Exception as group:  # one connection's bug is not everybody's end
+            self._told(f"an error while a client was served: {group.exceptions!r}")
         finally:
             self.connections -= 1
             await trio.aclose_forcefully(stream)

@@ -45,7 +45,8 @@ _FILES = {
     **{f"/{name}.svg": (f"{name}.svg", "image/svg+xml") for name in ("icon", "icon-active", "icon-failed")},
     "/feed.schema.json": ("feed.schema.json", "application/schema+json"),
 }
-_OPEN = {"/page.css", "/icon.svg"}  # also without the token: the form that asks for it needs them
+# Also without the token: the form that asks for it, and what that needs; and whether all is well.
+_OPEN = {"/login", "/page.css", "/icon.svg", "/healthz"}
 _LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>trioft</title><link rel="stylesheet" href="/page.css"><link rel="icon" href="/icon.svg">
 <body class="login"><main><h1>trioft</h1><form method="post" action="/login">
@@ -188,7 +189,7 @@ class Server:
             return _text(404, "there is nothing here")
         if request.method not in methods:
             return _text(405, f"only {' and '.join(methods)}", {"allow": ", ".join(methods)})
-        if not self._guard.knows(request.headers) and request.path not in _OPEN | {"/login", "/healthz"}:
+        if not self._guard.knows(request.headers) and request.path not in _OPEN:
             if request.path == "/":
                 return Answer(401, _LOGIN.format(hint="").encode(), "text/html; charset=utf-8")
             return _text(401, "the token is missing, or wrong", {"www-authenticate": 'Bearer realm="trioft"'})
@@ -223,7 +224,7 @@ class Server:
             headers = {"upgrade": "websocket", "connection": "upgrade", "sec-websocket-version": "13"}
             return _text(426, "this is a WebSocket", headers)
         since = request.query.get("since", "0")
-        cursor = self._feed.begin(request.query.get("epoch"), int(since) if since.isdecimal() else 0)
+        cursor = self._feed.begin(request.query.get("epoch"), int(since) if re.fullmatch("[0-9]{1,18}", since) else 0)
         return Upgrade(functools.partial(self._converse, cursor))
 
     # --- clients of the feed

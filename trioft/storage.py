@@ -93,7 +93,6 @@ class Gate:
     async def _try_to_open(self, probe: Callable[[], Awaitable[None]]) -> None:
         """Open the gate if *probe* succeeds. Closes it and raises ``FileTrouble`` if not."""
         self._begun += 1
-        number = self._begun
         try:
             await probe()
         except FileTrouble as error:
@@ -104,7 +103,7 @@ class Gate:
             self._open.set()
             self._tell(None)
         finally:
-            self._ended = number
+            self._ended = self._begun
 
     def _close(self, text: str) -> None:
         if self._open.is_set():
