@@ -105,13 +105,16 @@ async def begin(item: Item, tools: Tools, *, growing: bool) -> Prepared | Result
     What was copied of it under another name, or from another device number, goes on under the new one.
     """
     ledger, partial = tools.ledger, partial_of(item.path, *item.fingerprint[:2], item.life)
-    same_name = await ledger.call(Ledger.checkpoint_of, item.path)
-    if same_name is not None and not is_of(same_name, item):
-        # But another file: what was copied of that is of no use any more.
-        await tools.call("discard", tools.storage.ends.destination, [same_name.partial])
-        await ledger.call(Ledger.drop_checkpoint, item.path)
     former = await ledger.call(Ledger.transfer_of, item.path, *item.fingerprint[:2])
     name, checkpoint = former if former is not None else (item.path, None)
+    other = checkpoint
+    if name != item.path:
+        other = await ledger.call(Ledger.checkpoint_of, item.path)
+    if other is not None and not is_of(other, item):
+        # The same name, but another file: what was copied of that is of no use any more.
+        await tools.call("discard", tools.storage.ends.destination, [other.partial])
+        await ledger.call(Ledger.drop_checkpoint, item.path)
+        checkpoint = None if other is checkpoint else checkpoint
     held = partial_of(item.path, *item.fingerprint[:2], max(0, item.life - 1))
     if checkpoint is not None:
         held = checkpoint.partial
