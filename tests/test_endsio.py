@@ -125,7 +125,7 @@ def test_two_filesystems_are_told_apart(ground: Ground) -> None:
         assert ours.dev != theirs.dev
         assert ours.mount != theirs.mount
         with pytest.raises(Away):
-            surveyio.scan(Root(root_of(elsewhere).path, ours.dev), [b""], (), (), None, None)
+            surveyio.scan(Root(root_of(elsewhere).path, ours.dev), [b""], None, (), (), None, None)
 
 
 # --- probe -----------------------------------------------------------------------------------------------------------

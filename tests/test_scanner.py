@@ -29,7 +29,7 @@ from trioft.ledger import Known, Port
 from trioft.model import BUNDLE_FILE_SIZE, MIB, Ends, FileState, Found, Identity, Job, Manner, Root
 from trioft.scanner import Scanner
 from trioft.storage import Storage
-from trioft.surveyio import Listing, Look
+from trioft.surveyio import Folder, Listing, Look
 from trioft.watcher import MOST
 
 S = FileState
@@ -44,12 +44,14 @@ class NoLedger(Port):
 
     def __init__(self, known: dict[bytes, Known]) -> None:
         self.known = known
+        self.asked: list[tuple[float, object]] = []  # when, and about what
 
     def __exit__(self, *_: object) -> None:
         pass
 
     async def call(self, method: Any, /, *args: Any, **kwargs: Any) -> Any:
         await trio.lowlevel.checkpoint()
+        self.asked.append((trio.current_time(), args[0]))
         return dict(self.known)
 
 
@@ -67,9 +69,11 @@ class World:
         self.storage = Storage(ENDS, dict.fromkeys(Side), self.config, self.board)
         self.changes = Changes(self.backlog.wake)
         self.known: dict[bytes, Known] = {}
+        self.ledger = NoLedger(self.known)
         self.files: dict[bytes, Found] = {}
         self.writer: dict[bytes, str] = {}  # CLOSED where nothing is said
-        self.listing = Listing([], [], 0, [], [], [], 0.0)  # what every scan tells beside the files
+        self.listing = Listing([], [], [], 0, [], [], [], 0.0)  # what every scan tells beside the files
+        self.unchanged: list[bytes] = []  # folders of the last scan in which nothing had changed
         self.troubles: list[Trouble] = []  # of the next calls
         self.calls: list[tuple[float, str, Any]] = []
         self.jobs: list[tuple[float, list[bytes], bool]] = []
@@ -86,7 +90,7 @@ class World:
             board=self.board,
             backlog=self.backlog,
             storage=self.storage,
-            ledger=NoLedger(self.known),
+            ledger=self.ledger,
             call=self.call,
             manner=Manner("readback", "overwrite", False, 1, True),
             changes=self.changes,
@@ -108,12 +112,16 @@ class World:
             raise FileTrouble(self.troubles.pop(0))
         if operation == "scan":
             folders = arguments[1]
-            return self.listing._replace(
-                folders=[
-                    (folder, [file for path, file in self.files.items() if path.rpartition(b"/")[0] == folder])
-                    for folder in folders
-                ],
-            )
+            read = [
+                Folder(folder, [file for path, file in self.files.items() if path.rpartition(b"/")[0] == folder])
+                for folder in folders
+            ]
+            stamps = arguments[2]
+            if stamps is not None:
+                read = [folder._replace(stamp=repr(folder.files).encode()) for folder in read]
+                self.unchanged = [folder.path for folder in read if stamps.get(folder.path) == folder.stamp]
+                read = [folder for folder in read if folder.path not in self.unchanged]
+            return self.listing._replace(folders=read, unchanged=self.unchanged)
         if operation == "make_folders":
             return []
         if operation == "locate":
@@ -213,6 +221,25 @@ async def test_new_file_is_ready_when_it_was_quiet_for_long_enough(
     ((when, paths, was_settled),) = world.jobs
     assert (paths, was_settled) == ([b"new"], settled)
     assert when == pytest.approx(ready_at)
+
+
+async def test_the_ledger_is_asked_about_a_folder_only_while_there_is_something_to_do_in_it(
+    autojump_clock: MockClock,
+) -> None:
+    """Once all its files are known, a folder that did not change costs a rescan no more than a look at its files."""
+    world = World(source=source(scan_interval=60.0))
+    world.put(b"a", mtime=time.time() - 3600)
+
+    async def later() -> None:
+        await trio.sleep(200)
+        world.put(b"a")
+
+    await world.run(350, then=later)
+    assert world.scans() == pytest.approx([0, 60, 120, 180, 240, 300], abs=1)
+    # New, then delivered, then nothing; changed, then delivered.
+    asked = [when - world.begun for when, folders in world.ledger.asked if folders == [b""]]
+    assert asked == pytest.approx([0, 60, 240, 300], abs=1)
+    assert [paths for _, paths, _ in world.jobs] == [[b"a"], [b"a"]]
 
 
 @pytest.mark.parametrize("settle", [10.0, 0.5], ids=["default", "as-short-as-for-closed"])
@@ -807,9 +834,13 @@ async def test_folder_that_appears_is_scanned(autojump_clock: MockClock) -> None
     assert world.jobs == [(5, [b"folder/a"], False)]
 
 
-async def test_when_events_were_lost_everything_is_scanned(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize(("are_told", "rest"), [(False, 20), (True, 100)], ids=["polling", "events"])
+async def test_when_events_were_lost_everything_is_scanned(
+    autojump_clock: MockClock, are_told: bool, rest: float
+) -> None:
     """More events than can be told mean one scan, as soon as the last one's share of the core allows it."""
     world = World(source=source(scan_interval=1000.0))
+    world.changes.are_told = are_told
     world.listing = world.listing._replace(seconds=1.0)
 
     async def add() -> None:
@@ -817,8 +848,8 @@ async def test_when_events_were_lost_everything_is_scanned(autojump_clock: MockC
         world.put(b"a", mtime=1e9)
         world.changes.add(None)
 
-    await world.run(100, then=add)
-    assert world.scans() == pytest.approx([0, 20], rel=0.01)
+    await world.run(150, then=add)
+    assert world.scans() == pytest.approx([0, rest], rel=0.01)
     assert [paths for _, paths, _ in world.jobs] == [[b"a"]]
 
 

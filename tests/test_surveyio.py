@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,24 @@ def scan(
 ) -> Listing:
     """Scan as sync does (*compared*) or as watch does, until nothing is left to be read."""
     destination = ground.ends.destination if compared else None
-    listing = surveyio.scan(ground.ends.source, folders or [b""], include, exclude, destination, compared)
-    assert listing.rest == []
+    listing = Listing([], [], folders or [b""], 0, [], [], [], 0.0)
+    while listing.rest:
+        part = surveyio.scan(ground.ends.source, listing.rest, None, include, exclude, destination, compared)
+        listing = Listing(
+            listing.folders + part.folders,
+            listing.unchanged + part.unchanged,
+            part.rest,
+            listing.already + part.already,
+            listing.missing + part.missing,
+            listing.skipped + part.skipped,
+            listing.troubles + part.troubles,
+            listing.seconds + part.seconds,
+        )
     return listing
 
 
 def paths(listing: Listing) -> set[bytes]:
-    return {found.path for _, files in listing.folders for found in files}
+    return {found.path for folder in listing.folders for found in folder.files}
 
 
 def test_a_scan_finds_every_file_of_every_folder(ground: Ground) -> None:
@@ -59,8 +71,8 @@ def test_a_scan_finds_every_file_of_every_folder(ground: Ground) -> None:
     os.chmod(ground.source / "a", 0o4711)
     listing = scan(ground)
     assert paths(listing) == {os.fsencode(path) for path, content in tree.items() if content is not None}
-    assert {folder for folder, _ in listing.folders} == {b"", b"x", b"x/y", b"empty", b"\xff\n", b".hidden"}
-    found = {found.path: found for _, files in listing.folders for found in files}
+    assert {folder.path for folder in listing.folders} == {b"", b"x", b"x/y", b"empty", b"\xff\n", b".hidden"}
+    found = {found.path: found for folder in listing.folders for found in folder.files}
     assert found[b"a"] == Found(b"a", 0o4711, ground.item(b"a").fingerprint)
     assert (listing.already, listing.missing, listing.skipped, listing.troubles) == (0, [], [], [])
     assert paths(scan(ground, [b"x"])) == {b"x/b", b"x/y/c"}
@@ -98,7 +110,7 @@ def test_partials_and_what_is_not_wanted_are_passed_over(ground: Ground) -> None
     (ground.source / "x" / "link.txt").symlink_to("c.mov")
     listing = scan(ground, include=("*.mov",), exclude=("tmp",))
     assert paths(listing) == {b"a.mov", b"x/c.mov"}
-    assert {folder for folder, _ in listing.folders} == {b"", b"x"}
+    assert {folder.path for folder in listing.folders} == {b"", b"x"}
     assert listing.skipped == []
 
 
@@ -181,7 +193,7 @@ def test_a_destination_that_is_gone_ends_the_scan(ground: Ground, monkeypatch: p
             scan(ground, compared=MANNER)
     assert classify(caught.value.trouble) == Remedy.DESTINATION
     with pytest.raises(Away):
-        surveyio.scan(ground.ends.source, [b""], (), (), Root(ground.ends.destination.path, 1), MANNER)
+        surveyio.scan(ground.ends.source, [b""], None, (), (), Root(ground.ends.destination.path, 1), MANNER)
 
 
 def test_a_file_that_vanishes_from_the_destination_meanwhile_is_missing(
@@ -223,7 +235,7 @@ def test_a_scan_is_cut_into_calls(ground: Ground, monkeypatch: pytest.MonkeyPatc
     found: set[bytes] = set()
     calls, rest = 0, [b""]
     while rest:
-        listing = surveyio.scan(ground.ends.source, rest, (), (), None, None)
+        listing = surveyio.scan(ground.ends.source, rest, None, (), (), None, None)
         assert found.isdisjoint(paths(listing))
         found |= paths(listing)
         rest = listing.rest
@@ -232,13 +244,39 @@ def test_a_scan_is_cut_into_calls(ground: Ground, monkeypatch: pytest.MonkeyPatc
     assert calls >= 4
 
 
+def test_a_folder_in_which_nothing_changed_is_not_told_again(ground: Ground) -> None:
+    """Its stamp holds while its files are the same ones, in the same versions: not after any change of one of them."""
+    make_tree(ground.source, {"still/a": 1, "still/b": 2, "x/a": 1, "x/b": 2})
+    changes: list[Callable[[], object]] = [
+        lambda: (ground.source / "x/new").write_bytes(b""),
+        lambda: (ground.source / "x/new").rename(ground.source / "x/other"),
+        lambda: (ground.source / "x/other").unlink(),
+        lambda: (ground.source / "x/a").write_bytes(b"2"),
+        lambda: os.utime(ground.source / "x/a", ns=(1, 1)),
+        lambda: os.chmod(ground.source / "x/b", 0o600),
+        lambda: os.replace(ground.source / "x/a", ground.source / "x/b"),
+    ]
+
+    def scan_again(stamps: dict[bytes, bytes]) -> Listing:
+        return surveyio.scan(ground.ends.source, [b"still", b"x"], stamps, (), (), None, None)
+
+    stamps = {folder.path: folder.stamp for folder in scan_again({}).folders}
+    for change in changes:
+        change()
+        listing = scan_again(stamps)
+        assert [folder.path for folder in listing.folders] == [b"x"]
+        assert listing.unchanged == [b"still"]
+        stamps[b"x"] = listing.folders[0].stamp
+        assert sorted(scan_again(stamps).unchanged) == [b"still", b"x"]
+
+
 @pytest.mark.parametrize("operation", ["scan", "look", "make_folders", "find_partials"])
 def test_nothing_is_looked_at_below_another_filesystem(ground: Ground, operation: str) -> None:
     """A root whose device has changed is away, for every operation: promise 5."""
     ends = ground.ends
     source, destination = Root(ends.source.path, 1), Root(ends.destination.path, 1)
     calls: dict[str, Any] = {
-        "scan": lambda: surveyio.scan(source, [b""], (), (), None, None),
+        "scan": lambda: surveyio.scan(source, [b""], None, (), (), None, None),
         "look": lambda: surveyio.look(source, [b"a"], (), ()),
         "make_folders": lambda: surveyio.make_folders(ends.source, destination, [b"a"]),
         "find_partials": lambda: surveyio.find_partials(destination, [b""]),

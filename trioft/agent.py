@@ -277,8 +277,8 @@ async def list_missing(config: Config, tell: Callable[[Found], None], board: Boa
                 "look", pair.ends.source, [pair.only], config.source.include, pair.exclude
             )
             wanted = [look.found for look in looks if look.found is not None]
-            there = await scan([b""], config.source.include, pair.exclude, pair.ends.destination, manner)
-            missing = [found for folder, files in there.folders if not folder for found in files if found in wanted]
+            there = await scan([b""], None, config.source.include, pair.exclude, pair.ends.destination, manner)
+            missing = [found for folder in there.folders for found in folder.files if found in wanted]
             for found in missing:
                 tell(found)
             board.totals.already += len(wanted) - len(missing)
@@ -286,13 +286,15 @@ async def list_missing(config: Config, tell: Callable[[Found], None], board: Boa
         folders = [b""]
         while folders:
             batch, folders = folders[-500:], folders[:-500]
-            listing: Listing = await scan(batch, config.source.include, pair.exclude, pair.ends.destination, manner)
+            listing: Listing = await scan(
+                batch, None, config.source.include, pair.exclude, pair.ends.destination, manner
+            )
             folders += listing.rest
             board.totals.already += listing.already
             for path, reason in listing.skipped:
                 board.skip(path, reason)
             for trouble in listing.troubles:
                 board.fail_folder(trouble)
-            for _, files in listing.folders:
-                for found in files:
+            for folder in listing.folders:
+                for found in folder.files:
                     tell(found)

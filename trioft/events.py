@@ -25,6 +25,7 @@ class Changes:
         self._paths: dict[bytes, None] = {}
         self._everything = False
         self._wake = wake
+        self.are_told = False  # events come: scans are only for those that get lost
         self.overflows = 0  # times that so much changed that a scan has to find out what
         self._followed: dict[bytes, Callable[[], None]] = {}
 
@@ -75,8 +76,10 @@ async def run_events(source: bytes, changes: Changes, tell: Callable[[str], None
             if isinstance(message, str):
                 tell(message)
                 return
+            changes.are_told = True
             changes.add(message)
     except EOFError:
         tell("no more file events: the process that reports them ended")
     finally:
+        changes.are_told = False
         await child.end(0)

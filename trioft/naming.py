@@ -42,7 +42,7 @@ def _shortened(name: bytes, most: int) -> bytes:
 
 def is_partial(name: bytes) -> bool:
     """Does *name* look like one of trioft's own partials?"""
-    return _PARTIAL.search(name) is not None
+    return name.endswith(b".partial") and _PARTIAL.search(name) is not None
 
 
 def numbered(path: bytes) -> Iterator[bytes]:
@@ -111,14 +111,14 @@ class Wanted:
 
     def folder(self, path: bytes) -> bool:
         """May anything below this folder be wanted?"""
-        return not _matches(self._exclude, path)
+        return self._exclude is None or not _matches(self._exclude, path)
 
     def file(self, path: bytes) -> bool:
         """Is this file (or link, or device) wanted? trioft's own partials never are."""
-        if is_partial(path) or _matches(self._exclude, path):
+        if is_partial(path) or (self._exclude is not None and _matches(self._exclude, path)):
             return False
         return self._include is None or _matches(self._include, path)
 
 
-def _matches(expression: re.Pattern[str] | None, path: bytes) -> bool:
-    return expression is not None and expression.fullmatch(path.decode("utf-8", "surrogateescape")) is not None
+def _matches(expression: re.Pattern[str], path: bytes) -> bool:
+    return expression.fullmatch(path.decode("utf-8", "surrogateescape")) is not None

@@ -18,6 +18,7 @@ import itertools
 import math
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import attrs
 import trio
@@ -35,8 +36,11 @@ from trioft.naming import Wanted
 from trioft.storage import Storage
 from trioft.surveyio import Listing, Look
 
-_SHARE = 0.05  # of a core that scanning may take at most
-_STACK = 500  # folders handed to one call; the rest waits here
+# Of a core, what scanning may take at most: where nothing but scans tells of new files, and where events do.
+_SHARE, _SHARE_WITH_EVENTS = 0.05, 0.01
+_SCANS = 3  # calls at a time: a server that is slow to answer has more than one question to think about
+_BATCH = 16, 500  # folders handed to one call: so many where there are few, and at most; the rest waits here
+_STAMPS = 50_000  # folders of which is remembered that there is nothing to do
 _LOOKS = 256  # files looked at in one call
 _RETOLD = 10_000  # skipped files and unreadable folders that are remembered, so that each is told once
 
@@ -58,6 +62,8 @@ class Scanner:
     call: Call
     manner: Manner
     changes: Changes
+    # Folders in which there was nothing to do, with their stamps: while these hold, the ledger is not asked again.
+    _idle: dict[bytes, bytes] = attrs.field(factory=dict, init=False)
     _told: OrderedDict[bytes, None] = attrs.field(factory=OrderedDict, init=False)
     _incomplete: bool = attrs.field(default=False, init=False)  # the last scan found more than there was room for
     _jobs: trio.MemorySendChannel[Job] = attrs.field(init=False)
@@ -81,9 +87,10 @@ class Scanner:
             while True:
                 if trio.current_time() >= next_scan:
                     self._incomplete, begun = False, trio.current_time()
-                    cost = await self._scan([b""])
+                    cost = await self._scan_all()
                     self.board.scanned, self.board.scan_seconds = True, trio.current_time() - begun
-                    rested = trio.current_time() + cost / _SHARE
+                    share = _SHARE_WITH_EVENTS if self.changes.are_told else _SHARE
+                    rested = trio.current_time() + cost / share
                     pause = self.config.source.scan_interval
                     next_scan = math.inf if self.once else max(rested, trio.current_time() + pause)
                 if await self._look_at_changes():
@@ -101,44 +108,66 @@ class Scanner:
 
     # --- scanning
 
-    async def _scan(self, folders: list[bytes]) -> float:
-        """Scan *folders* and those below them; return the processor time it took, in seconds."""
+    async def _scan_all(self) -> float:
+        """Scan the whole source; return the processor time it took, in seconds."""
         if self.only is not None:
             await self._look_at([self.only])
             return 0.0
+        former, self._idle = self._idle, {}
+        return await self._scan([b""], former)
+
+    async def _scan(self, folders: list[bytes], idle: dict[bytes, bytes]) -> float:
+        """Scan *folders* and those below them, but for files of *idle* ones; return the processor time it took."""
         cost = 0.0
-        compared = self.storage.ends.destination if self.once else None
-        manner = None if self.manner.prove_existing else self.manner
         while folders:
-            batch, folders = folders[-_STACK:], folders[:-_STACK]
-            listing: Listing
-            try:
-                listing = await self.call(
-                    "scan",
-                    self.storage.ends.source,
-                    batch,
-                    self.config.source.include,
-                    self.exclude,
-                    compared,
-                    manner,
-                )
-            except FileTrouble as error:
-                folders += batch
-                # A mover that got stuck cannot say on which side: without a comparison there is only one.
-                trouble = error.trouble if compared is not None else error.trouble._replace(side=Side.SOURCE)
-                if not await self._cope(trouble):
-                    return cost
-                if compared is not None:
-                    compared = self.storage.ends.destination
-                continue
-            self._refused = 0
-            begun = time.process_time()
-            folders += listing.rest
-            self.board.totals.already += listing.already
-            await self._take_in(listing)
-            cost += listing.seconds + time.process_time() - begun
-            await self._serve()
+            fewest, most = _BATCH
+            size = min(most, max(fewest, -(-len(folders) // _SCANS)))
+            batches = [folders[max(0, end - size) : end] for end in range(len(folders), 0, -size)[:_SCANS]]
+            del folders[-sum(map(len, batches)) :]
+            listings: list[Listing] = []
+            troubles: list[Trouble] = []
+            async with trio.open_nursery() as nursery:
+                for batch in batches:
+                    nursery.start_soon(self._read, batch, idle, folders, listings, troubles)
+            if troubles and not await self._cope(troubles[0]):
+                return cost
+            for listing in listings:
+                begun = time.process_time()
+                self.board.totals.already += listing.already
+                await self._take_in(listing, idle)
+                cost += listing.seconds + time.process_time() - begun
+                await self._serve()
         return cost
+
+    async def _read(
+        self,
+        batch: list[bytes],
+        idle: dict[bytes, bytes],
+        folders: list[bytes],
+        listings: list[Listing],
+        troubles: list[Trouble],
+    ) -> None:
+        """Have a mover read a *batch* of folders. Those that are still to be read are added to *folders*."""
+        ends, compared = self.storage.ends, self.once
+        try:
+            listing: Listing = await self.call(
+                "scan",
+                ends.source,
+                batch,
+                None if compared else {folder: idle[folder] for folder in batch if folder in idle},
+                self.config.source.include,
+                self.exclude,
+                ends.destination if compared else None,
+                None if self.manner.prove_existing else self.manner,
+            )
+        except FileTrouble as error:
+            folders += batch
+            # A mover that got stuck cannot say on which side: without a comparison there is only one.
+            troubles.append(error.trouble if compared else error.trouble._replace(side=Side.SOURCE))
+        else:
+            self._refused = 0
+            folders += listing.rest
+            listings.append(listing)
 
     async def _cope(self, trouble: Trouble) -> bool:
         """A scan failed as a whole. True: the end is back, go on. False: let the next scan try again."""
@@ -155,7 +184,7 @@ class Scanner:
         await trio.sleep(min(retry.longest, retry.first * self._refused))
         return True
 
-    async def _take_in(self, listing: Listing) -> None:
+    async def _take_in(self, listing: Listing, idle: dict[bytes, bytes]) -> None:
         for path, reason in listing.skipped:
             if self._tell_once(path, reason):
                 self.board.skip(path, reason)
@@ -164,17 +193,26 @@ class Scanner:
                 self.board.fail_folder(trouble)
         if listing.missing and not self.config.source.include:
             await self._make_folders(listing.missing)
-        files = [found for _, found_here in listing.folders for found in found_here]
+        self._remember((folder, idle[folder]) for folder in listing.unchanged)
         known: dict[bytes, Known] = {}
-        if files and not self.once:
-            known = await self.ledger.call(Ledger.known_in, [folder for folder, _ in listing.folders])
-        for found in files:
-            while self.once and self.backlog.is_full:  # there is no other scan that would find the rest
-                await self._serve()
-                with trio.move_on_at(self.backlog.next_due()):
-                    await self.backlog.changed.wait()
-                self.backlog.changed = trio.Event()
-            self._consider(found, known.get(found.path))
+        filled = [folder.path for folder in listing.folders if folder.files]
+        if filled and not self.once:
+            known = await self.ledger.call(Ledger.known_in, filled)
+        for folder in listing.folders:
+            is_idle = True
+            for found in folder.files:
+                while self.once and self.backlog.is_full:  # there is no other scan that would find the rest
+                    await self._serve()
+                    with trio.move_on_at(self.backlog.next_due()):
+                        await self.backlog.changed.wait()
+                    self.backlog.changed = trio.Event()
+                is_idle = not self._consider(found, known.get(found.path)) and is_idle
+            if is_idle and folder.stamp:
+                self._remember([(folder.path, folder.stamp)])
+
+    def _remember(self, idle: Iterable[tuple[bytes, bytes]]) -> None:
+        if len(self._idle) < _STAMPS:
+            self._idle.update(idle)
 
     async def _make_folders(self, folders: list[bytes]) -> None:
         """Make folders that the destination does not have, empty ones too. A file meets again what fails here."""
@@ -212,19 +250,19 @@ class Scanner:
 
     # --- deciding
 
-    def _consider(self, found: Found, known: Known | None, writer: str = writers.UNKNOWN) -> None:
+    def _consider(self, found: Found, known: Known | None, writer: str = writers.UNKNOWN) -> bool:
         """A regular file was seen: is there anything to do about it?"""
         pending = self.backlog.get(found.path)
         if pending is not None:
             if pending.found.fingerprint != found.fingerprint and not pending.in_work and not pending.is_paused:
                 self._note_change(pending, found)
-            return
+            return True
         # One whose removal is pending was delivered by a run that was killed then: its delivery is proved once more.
         if known is not None and known.is_still(found.fingerprint) and known.removal != "pending":
-            return
+            return False
         if self.backlog.is_full:
             self._incomplete = True
-            return
+            return True
         now = trio.current_time()
         pending = self.backlog.add(found, now + self.config.source.settle_closed)
         # One that failed would only fail again, at each write; one that was delivered has to be closed to be removed.
@@ -238,6 +276,7 @@ class Scanner:
                 self.backlog.look_again(pending, now)
             else:
                 self.backlog.make_ready(pending)
+        return True
 
     def _may_be_followed(self, pending: Pending) -> bool:
         growing, found = self.config.growing, pending.found
@@ -271,7 +310,7 @@ class Scanner:
         paths, everything = self.changes.take()
         for start in range(0, len(paths), _LOOKS):
             if folders := await self._look_at(paths[start : start + _LOOKS]):
-                await self._scan(folders)
+                await self._scan(folders, {})
         return everything
 
     async def _look_at(self, paths: list[bytes]) -> list[bytes]:
