@@ -56,7 +56,7 @@ def spoiling(monkeypatch: pytest.MonkeyPatch, name: bytes, offset: int = 0) -> N
     real = os.posix_fadvise
 
     def spoil(fd: int, start: int, length: int, advice: int) -> None:
-        if name_of(fd).startswith(os.fsdecode(name) + "."):
+        if advice == os.POSIX_FADV_DONTNEED and name_of(fd).startswith(os.fsdecode(name) + "."):
             os.pwrite(fd, bytes([os.pread(fd, 1, offset)[0] ^ 1]), offset)
             os.fsync(fd)
         real(fd, start, length, advice)

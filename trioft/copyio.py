@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 
 from trioft import linux
 from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
@@ -19,6 +20,7 @@ from trioft.fileio import (
     copy_attributes,
     create_partial,
     current_fingerprint,
+    each,
     file_digest,
     has_changed,
     look_for_existing,
@@ -35,7 +37,6 @@ from trioft.fileio import (
 )
 from trioft.model import (
     BLOCK_SIZE,
-    BUNDLE_FILE_SIZE,
     MIB,
     Checkpoint,
     Ends,
@@ -51,6 +52,7 @@ from trioft.resumeio import Prepared, plan_resume, plan_resume_growing
 # What one pwrite is given: small enough that a slow destination shows progress long before a call is taken for stalled.
 _SLICE = 1 * MIB
 _TELL_EVERY = 0.25  # seconds between two reports of bytes
+_READ_BACK = 64  # files that are open at a time to be read back
 _SYNCFS_FROM = 4  # below this many files, one fsync each is cheaper than making the whole filesystem durable
 
 
@@ -60,19 +62,22 @@ def write_bundle(ends: Ends, items: list[Item], manner: Manner, progress: Progre
 
     One Result for each item, in order. A file that fails does so alone, except when the destination is gone.
     """
-    results: list[Result] = []
     folders: set[bytes] = set()
     strays: set[bytes] = set()  # partials on another filesystem than the destination's root: below a mount, or a link
+    gone: list[Trouble] = []  # that the destination is: then no other file is tried
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
-        buffer = memoryview(bytearray(BUNDLE_FILE_SIZE + 1))
-        for item in items:
-            if results and (last := results[-1].trouble) and classify(last) == Remedy.DESTINATION:
-                results.append(Result(Verdict.TROUBLE, trouble=last))
-                continue
+
+        def write(item: Item) -> Result:
+            if gone:
+                return Result(Verdict.TROUBLE, trouble=gone[0])
             try:
-                results.append(_write_small(src, dst, item, manner, buffer, folders, strays, progress))
+                return _write_small(src, dst, ends.destination.dev, item, manner, folders, strays, progress)
             except FileTrouble as error:
-                results.append(Result(Verdict.TROUBLE, trouble=error.trouble))
+                if classify(error.trouble) == Remedy.DESTINATION:
+                    gone.append(error.trouble)
+                return Result(Verdict.TROUBLE, trouble=error.trouble)
+
+        results = each(dst, write, items)
         progress(("written", len(items)))
         written = [n for n, result in enumerate(results) if result.verdict == Verdict.WRITTEN]
         _settle_bundle(dst, items, results, written, folders, strays, manner)
@@ -82,9 +87,9 @@ def write_bundle(ends: Ends, items: list[Item], manner: Manner, progress: Progre
 def _write_small(
     src: int,
     dst: int,
+    device: int,
     item: Item,
     manner: Manner,
-    buffer: memoryview,
     folders: set[bytes],
     strays: set[bytes],
     progress: Progress,
@@ -96,6 +101,7 @@ def _write_small(
         if existing := look_for_existing(src_fd, dst, item, manner, progress):
             return existing
         size = item.fingerprint.size
+        buffer = memoryview(bytearray(size + 1))
         count = 0
         try:
             while count <= size and (n := os.preadv(src_fd, [buffer[count : size + 1]], count)):
@@ -107,13 +113,14 @@ def _write_small(
         partial = partial_of(item.path, *item.fingerprint[:2], item.life)
         if item.life:
             remove_partial(dst, partial_of(item.path, *item.fingerprint[:2], item.life - 1))
-        dst_fd, changed = create_partial(src, dst, partial)
+        dst_fd, changed = create_partial(src, dst, partial, item.mode)
         folders.update(changed)
         try:
-            if status_of(dst_fd, Side.DESTINATION, partial).st_dev != status_of(dst, Side.DESTINATION, b"").st_dev:
+            made = status_of(dst_fd, Side.DESTINATION, partial)
+            if made.st_dev != device:
                 strays.add(partial)
             write_all(dst_fd, partial, 0, buffer[:size])
-            copy_attributes(src_fd, dst_fd, item, manner)
+            copy_attributes(src_fd, dst_fd, item, manner, made.st_mode)
         except BaseException:
             close_quietly(dst_fd)
             raise
@@ -148,18 +155,44 @@ def _settle_bundle(
         trouble = trouble_of(error, Side.DESTINATION, "syncfs", b"")
     except FileTrouble as error:
         trouble = error.trouble
-    for n in written:
-        try:
-            if trouble:
-                raise FileTrouble(trouble)
+    opened_files: dict[int, int] = {}
+
+    def told(work: Callable[[int, bytes], None]) -> Callable[[int], None]:
+        """Say what goes wrong with one file in its result."""
+
+        def do(n: int) -> None:
             partial = partial_of(items[n].path, *items[n].fingerprint[:2], items[n].life)
-            durable = whole_filesystem and partial not in strays
-            _settle_small(dst, partial, items[n].fingerprint.size, results[n].digest, manner, durable)
-        except FileTrouble as error:
-            results[n] = Result(Verdict.TROUBLE, trouble=error.trouble)
+            try:
+                if trouble:
+                    raise FileTrouble(trouble)
+                work(n, partial)
+            except FileTrouble as error:
+                results[n] = Result(Verdict.TROUBLE, trouble=error.trouble)
+
+        return do
+
+    def begin(n: int, partial: bytes) -> None:
+        durable = whole_filesystem and partial not in strays
+        opened_files[n] = _open_settled(dst, partial, durable, readback=manner.verify == "readback")
+
+    def compare(n: int, partial: bytes) -> None:
+        if (fd := opened_files.pop(n, None)) is not None:
+            _compare_small(fd, partial, items[n].fingerprint.size, results[n].digest, manner)
+
+    # First all are asked for, then one after the other is read: a disk, or a server, answers many at a time.
+    for start in range(0, len(written), _READ_BACK):
+        try:
+            some = written[start : start + _READ_BACK]
+            each(dst, told(begin), some)
+            each(dst, told(compare), some)
+        finally:
+            for fd in opened_files.values():
+                close_quietly(fd)
+            opened_files.clear()
 
 
-def _settle_small(dst: int, partial: bytes, size: int, digest: bytes | None, manner: Manner, durable: bool) -> None:
+def _open_settled(dst: int, partial: bytes, durable: bool, *, readback: bool) -> int:
+    """Open a partial, make it durable, and have it read from behind the page cache."""
     op = "open"
     try:
         fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
@@ -167,18 +200,30 @@ def _settle_small(dst: int, partial: bytes, size: int, digest: bytes | None, man
             if not durable:
                 op = "fsync"
                 os.fsync(fd)
-            if manner.verify == "readback":
+            if readback:
                 op = "read back"
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+        except BaseException:
+            close_quietly(fd)
+            raise
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, op, partial)) from error
+    return fd
+
+
+def _compare_small(fd: int, partial: bytes, size: int, digest: bytes | None, manner: Manner) -> None:
+    try:
+        try:
+            same = True
+            if manner.verify == "readback":
                 data = read_exactly(fd, Side.DESTINATION, partial, 0, size)
                 same = file_digest(block_digest(data) if size else b"") == digest
-            else:
-                same = True
             same = same and os.fstat(fd).st_size == size
         finally:
             os.close(fd)
     except OSError as error:
-        raise FileTrouble(trouble_of(error, Side.DESTINATION, op, partial)) from error
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, "read back", partial)) from error
     if not same:
         raise FileTrouble(mismatch(partial, 0))
 

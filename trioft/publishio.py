@@ -15,6 +15,7 @@ from trioft.fileio import (
     READ,
     as_far_as_possible,
     close_quietly,
+    each,
     fingerprint_of,
     is_same,
     opened,
@@ -36,13 +37,15 @@ def publish(ends: Ends, publications: list[Publication], manner: Manner) -> list
     rename never replaces what *if_exists* protects, not even a file that appeared a moment ago. Then each folder
     is made durable once: only after that is a file PUBLISHED.
     """
-    results: list[Result] = []
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
-        for publication in publications:
+
+        def publish_one(publication: Publication) -> Result:
             try:
-                results.append(_publish_one(src, dst, publication, manner))
+                return _publish_one(src, dst, publication, manner)
             except FileTrouble as error:
-                results.append(Result(Verdict.TROUBLE, trouble=error.trouble))
+                return Result(Verdict.TROUBLE, trouble=error.trouble)
+
+        results = each(dst, publish_one, publications)
         failed: dict[bytes, Trouble] = {}
         published = [result.target for result in results if result.verdict == Verdict.PUBLISHED]
         for folder in {os.path.dirname(target) for target in published}:
