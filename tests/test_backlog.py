@@ -107,12 +107,26 @@ def paths(jobs: Sequence[Job]) -> list[list[bytes]]:
 )
 async def test_small_files_travel_in_bundles_and_large_ones_alone(sizes: list[int], bundles: list[int]) -> None:
     """A bundle has at most 256 files and 32 MiB, and a job has either one large file or only small ones."""
-    desk = Desk()
+    desk = Desk(room=1)
     desk.ready(*(found(b"%d" % n, size) for n, size in enumerate(sizes)))
-    jobs = desk.offered()
+    jobs: list[Job] = []
+    while some := desk.offered():
+        jobs += some
     assert [len(job.items) for job in jobs] == bundles
     assert sum(job.size for job in jobs) == sum(sizes)
     assert all(job.size <= BUNDLE_BYTES for job in jobs if len(job.items) > 1)
+
+
+@pytest.mark.parametrize(
+    ("files", "bundles"),
+    [(40, [32, 8]), (128, [32] * 4), (400, [100] * 4), (2000, [256] * 4)],
+    ids=["few", "32-each", "100-each", "more-than-fit"],
+)
+async def test_small_files_are_shared_out_among_all_who_are_free(files: int, bundles: list[int]) -> None:
+    """A bundle is filled only as far as every copier gets one; where there are few files, it is not cut for that."""
+    desk = Desk(room=4)
+    desk.ready(*(found(b"%d" % n) for n in range(files)))
+    assert [len(job.items) for job in desk.offered()] == bundles
 
 
 async def test_oldest_file_comes_first() -> None:

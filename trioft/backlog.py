@@ -28,6 +28,8 @@ from trioft.naming import partial_of
 
 # Files that are looked after at a time. More stay where they are, in the source, until there is room.
 LIMIT = 10_000
+# A bundle has so many files before another one is begun: then all copiers have some.
+_FEWEST = 32
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -176,14 +178,14 @@ class Backlog:
             if not self._best(self._growing, FileState.GROWING):
                 break
             growing.send_nowait(Job((_item(heapq.heappop(self._growing)[2]),), growing=True))
-        for _ in range(_room_in(jobs)):
+        for room in range(_room_in(jobs), 0, -1):
             small, large = self._best(self._small), self._best(self._large)
             if not (small or large):
                 return
             if large and not (small and self._small < self._large):
                 chosen = [heapq.heappop(self._large)]
             else:
-                chosen = self._pop_bundle()
+                chosen = self._pop_bundle(max(_FEWEST, -(-len(self._small) // room)))
             jobs.send_nowait(Job(tuple(_item(pending) for _, _, pending in chosen)))
 
     def _best(self, heap: list[tuple[float, int, Pending]], state: FileState = FileState.READY) -> Pending | None:
@@ -191,10 +193,10 @@ class Backlog:
             heapq.heappop(heap)
         return heap[0][2] if heap else None
 
-    def _pop_bundle(self) -> list[tuple[float, int, Pending]]:
+    def _pop_bundle(self, most: int) -> list[tuple[float, int, Pending]]:
         chosen: list[tuple[float, int, Pending]] = []
         size = 0
-        while (best := self._best(self._small)) and len(chosen) < BUNDLE_FILES:
+        while (best := self._best(self._small)) and len(chosen) < min(most, BUNDLE_FILES):
             size += best.entry.size
             if size > self._bundle_bytes:
                 break
