@@ -4,6 +4,7 @@ The operations that copy: a bundle of small files at once, or a large file span 
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 from collections.abc import Callable
@@ -51,6 +52,7 @@ from trioft.resumeio import Prepared, plan_resume, plan_resume_growing
 
 # What one pwrite is given: small enough that a slow destination shows progress long before a call is taken for stalled.
 _SLICE = 1 * MIB
+_PAGE = mmap.PAGESIZE
 _TELL_EVERY = 0.25  # seconds between two reports of bytes
 _READ_BACK = 64  # files that are open at a time to be read back
 _SYNCFS_FROM = 4  # below this many files, one fsync each is cheaper than making the whole filesystem durable
@@ -300,11 +302,13 @@ def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, mann
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
         src_fd, dst_fd = open_pair(src, dst, item.path, partial)
         try:
+            os.posix_fadvise(src_fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
             for offset in range(start, end, BLOCK_SIZE):
                 block = buffer[: min(BLOCK_SIZE, end - offset)]
                 read_into(src_fd, Side.SOURCE, item.path, offset, block)
                 digest = block_digest(block) if manner.verify != "size" else b""
                 write_block(dst_fd, partial, offset, block, progress)
+                _begin_write_back(dst_fd, partial, offset, len(block))
                 progress(("block", offset // BLOCK_SIZE, len(block), digest))
             check_unchanged(src_fd, item, start)
         except BaseException:
@@ -313,6 +317,13 @@ def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, mann
         finally:
             close_quietly(src_fd)
         close_written(dst_fd, partial)
+
+
+def _begin_write_back(fd: int, partial: bytes, offset: int, length: int) -> None:
+    try:
+        linux.begin_write_back(fd, offset, length)
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, "write", partial, offset)) from error
 
 
 def write_block(fd: int, partial: bytes, offset: int, data: memoryview, progress: Progress) -> None:
@@ -366,7 +377,9 @@ def settle(
                     raise FileTrouble(mismatch(partial, os.fstat(fd).st_size))
                 if verify == "readback":
                     op = "read back"
-                    os.posix_fadvise(fd, start, 0, os.POSIX_FADV_DONTNEED)
+                    # To the end of a page: of one that is asked for in part nothing is dropped.
+                    os.posix_fadvise(fd, start, -(-end // _PAGE) * _PAGE - start, os.POSIX_FADV_DONTNEED)
+                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
                     buffer = memoryview(bytearray(min(BLOCK_SIZE, end - start)))
                     for number, offset in enumerate(range(start, end, BLOCK_SIZE)):
                         block = buffer[: min(BLOCK_SIZE, end - offset)]
