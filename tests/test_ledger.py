@@ -77,7 +77,7 @@ def rows(path: str, query: str) -> list[Any]:
 
 def test_a_ledger_can_be_recognized_and_read_without_trioft(path: str, ledger: Ledger) -> None:
     """It is an SQLite file that says whose it is, which version of it, and which two ends it is about."""
-    do(ledger, (Ledger.begin_run, b"/source", b"/destination", 60))
+    do(ledger, (Ledger.begin_run, b"/source", b"/destination"))
     assert rows(path, "PRAGMA application_id") == [(0x7472696F,)]
     assert rows(path, "PRAGMA user_version") == [(2,)]
     assert rows(path, "PRAGMA journal_mode") == [("wal",)]
@@ -224,7 +224,7 @@ def test_a_ledger_of_version_1_works_like_a_new_one(path: str) -> None:
     with contextlib.closing(Ledger(path)) as ledger:
         do(
             ledger,
-            (Ledger.begin_run, b"/source", b"/destination", 60),
+            (Ledger.begin_run, b"/source", b"/destination"),
             (Ledger.move_checkpoint, b"b", b"c", checkpoint(b"c", growing=True)),
             (Ledger.record, [entry(b"a")]),
         )
@@ -505,28 +505,45 @@ def test_a_start_forgets_failures_and_keeps_what_was_delivered(ledger: Ledger) -
         ledger,
         (Ledger.record, [entry(outcome.encode(), outcome) for outcome in outcomes]),
         (Ledger.save_checkpoint, b"on its way", checkpoint(b"on its way")),
-        (Ledger.begin_run, b"/source", b"/destination", 60),
+        (Ledger.begin_run, b"/source", b"/destination"),
     )
     assert set(ledger.known_in([b""])) == {b"delivered", b"already"}
     assert [line[1] for line in ledger.history()] == outcomes
     assert ledger.checkpoint_of(b"on its way") is not None
 
 
-def test_a_start_forgets_history_that_is_older_than_wanted(path: str, ledger: Ledger) -> None:
-    """History does not grow for ever; what is known about files stays, however old it is."""
-    do(ledger, (Ledger.record, [entry(name) for name in (b"older", b"old", b"new")]))
+def test_history_that_is_older_than_wanted_is_forgotten(
+    path: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In pieces, and not at a start only: it does not grow for ever. What is known about files stays, however old."""
+    monkeypatch.setattr("trioft.ledger._FORGOTTEN_AT_A_TIME", 2)
+    ages = {b"%d" % n: 3601 + n for n in range(5)} | {b"new": 3500}
+    do(ledger, (Ledger.record, [entry(name) for name in ages]))
     with contextlib.closing(sqlite3.connect(path)) as db, db:
-        for name, seconds in ((b"older", 7200), (b"old", 3601), (b"new", 3500)):
+        for name, seconds in ages.items():
             then = (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
             db.execute("UPDATE history SET time = ? WHERE path = ?", (then.replace("+00:00", "Z"), name))
-    do(ledger, (Ledger.begin_run, b"/source", b"/destination", 3600))
+    with ledger.transaction():
+        assert [ledger.forget_history(3600) for _ in range(4)] == [2, 2, 1, 0]
     assert [line[2] for line in ledger.history()] == [b"new"]
-    assert set(ledger.known_in([b""])) == {b"older", b"old", b"new"}
+    assert set(ledger.known_in([b""])) == set(ages)
+
+
+def test_what_was_forgotten_leaves_no_empty_pages(path: str, ledger: Ledger) -> None:
+    """The file of a ledger gets smaller with what is in it."""
+    do(ledger, (Ledger.record, [entry(b"file %d" % n)._replace(detail="x" * 1000) for n in range(1000)]))
+    (before,) = rows(path, "PRAGMA page_count")[0]
+    with ledger.transaction():
+        assert ledger.forget_history(-60) == 1000
+    assert rows(path, "PRAGMA freelist_count") == [(0,)]
+    assert rows(path, "PRAGMA page_count")[0][0] < before / 4
 
 
 def test_a_history_of_a_hundred_years_can_be_asked_for(ledger: Ledger) -> None:
     """The longest duration that the configuration takes is no date that a calendar does not have."""
-    do(ledger, (Ledger.record, [entry(b"file")]), (Ledger.begin_run, b"/source", b"/destination", 36_500 * 86_400))
+    do(ledger, (Ledger.record, [entry(b"file")]))
+    with ledger.transaction():
+        assert ledger.forget_history(36_500 * 86_400) == 0
     assert len(ledger.history()) == 1
 
 

@@ -24,7 +24,7 @@ from trioft.ends import Pair, check_ends, find_ends, with_patience
 from trioft.endsio import KEEPS_NO_TIMES
 from trioft.errors import Side
 from trioft.events import Changes, run_events
-from trioft.ledger import Ledger, Lock, ledger_path, open_port, run_ledger
+from trioft.ledger import Ledger, Lock, forget_old_history, ledger_path, open_port, run_ledger
 from trioft.memory import stay_small
 from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, Found, Job, Manner
 from trioft.movers import Movers, Stuck
@@ -126,6 +126,7 @@ async def run_agent(
                     async with trio.open_nursery() as helpers:
                         helpers.start_soon(storage.run, looking.call, backlog.offer_again)
                         helpers.start_soon(stay_small)
+                        helpers.start_soon(forget_old_history, port.clone(), config.state.keep_history)
                         if not once:
                             helpers.start_soon(_watch_source, pair, storage, changes, board)
                         swept = trio.Event()
@@ -215,7 +216,7 @@ def _ledger_of(pair: Pair, config: Config, state_dir: str) -> Iterator[Ledger]:
     try:
         with contextlib.closing(Ledger(path)) as ledger:
             with ledger.transaction():
-                ledger.begin_run(pair.ledger_source, pair.destination.path, config.state.keep_history)
+                ledger.begin_run(pair.ledger_source, pair.destination.path)
             yield ledger
     finally:
         lock.release()

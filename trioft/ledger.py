@@ -39,6 +39,9 @@ _MIGRATIONS = {
     "CREATE INDEX checkpoint_by_identity ON checkpoint (dev, ino);"
 }
 _BATCH = 256  # requests of one transaction at most
+# Old history goes in pieces, so that no checkpoint waits long for one, and as often as this, in seconds.
+_FORGOTTEN_AT_A_TIME = 2_000
+_FORGET_EVERY = 3600.0
 _64_BITS = 2**64 - 1
 
 
@@ -172,17 +175,19 @@ class Ledger:
                 f"{self.path} was written by a newer trioft (ledger version {version}, this one knows {_VERSION})",
                 hint="use the newer trioft for this pair",
             )
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
         for old in range(version, _VERSION) if tables else ():
             self._db.executescript(f"BEGIN; {_MIGRATIONS[old]} PRAGMA user_version = {old + 1}; COMMIT")
         if not tables:
+            # Pages that are not used any more are given back; it has to be said before there is a table.
+            self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
             schema = importlib.resources.files("trioft").joinpath("ledger.sql").read_text("utf-8")
             self._db.executescript(
                 f"BEGIN; {schema}"
                 f"INSERT INTO about VALUES ('made_by', CAST('trioft {__version__}' AS BLOB));"
                 f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {_VERSION}; COMMIT"
             )
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
 
     def _translate(self, error: sqlite3.DatabaseError) -> LedgerError:
         if isinstance(error, sqlite3.OperationalError):
@@ -214,13 +219,22 @@ class Ledger:
 
     # What follows is called within a transaction.
 
-    def begin_run(self, source: bytes, destination: bytes, keep_history: float) -> None:
-        """Note the ends, forget failures (a new start tries again) and history older than *keep_history* seconds."""
+    def begin_run(self, source: bytes, destination: bytes) -> None:
+        """Note the ends, and forget failures: a new start tries again."""
         for key, value in (("source", source), ("destination", destination)):
             self._db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, value))
         self._db.execute("DELETE FROM file WHERE outcome IN ('failed', 'skipped')")
-        oldest = datetime.now(UTC) - timedelta(seconds=keep_history)
-        self._db.execute("DELETE FROM history WHERE time < ?", (oldest.isoformat(timespec="milliseconds"),))
+
+    def forget_history(self, keep: float) -> int:
+        """Forget some of the history that is older than *keep* seconds; return how many rows: 0 if none is left."""
+        oldest = (datetime.now(UTC) - timedelta(seconds=keep)).isoformat(timespec="milliseconds")
+        gone = self._db.execute(
+            "DELETE FROM history WHERE id IN (SELECT id FROM history WHERE time < ? ORDER BY time LIMIT ?)",
+            (oldest, _FORGOTTEN_AT_A_TIME),
+        ).rowcount
+        if gone:
+            self._db.execute("PRAGMA incremental_vacuum").fetchall()
+        return gone
 
     def identity_of(self, side: str) -> Identity | None:
         """Return which filesystem the *side* was on when it was used last, or None if it never was."""
@@ -405,6 +419,15 @@ def open_port(capacity: int) -> tuple[Port, trio.MemoryReceiveChannel[_Request]]
     """Return the two ends of the way to the ledger task."""
     send, receive = trio.open_memory_channel[_Request](capacity)
     return Port(send), receive
+
+
+async def forget_old_history(ledger: Port, keep: float) -> None:
+    """Have history older than *keep* seconds forgotten, now and then, in pieces. Runs until cancelled."""
+    with ledger:
+        while True:
+            while await ledger.call(Ledger.forget_history, keep):
+                pass
+            await trio.sleep(_FORGET_EVERY)
 
 
 async def run_ledger(ledger: Ledger, requests: trio.MemoryReceiveChannel[_Request]) -> None:

@@ -50,7 +50,7 @@ CREATE INDEX checkpoint_by_partial ON checkpoint (partial);
 CREATE INDEX checkpoint_by_identity ON checkpoint (dev, ino);
 
 -- What happened, in order: one row for each delivery, failure and removal of a source. Only ever added to;
--- rows older than `state.keep_history` are deleted at a start.
+-- rows older than `state.keep_history` are deleted.
 CREATE TABLE history (
     id        INTEGER PRIMARY KEY,
     time      TEXT NOT NULL,
