@@ -17,7 +17,7 @@ from trioft.mover import OPERATIONS
 # From low to high: a module may import those before it, and no other.
 ORDER = """
     errors model naming notation linux writers fileio resumeio copyio growio publishio endsio surveyio mover watcher
-    kinds config configfile child movers shutdown throttle memory board backlog events ledger storage ends scanner
+    kinds config configfile child movers shutdown throttle memory board backlog events lock ledger storage ends scanner
     transfer follow strategies finish copier sweeper view feed guard front control health server agent outlet display
     console status cli __main__
 """.split()  # noqa: SIM905

@@ -21,7 +21,8 @@ import trio.testing
 from support import PATIENCE
 from trioft import ledger as ledger_module
 from trioft.errors import LedgerError, LockedError, UnusableError
-from trioft.ledger import Entry, Known, Ledger, Lock, Port, Removal, ledger_path, open_port, run_ledger
+from trioft.ledger import Entry, Known, Ledger, Port, Removal, ledger_path, open_port, run_ledger
+from trioft.lock import Lock
 from trioft.model import Checkpoint, Fingerprint
 
 FINGERPRINT = Fingerprint(dev=2049, ino=131, size=20_000_000, mtime_ns=1_700_000_000_123_456_789, ctime_ns=-1)
@@ -775,7 +776,7 @@ async def test_requests_of_a_failed_transaction_are_not_kept_in_part(path: str, 
 
 _HOLDER = """
 import sys, time
-from trioft.ledger import Lock
+from trioft.lock import Lock
 
 lock = Lock(sys.argv[1])
 print("held", flush=True)

@@ -26,7 +26,8 @@ from support import PATIENCE, TRIOFT, movers_of, wait_until
 from trioft import movers as movers_module
 from trioft.child import child_command
 from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify
-from trioft.ledger import Ledger, Lock
+from trioft.ledger import Ledger
+from trioft.lock import Lock
 from trioft.mover import LENGTH
 from trioft.movers import MOST_STUCK, MoverBug, Movers, Stuck
 

@@ -79,6 +79,7 @@ memory           gives free memory back
 board            live state of all files, totals; the source of display and JSON lines
 backlog          files that are not delivered yet, and when to look at each again; bounded; makes the jobs
 events           file events: hints for the scanner
+lock             one trioft at a time for each pair of source and destination
 ledger           SQLite: outcomes, checkpoints, history; readable schema in ``ledger.sql``
 storage          both ends' health and identity, the destination's space; the gates
 ends             the two ends, before the first file: found, refused, waited for

@@ -24,7 +24,8 @@ from trioft.ends import Pair, check_ends, find_ends, with_patience
 from trioft.endsio import KEEPS_NO_TIMES
 from trioft.errors import Side
 from trioft.events import Changes, run_events
-from trioft.ledger import Ledger, Lock, forget_old_history, ledger_path, open_port, run_ledger
+from trioft.ledger import Ledger, forget_old_history, ledger_path, open_port, run_ledger
+from trioft.lock import Lock
 from trioft.memory import stay_small
 from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, Found, Job, Manner
 from trioft.movers import Movers, Stuck

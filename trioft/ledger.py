@@ -11,7 +11,6 @@ It is written with ``synchronous=FULL``: a source may be removed because of a ro
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.resources
 import json
@@ -24,7 +23,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 import trio
 
 from trioft import __version__
-from trioft.errors import LedgerError, LockedError, UnusableError
+from trioft.errors import LedgerError
 from trioft.model import Checkpoint, Fingerprint, Identity
 
 P = ParamSpec("P")
@@ -103,44 +102,6 @@ def ledger_path(state_dir: str, source: bytes, destination: bytes) -> str:
     return os.path.join(state_dir, f"{name}.sqlite")
 
 
-class Lock:
-    """
-    Keeps a second trioft away from the same pair: a locked file beside the ledger that holds the process id.
-
-    The kernel releases it when the process ends, however it ends. Movers do not inherit it.
-    """
-
-    def __init__(self, path: str) -> None:
-        """Raises ``LockedError`` naming the process that has it, ``UnusableError`` if the file cannot be made."""
-        try:
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise UnusableError(
-                f"cannot use the state directory {os.path.dirname(path)}: {error.strerror}",
-                hint="choose another one with --state-dir",
-            ) from error
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(self._fd, 32).decode("ascii", "replace").strip() or "unknown"
-            os.close(self._fd)
-            raise LockedError(
-                f"another trioft works on this source and destination: process {holder}",
-                hint="wait for it, or stop it",
-            ) from None
-        except OSError as error:  # some network filesystems have no locks, or no server that grants them
-            os.close(self._fd)
-            raise UnusableError(
-                f"cannot lock {path}: {error.strerror}", hint="choose a local folder with --state-dir"
-            ) from error
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
-
-    def release(self) -> None:
-        os.close(self._fd)
-
-
 class Ledger:
     """
     The SQLite file. Every error of SQLite leaves as ``LedgerError``; none is repaired by starting a new file.
@@ -179,7 +140,7 @@ class Ledger:
             self._db.executescript(f"BEGIN; {_MIGRATIONS[old]} PRAGMA user_version = {old + 1}; COMMIT")
         if not tables:
             # Pages that are not used any more are given back; it has to be said before there is a table.
-            self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            self._db.execute("PRAGMA auto_vacuum = FULL")
             schema = importlib.resources.files("trioft").joinpath("ledger.sql").read_text("utf-8")
             self._db.executescript(
                 f"BEGIN; {schema}"
@@ -228,13 +189,8 @@ class Ledger:
     def forget_history(self, keep: float) -> int:
         """Forget some of the history that is older than *keep* seconds; return how many rows: 0 if none is left."""
         oldest = (datetime.now(UTC) - timedelta(seconds=keep)).isoformat(timespec="milliseconds")
-        gone = self._db.execute(
-            "DELETE FROM history WHERE id IN (SELECT id FROM history WHERE time < ? ORDER BY time LIMIT ?)",
-            (oldest, _FORGOTTEN_AT_A_TIME),
-        ).rowcount
-        if gone:
-            self._db.execute("PRAGMA incremental_vacuum").fetchall()
-        return gone
+        query = "DELETE FROM history WHERE id IN (SELECT id FROM history WHERE time < ? ORDER BY time LIMIT ?)"
+        return self._db.execute(query, (oldest, _FORGOTTEN_AT_A_TIME)).rowcount
 
     def identity_of(self, side: str) -> Identity | None:
         """Return which filesystem the *side* was on when it was used last, or None if it never was."""
