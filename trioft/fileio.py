@@ -107,7 +107,7 @@ def each(dst: int, work: Callable[[T], R], things: Sequence[T]) -> list[R]:
     Return what *work* returns for each of *things*: for several at a time where the destination is behind a network.
 
     There a small file mostly waits, a dozen times, for an answer. Elsewhere threads only take the interpreter from
-    each other.
+    each other. *work* may tell of progress: messages as short as these do not get mixed up in the pipe.
     """
     if len(things) < 2 or linux.filesystem_magic(dst) not in linux.SHARED:
         return [work(thing) for thing in things]
