@@ -22,11 +22,9 @@ import trio
 from trioft.board import Board, Entry
 from trioft.config import Config
 from trioft.configfile import load_config
-from trioft.control import Control
 from trioft.errors import Side
-from trioft.events import Changes
+from trioft.job import JobRun
 from trioft.model import FileState, Fingerprint, Identity
-from trioft.movers import Stuck
 from trioft.server import serving
 from trioft.storage import Storage
 
@@ -90,8 +88,9 @@ async def main() -> None:
         board.scanned = True
         addresses: list[str] = []
         board.notices.append(lambda _, text: addresses.append(text.rpartition(" ")[2]))
-        async with serving(config, board, False, folder, [], Stuck(print)) as server:
-            server.found(storage(), cast(Control, None), Changes(lambda: None))
+        run = JobRun(config, board)
+        run.storage = storage()
+        async with serving(run, False, folder):
             for n in range(int(sys.argv[1])):
                 add(board, f"day {n // 1000}/clip {n:05d}.mxf", 1_000_000 + n, S.READY)
             print(json.dumps(addresses[0]), flush=True)

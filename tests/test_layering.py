@@ -18,8 +18,8 @@ from trioft.mover import OPERATIONS
 ORDER = """
     errors model naming notation linux writers fileio resumeio copyio growio publishio endsio surveyio mover watcher
     kinds config configfile child movers shutdown throttle memory board backlog events lock ledger storage ends scanner
-    transfer follow strategies finish copier sweeper view feed guard front control health server agent outlet display
-    console status cli __main__
+    transfer follow strategies finish copier sweeper control job view feed guard front health server agent outlet
+    display console status cli __main__
 """.split()  # noqa: SIM905
 
 # What runs in movers and in the watcher: started often, so it has to start fast; touches dead mounts, so it has to be

@@ -24,10 +24,9 @@ from trioft import front, server
 from trioft.board import Board
 from trioft.config import Config, Feed
 from trioft.errors import ConfigError, UnusableError
-from trioft.health import Health
+from trioft.job import JobRun
 from trioft.kinds import Address
 from trioft.model import FileState
-from trioft.movers import Stuck
 from trioft.server import Server, listen, url_of
 
 TOKEN = "correct-horse-battery"
@@ -43,8 +42,7 @@ class Agent:
         self.board.notices.append(lambda what, text: self.told.append(text))
         self.config = Config(feed=Feed(listen=Address("127.0.0.1", 0), **settings))
         self.token = self.config.feed.token
-        self.health = Health(self.board, [], Stuck(), self.config.feed.stalled_after)
-        self.server = Server(self.config, self.token, self.board, False, self.health)
+        self.server = Server(JobRun(self.config, self.board), self.token, False)
         self.port = 0
 
     def add(self, path: bytes = b"a", state: FileState = FileState.READY) -> Any:
@@ -405,15 +403,15 @@ async def test_a_client_that_never_reads_is_cut_and_disturbs_nobody(monkeypatch:
         async with await trio.open_tcp_stream("127.0.0.1", agent.port) as mute:
             mute.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
             await mute.send_all(handshake(agent.port))
-            while agent.health.clients() == 0:  # noqa: ASYNC110 - it tells nobody
+            while agent.server.clients == 0:  # noqa: ASYNC110 - it tells nobody
                 await trio.sleep(0.01)
             async with feed_of(agent) as socket:
                 message = json.loads(await socket.get_message())
                 while message["rev"] != message["head"]:
                     message = json.loads(await socket.get_message())
-                assert agent.health.clients() == 2
+                assert agent.server.clients == 2
                 begun = trio.current_time()
-                while agent.health.clients() == 2:
+                while agent.server.clients == 2:
                     agent.board.move(entries[0], FileState.SETTLING)
                     agent.board.move(entries[0], FileState.READY)
                     json.loads(await socket.get_message())

@@ -7,7 +7,7 @@ The flow
 Two planes. The **agent** is one Trio process: it decides, orders, records and reports, and never touches SOURCE or
 DEST. The **movers** are a few disposable child processes that do nothing but file operations, one at a time::
 
-    cli ─▶ config ─▶ agent: opens the channels and the nurseries, owns signals and the order of ending
+    cli ─▶ config ─▶ agent: owns signals ─▶ job: opens the channels and the nurseries, owns the order of ending
 
       services (outlive the pipeline)             pipeline (ended by the first signal)
         ledger    ◀─ outcomes, checkpoints ─────────  scanner ─ jobs ▶ copier × N    (files that are finished)
@@ -90,14 +90,15 @@ strategies       ``bundle``, ``whole``, ``follow``: the table of them, and which
 finish           partial → delivered → source removed, in commented steps
 copier           one job at a time, from admission to report; what happens on an error
 sweeper          removes orphaned partials at the start
+control          what an operator may ask of a running job: pause, resume, retry, cancel
+job              one source and one destination: channels, nurseries, the order of ending
 view             what the outside sees of a file and of a run: fields of JSON lines and feed
 feed             the state as changes since a cursor
 guard            who may talk to the port: Host, Origin, token
 front            one port: plain requests, and upgrades to WebSockets
-control          what an operator may ask of a running agent: pause, resume, retry, cancel
 health           is it able to work? metrics
 server           what the port answers; how a client of the feed is kept supplied
-agent            composition root: channels, nurseries, signals, the order of ending
+agent            composition root: what all have in common, signals
 outlet           lines of text leave from a thread of their own
 display          Rich progress in the terminal
 console          JSON lines, talk, summary, exit code of a run

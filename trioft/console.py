@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from trioft.agent import list_missing, run_agent
+from trioft.agent import run_agent
 from trioft.board import Board, Entry, Totals
 from trioft.config import Config
 from trioft.display import DRAWING, run_display
 from trioft.errors import FileTrouble, Side, TrioftError, UnusableError, hint_for, show_path
+from trioft.job import list_missing
 from trioft.ledger import now
 from trioft.model import FINAL, FileState, Found
 from trioft.notation import size_text

@@ -5,18 +5,17 @@ Is the agent able to work, and what has it done? What monitoring asks for: reaso
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import trio
 
 from trioft import __version__
-from trioft.board import Board, Entry
+from trioft.board import Entry
 from trioft.errors import Side, classify
+from trioft.job import JobRun
 from trioft.model import FINAL, FileState
-from trioft.movers import Movers, Stuck
-from trioft.storage import Storage
 
 if TYPE_CHECKING:
     from prometheus_client.registry import CollectorRegistry
@@ -26,19 +25,16 @@ _ACTIVE = (FileState.COPYING, FileState.VERIFYING)
 
 
 class Health:
-    """Counts what the board does not keep, and says whether all is well. *stalled_after* is in seconds."""
+    """Counts what the board does not keep, and says whether all is well."""
 
-    def __init__(self, board: Board, pools: Sequence[Movers], stuck: Stuck, stalled_after: float) -> None:
-        self.board, self.pools, self.stuck = board, pools, stuck
-        self.storage: Storage | None = None  # there is none while the ends have not been found
+    def __init__(self, run: JobRun) -> None:
+        self._run = run
         self.errors: Counter[str] = Counter()  # by class
         self.mismatches = 0  # blocks that did not read back
         self.bytes_verified = 0
         self.clients: Callable[[], int] = lambda: 0
-        self.overflows: Callable[[], int] = lambda: 0
-        self._stalled_after = stalled_after
         self._finished_at = trio.current_time()
-        board.listeners.append(self._changed)
+        run.board.listeners.append(self._changed)
 
     def _changed(self, entry: Entry) -> None:
         if entry.state in FINAL:
@@ -50,12 +46,12 @@ class Health:
 
     def reasons(self) -> list[str]:
         """Say why the agent cannot work; nothing where it can."""
-        board = self.board
+        board = self._run.board
         reasons = board.outages
         states = Counter(entry.state for entry in board.live.values())
         waiting = sum(states[state] for state in _WAITING)
         idle = trio.current_time() - self._finished_at
-        if waiting and not any(states[state] for state in _ACTIVE) and idle > self._stalled_after:
+        if waiting and not any(states[state] for state in _ACTIVE) and idle > self._run.config.feed.stalled_after:
             reasons.append(f"nothing was finished for {idle / 60:.0f} min, and {waiting:,} files wait")
         return reasons
 
@@ -88,7 +84,7 @@ class Health:
                 family.add_metric([key], value)
             families.append(family)
 
-        board, totals, storage = self.board, self.board.totals, self.storage
+        run, board, totals, storage = self._run, self._run.board, self._run.board.totals, self._run.storage
         live = list(board.live.values())
         by("build_info", "What runs.", "version", [(__version__, 1)], counts=False)
         counter("copied_bytes", "Bytes written to the destination.", totals.bytes)
@@ -124,11 +120,15 @@ class Health:
             gauge("destination_total_bytes", "How large it is.", storage.total)
             gauge("destination_reserved_bytes", "What files under way still need.", storage.reserved_bytes)
         gauge("destination_full_seconds", "Until the recordings will have filled it.", board.full_in)
-        gauge("movers", "Processes for file operations.", sum(pool.alive for pool in self.pools))
-        counter("movers_replaced", "Those that died, or were killed.", sum(pool.replaced for pool in self.pools))
-        gauge("movers_left_behind", "Those that cannot be killed.", len(self.stuck.pids))
+        gauge("movers", "Processes for file operations.", sum(pool.alive for pool in run.pools))
+        counter("movers_replaced", "Those that died, or were killed.", sum(pool.replaced for pool in run.pools))
+        gauge("movers_left_behind", "Those that cannot be killed.", len(run.stuck.pids))
         gauge("scan_seconds", "What the last look through the whole source took.", board.scan_seconds)
-        counter("event_overflows", "Times that events got lost, and the source was scanned.", self.overflows())
+        counter(
+            "event_overflows",
+            "Times that events got lost, and the source was scanned.",
+            run.changes.overflows if run.changes else 0,
+        )
         gauge("feed_clients", "Who reads the feed.", self.clients())
 
         class Collected:

@@ -11,24 +11,20 @@ import json
 import os
 import re
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from urllib.parse import parse_qs
 
 import trio
 import trio_websocket
 
-from trioft.board import Board
 from trioft.config import Config
-from trioft.control import Control
 from trioft.errors import ConfigError, UnusableError
-from trioft.events import Changes
 from trioft.feed import Cursor, Feed
 from trioft.front import Answer, Front, Request, Upgrade, is_handshake
 from trioft.guard import COOKIE, Guard, is_loopback
 from trioft.health import Health
+from trioft.job import JobRun
 from trioft.model import FINAL
-from trioft.movers import Movers, Stuck
-from trioft.storage import Storage
 from trioft.view import Run
 
 _TICK = 0.25  # seconds: at most four messages a second for each client
@@ -82,23 +78,22 @@ def url_of(config: Config, listeners: list[trio.SocketListener]) -> str:
 
 
 @contextlib.asynccontextmanager
-async def serving(
-    config: Config, board: Board, once: bool, state_dir: str, pools: Sequence[Movers], stuck: Stuck
-) -> AsyncIterator[Server]:
+async def serving(run: JobRun, once: bool, state_dir: str) -> AsyncIterator[Server]:
     """
-    Serve the port of one run while inside, and have its address where ``trioft status`` looks for it.
+    Serve the port of an agent while inside, and have its address where ``trioft status`` looks for it.
 
     Raises ``ConfigError`` or ``UnusableError`` if it cannot be opened.
     """
+    config = run.config
     token = os.environ.get("TRIOFT_FEED_TOKEN") or config.feed.token
     listeners = await listen(config, token)
     url = url_of(config, listeners)
-    server = Server(config, token, board, once, Health(board, pools, stuck, config.feed.stalled_after))
+    server = Server(run, token, once)
     streams = server.wrapped(listeners)
     card = os.path.join(state_dir, f"feed-{os.getpid()}.json")
     with contextlib.suppress(OSError):  # the ledger will say what is wrong with the state directory
         _write_card(card, url)
-    board.notice("feed", f"watch it at {url}")
+    run.board.notice("feed", f"watch it at {url}")
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.run, streams)
@@ -120,13 +115,13 @@ def _write_card(path: str, url: str) -> None:
 
 
 class Server:
-    """The port of one run."""
+    """The port of one agent."""
 
-    def __init__(self, config: Config, token: str | None, board: Board, once: bool, health: Health) -> None:
-        self._config = config
-        self._health = health
-        self._run = Run(config, board, once=once)
-        self._feed = Feed(board, self._run.sections)
+    def __init__(self, run: JobRun, token: str | None, once: bool) -> None:
+        config, board = run.config, run.board
+        self._run, self._config = run, config
+        self._health = Health(run)
+        self._feed = Feed(board, Run(run, once=once).sections)
         self._guard = Guard(frozenset(config.feed.hosts), token, config.feed.tls_cert is not None)
         self._front = Front(self._respond, lambda text: board.notice("feed", text))
         self._routes: dict[str, Callable[[Request], Answer | Upgrade]] = {
@@ -137,16 +132,9 @@ class Server:
             "/healthz": self._healthz,
             "/login": self._login,
         }
-        self._control: Control | None = None
-        self._clients = 0
+        self.clients = 0
         self._parked = trio.lowlevel.ParkingLot()
-        health.clients = lambda: self._clients
-
-    def found(self, storage: Storage, control: Control, changes: Changes) -> None:
-        """The ends have been found, and there is something to control."""
-        self._health.overflows = lambda: changes.overflows
-        self._run.storage = self._health.storage = storage
-        self._control = control if self._config.feed.control else None
+        self._health.clients = lambda: self.clients
 
     async def run(self, listeners: list[trio.abc.Listener[trio.abc.Stream]]) -> None:
         """Serve until cancelled; then clients of the feed get a Close frame (1001) first."""
@@ -231,7 +219,7 @@ class Server:
 
     async def _converse(self, cursor: Cursor, socket: trio_websocket.WebSocketConnection) -> None:
         """Keep a client supplied until it leaves, says something, or takes nothing any more."""
-        self._clients += 1
+        self.clients += 1
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._listen, socket, nursery.cancel_scope)
@@ -247,7 +235,7 @@ class Server:
                         if waiting.cancelled_caught:
                             break
         finally:
-            self._clients -= 1
+            self.clients -= 1
 
     async def _listen(self, socket: trio_websocket.WebSocketConnection, conversation: trio.CancelScope) -> None:
         """Do what a client asks for, where that is allowed; and see it leave, which nobody would who did not listen."""
@@ -272,10 +260,10 @@ class Server:
             done, text = False, "this is no JSON object"
         else:
             entry = self._feed.entry_of(number) if type(number) is int else None
-            if self._control is None:
+            if self._run.control is None:
                 done, text = False, "there is nothing to control yet"
             else:
-                done, text = await self._control.obey(what, entry)
+                done, text = await self._run.control.obey(what, entry)
             if done and what == "retry" and entry is not None and entry.state in FINAL:
                 self._feed.remove(entry)  # it begins a new life, under another id
         return json.dumps({"type": "answer", "v": 1, "ref": ref, "ok": done, "text": text})

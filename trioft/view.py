@@ -13,19 +13,18 @@ import attrs
 import trio
 
 from trioft import __version__
-from trioft.board import Board, Entry
-from trioft.config import Config
+from trioft.board import Entry
 from trioft.errors import Side, Trouble, classify, hint_for, show_path
-from trioft.storage import Storage
+from trioft.job import JobRun
 from trioft.throttle import Rate
 
 
 class Run:
     """One run as the feed tells it, beside its files: what it is, both ends, totals."""
 
-    def __init__(self, config: Config, board: Board, *, once: bool) -> None:
-        self.storage: Storage | None = None  # there is none while the ends have not been found
-        self._config, self._board = config, board
+    def __init__(self, run: JobRun, *, once: bool) -> None:
+        self._run = run
+        config = run.config
         self._rate = Rate()
         self._agent: dict[str, object] = {
             "version": __version__,
@@ -39,7 +38,7 @@ class Run:
 
     def sections(self) -> dict[str, dict[str, object]]:
         """Return the sections by name."""
-        board, storage, config = self._board, self.storage, self._config
+        board, storage, config = self._run.board, self._run.storage, self._run.config
         source = self._end(Side.SOURCE, config.source.path)
         destination = {
             **self._end(Side.DESTINATION, config.destination.path),
@@ -69,11 +68,12 @@ class Run:
         }
 
     def _end(self, side: Side, path: str | None) -> dict[str, object]:
-        identity = self.storage.identity[side] if self.storage is not None else None
-        wrong = self._board.wrong_with(side)
+        storage = self._run.storage
+        identity = storage.identity[side] if storage is not None else None
+        wrong = self._run.board.wrong_with(side)
         return {
             **path_fields("path", os.fsencode(os.path.abspath(path or ""))),
-            "state": "ok" if wrong is None and self.storage is not None else "away",
+            "state": "ok" if wrong is None and storage is not None else "away",
             "reason": wrong,
             "filesystem": f"{identity.source} ({identity.kind})" if identity is not None else None,
         }

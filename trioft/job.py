@@ -1,0 +1,253 @@
+"""
+A job: one source and one destination, from finding the ends to the last file. Everything that it has of its own.
+
+``run_job`` is the diagram of the program. It never touches the source or the destination: movers do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Container, Iterator, Sequence
+
+import attrs
+import trio
+
+from trioft.backlog import Backlog
+from trioft.board import Board
+from trioft.config import Config
+from trioft.control import Control
+from trioft.copier import run_copier
+from trioft.ends import Pair, check_ends, find_ends, with_patience
+from trioft.endsio import KEEPS_NO_TIMES
+from trioft.errors import Side
+from trioft.events import Changes, run_events
+from trioft.ledger import Ledger, forget_old_history, ledger_path, open_port, run_ledger
+from trioft.lock import Lock
+from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, Found, Job, Manner
+from trioft.movers import Movers, Stuck
+from trioft.scanner import Scanner
+from trioft.shutdown import Shutdown
+from trioft.storage import Storage
+from trioft.surveyio import Listing, Look
+from trioft.sweeper import sweep
+from trioft.throttle import Throttle
+from trioft.transfer import Owners, Tools
+
+# Besides copy.movers: one that scans, one that looks at files that grow, one that probes the destination, so that none
+# waits for a copy.
+_LOOKING_MOVERS = 3
+# A dry run writes nothing, so it does not find out how exactly the destination keeps times; not worse than this.
+_COARSEST_NS = 2_000_000_000
+# Seconds that a sync, whose files are all delivered, waits for the search for orphans; longer if it took longer.
+_SWEEP_AT_LEAST = 5
+
+
+class JobRun:
+    """A job as it runs: what it is, and what others may see of it and ask of it."""
+
+    def __init__(self, config: Config, board: Board) -> None:
+        self.config, self.board = config, board
+        self.shutdown = Shutdown(config.state.shutdown_grace)
+        self.stuck = Stuck(lambda text: board.notice("mover", text))
+        self.pools: tuple[Movers, ...] = ()
+        self.changes: Changes | None = None
+        # There are none while the ends have not been found.
+        self.storage: Storage | None = None
+        self.control: Control | None = None
+
+
+async def run_job(
+    run: JobRun, *, once: bool, state_dir: str, accept_new: Container[Side] = (), mover: Sequence[str] | None = None
+) -> None:
+    """
+    Transfer everything, ``once`` or until stopped. *mover* is another command that starts a mover.
+
+    An end that is elsewhere than in earlier runs is used only if *accept_new* says so.
+
+    Raises ``TrioftError`` where the ends, the configuration or the ledger do not allow to work. A destination that is
+    away, or not the right one, is waited for if not ``once``.
+    """
+    config, board, shutdown, stuck = run.config, run.board, run.shutdown, run.stuck
+    stall = config.copy.stall_timeout
+    async with (
+        Movers(_LOOKING_MOVERS, stall, mover, stuck) as looking,
+        Movers(config.copy.movers, stall, mover, stuck) as copying,
+        # A pool of their own: recordings never wait behind a backlog. Two at least, so that none waits for another's
+        # barrier.
+        Movers(max(2, config.copy.movers), stall, mover, stuck) as following,
+    ):
+        run.pools = (looking, copying, following)
+        with shutdown.until_stopped():
+            pair = await with_patience(
+                lambda: find_ends(config, looking.call, state_dir), config, board, patient=not once
+            )
+        if shutdown.stopped:
+            return
+        stuck.paths = (pair.source.path, pair.destination.path)
+        with _ledger_of(pair, config, state_dir) as ledger:
+            port, requests = open_port(copying_capacity(config))
+            known = {side: None if side in accept_new else ledger.identity_of(side) for side in Side}
+            storage = Storage(pair.ends, known, config, board)
+            with shutdown.until_stopped():
+                await with_patience(lambda: check_ends(storage, looking.call), config, board, patient=not once)
+            if shutdown.stopped:
+                return
+            with ledger.transaction():
+                for side, identity in storage.identity.items():
+                    assert identity is not None
+                    ledger.note_identity(side, identity)
+            backlog = Backlog(board, oldest_first=not once, bundle_bytes=bundle_bytes(config))
+            changes, throttle = Changes(backlog.wake), Throttle(config.copy.bwlimit)
+            manner = how_to_copy(config, once, storage.resolution_ns)
+            tools = Tools(
+                config=config,
+                once=once,
+                board=board,
+                call=copying.call,
+                looking=looking.call,
+                changes=changes,
+                owners=Owners(),
+                ledger=port,
+                storage=storage,
+                manner=manner,
+                throttle=throttle,
+                shutdown=shutdown,
+                stuck=stuck,
+            )
+            # The ledger outlives all that may still have something to say to it: it ends when the last port closes.
+            async with trio.open_nursery() as services:
+                services.start_soon(run_ledger, ledger, requests)
+                with port, port.clone() as port_of_control:
+                    run.storage, run.changes = storage, changes
+                    run.control = Control(board, backlog, changes, throttle, port_of_control)
+                    async with trio.open_nursery() as helpers:
+                        helpers.start_soon(storage.run, looking.call, backlog.offer_again)
+                        helpers.start_soon(forget_old_history, port.clone(), config.state.keep_history)
+                        if not once:
+                            helpers.start_soon(_watch_source, pair, storage, changes, board)
+                        swept = trio.Event()
+                        helpers.start_soon(sweep, looking.call, storage, backlog, port.clone(), board, swept)
+                        with shutdown.until_stopped():
+                            # Ends when the scanner has closed the jobs and the last is done, or by a signal.
+                            async with trio.open_nursery() as pipeline:
+                                send_jobs, jobs = trio.open_memory_channel[Job](config.copy.transfers)
+                                send_growing, growing = trio.open_memory_channel[Job](0)
+                                scanner = Scanner(
+                                    config=config,
+                                    once=once,
+                                    only=pair.only,
+                                    exclude=pair.exclude,
+                                    board=board,
+                                    backlog=backlog,
+                                    storage=storage,
+                                    ledger=port.clone(),
+                                    call=looking.call,
+                                    manner=manner,
+                                    changes=changes,
+                                )
+                                pipeline.start_soon(scanner.run, send_jobs, send_growing)
+                                lanes = [(jobs, "copier", config.copy.transfers, copying.call)]
+                                lanes += [(growing, "follower", config.growing.transfers, following.call)]
+                                with jobs, growing:
+                                    for lane, kind, count, call in lanes:
+                                        for n in range(count):
+                                            its_tools = attrs.evolve(tools, ledger=port.clone(), call=call)
+                                            name = f"{kind}-{n + 1}"
+                                            pipeline.start_soon(run_copier, lane.clone(), backlog, its_tools, name=name)
+                            # It searches all of the destination: not for that long does anybody like to wait.
+                            longest = max(_SWEEP_AT_LEAST, trio.current_time() - board.begun)
+                            with trio.move_on_after(longest):
+                                await swept.wait()
+                        helpers.cancel_scope.cancel()
+
+
+def copying_capacity(config: Config) -> int:
+    """How many requests may wait for the ledger: one for each task that could send one."""
+    return 2 * (config.copy.transfers + config.growing.transfers) + 2
+
+
+def bundle_bytes(config: Config) -> int:
+    """How large a bundle may be: with a limited throughput not much more than a second's worth, as it goes at once."""
+    rate = config.copy.bwlimit
+    return BUNDLE_BYTES if rate is None else min(BUNDLE_BYTES, max(BUNDLE_FILE_SIZE, rate))
+
+
+def how_to_copy(config: Config, once: bool, resolution_ns: int) -> Manner:
+    """Put together what the file operations need of the configuration."""
+    return Manner(
+        verify=config.copy.verify,
+        if_exists=config.destination.if_exists or ("overwrite" if once else "rename"),
+        # Also where a second recording of the same size would pass for the first.
+        prove_existing=config.copy.on_success.action != "keep" or (not once and resolution_ns == KEEPS_NO_TIMES),
+        resolution_ns=resolution_ns,
+        xattrs=config.metadata.xattrs,
+    )
+
+
+@contextlib.contextmanager
+def _ledger_of(pair: Pair, config: Config, state_dir: str) -> Iterator[Ledger]:
+    path = ledger_path(state_dir, pair.ledger_source, pair.destination.path)
+    lock = Lock(path.removesuffix(".sqlite") + ".lock")
+    try:
+        with contextlib.closing(Ledger(path)) as ledger:
+            with ledger.transaction():
+                ledger.begin_run(pair.ledger_source, pair.destination.path)
+            yield ledger
+    finally:
+        lock.release()
+
+
+async def _watch_source(pair: Pair, storage: Storage, changes: Changes, board: Board) -> None:
+    """Have events reported, also of what is mounted there after the source was away."""
+    if pair.source.remote:
+        board.notice("events", f"no file events: the source is on {pair.source.mount[0]}; it is scanned instead")
+    elif pair.only is None:
+        while True:
+            mounted = storage.source_mounted
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(run_events, pair.source.path, changes, lambda text: _no_events(text, board))
+                await mounted.wait()
+                nursery.cancel_scope.cancel()
+            changes.add(None)
+
+
+def _no_events(text: str, board: Board) -> None:
+    board.notice_once("events", f"{text}; the source is scanned instead")
+
+
+# --- dry run ---------------------------------------------------------------------------------------------------------
+
+
+async def list_missing(config: Config, tell: Callable[[Found], None], board: Board, *, state_dir: str) -> None:
+    """Call *tell* with each file that a sync would copy. Writes nothing anywhere, not even the ledger."""
+    async with Movers(1, config.copy.stall_timeout) as movers:
+        pair = await find_ends(config, movers.call, state_dir)
+        manner = how_to_copy(config, True, _COARSEST_NS)
+        scan = functools.partial(movers.call, "scan", pair.ends.source)
+        if pair.only is not None:
+            looks: list[Look] = await movers.call(
+                "look", pair.ends.source, [pair.only], config.source.include, pair.exclude
+            )
+            wanted = [look.found for look in looks if look.found is not None]
+            there = await scan([b""], None, config.source.include, pair.exclude, pair.ends.destination, manner)
+            missing = [found for folder in there.folders for found in folder.files if found in wanted]
+            for found in missing:
+                tell(found)
+            board.totals.already += len(wanted) - len(missing)
+            return
+        folders = [b""]
+        while folders:
+            batch, folders = folders[-500:], folders[:-500]
+            listing: Listing = await scan(
+                batch, None, config.source.include, pair.exclude, pair.ends.destination, manner
+            )
+            folders += listing.rest
+            board.totals.already += listing.already
+            for path, reason in listing.skipped:
+                board.skip(path, reason)
+            for trouble in listing.troubles:
+                board.fail_folder(trouble)
+            for folder in listing.folders:
+                for found in folder.files:
+                    tell(found)
