@@ -124,13 +124,17 @@ def ssh_server(folder: Path) -> Iterator[SshServer]:
 
 
 @contextlib.contextmanager
-def sshfs(server: SshServer, remote: Path, point: Path) -> Iterator[None]:
-    """Mount *remote*, as *server* has it, at *point* while inside; skips the test where that cannot be done."""
+def sshfs(server: SshServer, remote: Path, point: Path, port: int | None = None) -> Iterator[None]:
+    """
+    Mount *remote*, as *server* has it, at *point* while inside; skips the test where that cannot be done.
+
+    *port* is where the server is reached, if not at its own.
+    """
     if shutil.which("sshfs") is None:
         pytest.skip("sshfs is not installed")
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("no FUSE here")
-    options = f"{OPTIONS},port={server.port},IdentityFile={(server.folder / 'user').resolve()},BatchMode=yes"
+    options = f"{OPTIONS},port={port or server.port},IdentityFile={(server.folder / 'user').resolve()},BatchMode=yes"
     what = f"{getpass.getuser()}@127.0.0.1:{remote.resolve()}"
     outside = point.stat().st_dev
     with open(server.folder / "sshfs.log", "wb") as log:
