@@ -119,6 +119,9 @@ def arguments() -> argparse.Namespace:
         parser.error("--drop-caches needs root")
     if given.rounds is not None and given.rounds < 1:
         parser.error("at least one round")
+    for folder in (given.where, *([given.json.parent] if given.json is not None else [])):
+        if not os.access(folder, os.W_OK):
+            parser.error(f"{folder} is no folder to write to")
     return given
 
 
