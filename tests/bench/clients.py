@@ -44,7 +44,7 @@ def feed_clients(bench: Bench) -> Iterator[Row]:
     contestants = {name: functools.partial(_transfer, bench, size, RATE, *crowd) for name, crowd in crowds.items()}
     contestants["none, free"] = functools.partial(_transfer, bench, 4 * size, "off", 0, 0)
     contestants["500, free"] = functools.partial(_transfer, bench, 4 * size, "off", 500, 0)
-    runs = bench.in_turns("clients of the feed", contestants, warm_up=False)
+    runs = bench.in_turns("clients of the feed", contestants, cold=contestants)
     work = f"{TRANSFERS} transfers, {RATE} in all"
     for count in counts:
         name = f"{work}, {count} feed clients"

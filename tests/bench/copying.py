@@ -74,7 +74,7 @@ def _copies(
     into = into or bench.place
     tools = present(bench, *dict.fromkeys(tool for goal in goals for tool in goal[:2]))
     contestants = _contestants(bench, source, tools, caches, into, behind or into)
-    runs = bench.in_turns(work, contestants)
+    runs = bench.in_turns(work, contestants, cold=[name for name in contestants if name.endswith(", cold")])
     for cache in caches:
         for ours, theirs, target in goals:
             if theirs in tools:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -96,15 +96,18 @@ class Bench:
         return Run(seconds, usage.ru_utime + usage.ru_stime, max(memory))
 
     def in_turns(
-        self, what: str, contestants: Mapping[str, Callable[[bool], Run]], warm_up: bool = True
+        self, what: str, contestants: Mapping[str, Callable[[bool], Run]], cold: Container[str] = ()
     ) -> dict[str, list[Run]]:
         """
         Let *contestants* run in turns, and every other round in the opposite order; return their runs, round by round.
 
-        Before the rounds that count, each runs once, to warm up and, as only then it is told to, to be weighed.
+        Before the rounds that count, each runs once, to warm up and, as only then it is told to, to be weighed; those
+        called *cold* do not.
         """
         weights = {}
-        for name, contestant in contestants.items() if warm_up else ():
+        for name, contestant in contestants.items():
+            if name in cold:
+                continue
             show(f"{what}: warming up: {name}")
             weights[name] = contestant(True).memory
         runs: dict[str, list[Run]] = {name: [] for name in contestants}
