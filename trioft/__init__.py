@@ -103,6 +103,7 @@ outlet           lines of text leave from a thread of their own
 display          Rich progress in the terminal
 console          JSON lines, talk, summary, exit code of a run
 status           ``trioft status``: a running agent's feed in a terminal
+options          arguments and options, shared by the commands
 cli              Typer commands: arguments → configuration → run
 ================ ====================================================================================================
 """

@@ -1,0 +1,95 @@
+"""
+The command line's arguments and options, each declared once and shared by the commands.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Source = Annotated[
+    str | None, typer.Argument(metavar="SOURCE", help="A local folder, or one file. May come from the config file.")
+]
+Destination = Annotated[
+    str | None, typer.Argument(metavar="DEST", help="An existing folder, such as a mounted share. Never created.")
+]
+ConfigFile = Annotated[
+    str | None,
+    typer.Option("-c", "--config", metavar="FILE", envvar="TRIOFT_CONFIG", help="Configuration file (YAML)."),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option("--include", metavar="GLOB", help="Transfer only what matches. Repeatable. Default: everything."),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", metavar="GLOB", help="Leave out what matches; beats --include. Repeatable."),
+]
+Transfers = Annotated[
+    str | None, typer.Option("--transfers", metavar="N", help="Files or bundles copied at a time. Default: 4.")
+]
+Verify = Annotated[
+    str | None,
+    typer.Option("--verify", metavar="LEVEL", help="size, transfer, or readback. Default: readback."),
+]
+GrowingMode = Annotated[
+    str | None,
+    typer.Option(
+        "--growing",
+        metavar="MODE",
+        help="follow: copy files while they are being written; sync stays until they are closed. wait: copy them when"
+        " they are closed; sync leaves them for the next run. Default: follow.",
+    ),
+]
+Settle = Annotated[
+    str | None,
+    typer.Option(
+        "--settle", metavar="DURATION", help="Quiet time after which a file counts as finished. Default: 10s."
+    ),
+]
+OnSuccess = Annotated[
+    str | None,
+    typer.Option("--on-success", metavar="ACTION", help="keep, delete, or archive:DIR the source. Default: keep."),
+]
+IfExists = Annotated[
+    str | None,
+    typer.Option(
+        "--if-exists",
+        metavar="POLICY",
+        help="rename, overwrite, skip, or fail, where another file has the name. Default: overwrite in sync, rename in"
+        " watch.",
+    ),
+]
+Bwlimit = Annotated[
+    str | None,
+    typer.Option("--bwlimit", metavar="RATE", help="Limit of all transfers together, as 20MiB/s. Default: off."),
+]
+MinFree = Annotated[
+    str | None, typer.Option("--min-free", metavar="SIZE", help="Space to leave free, as 1% or 10GB. Default: 1%.")
+]
+Feed = Annotated[
+    str | None,
+    typer.Option("--feed", metavar="HOST:PORT", help="Serve the page, the feed and metrics there. Default: off."),
+]
+StateDir = Annotated[
+    str | None,
+    typer.Option("--state-dir", metavar="DIR", help="Where the ledger lives. Default: the user's state folder."),
+]
+AcceptNewDestination = Annotated[
+    bool,
+    typer.Option(
+        "--accept-new-destination",
+        help="DEST is on another filesystem than in earlier runs, on purpose: use it from now on.",
+    ),
+]
+AcceptNewSource = Annotated[
+    bool,
+    typer.Option(
+        "--accept-new-source", help="Nothing is mounted at SOURCE any more, on purpose: transfer what is there."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout, `summary` last.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only what failed.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
+NoProgress = Annotated[bool, typer.Option("--no-progress", help="No progress display in the terminal.")]
