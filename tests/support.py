@@ -22,6 +22,8 @@ import pytest
 from trioft.model import Fingerprint, Found
 
 TRIOFT = [sys.executable, "-m", "trioft"]
+# Events of history that say what came of a file; the others say how.
+OUTCOMES = ("delivered", "already", "failed", "skipped", "removed", "refused")
 PATIENCE = 60.0  # seconds that any single thing may take on a loaded machine
 
 

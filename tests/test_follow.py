@@ -26,7 +26,7 @@ import xxhash
 
 import odd_mover
 from recorder import PROFILES, Content
-from support import PATIENCE, Site, files_of, make_tree, mounted, pattern, wait_until
+from support import OUTCOMES, PATIENCE, Site, files_of, make_tree, mounted, pattern, wait_until
 from trioft.agent import run_agent
 from trioft.board import Board
 from trioft.configfile import load_config
@@ -127,11 +127,11 @@ def copied(site: Site) -> int:
 
 
 def history(site: Site) -> list[tuple[str, bytes, str]]:
-    """What the ledger tells: event, path, detail."""
+    """What the ledger tells of outcomes: event, path, detail."""
     (ledger,) = site.state.glob("*.sqlite")
     db = sqlite3.connect(ledger)
     try:
-        return db.execute("SELECT event, path, detail FROM history ORDER BY id").fetchall()
+        return db.execute(f"SELECT event, path, detail FROM history WHERE event IN {OUTCOMES} ORDER BY id").fetchall()
     finally:
         db.close()
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from support import Running, Site, files_of, make_tree, mounted, pattern, read_tree, wait_until
+from support import OUTCOMES, Running, Site, files_of, make_tree, mounted, pattern, read_tree, wait_until
 from trioft.naming import partial_of
 
 BLOCK = 8 << 20
@@ -58,10 +58,12 @@ def snapshot(*roots: Path) -> list[tuple[object, ...]]:
 
 
 def history(site: Site) -> list[tuple[str, bytes, bytes, str]]:
-    """Return event, path, target and detail of what the ledger has recorded, in order."""
+    """Return event, path, target and detail of the outcomes that the ledger has recorded, in order."""
     (ledger,) = site.state.glob("*.sqlite")
     with closing(sqlite3.connect(ledger)) as db:
-        return db.execute("SELECT event, path, target, detail FROM history ORDER BY id").fetchall()
+        return db.execute(
+            f"SELECT event, path, target, detail FROM history WHERE event IN {OUTCOMES} ORDER BY id"
+        ).fetchall()
 
 
 def interrupted(site: Site, *options: str, blocks: int = 1, number: int = signal.SIGTERM) -> None:

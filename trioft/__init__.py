@@ -81,6 +81,7 @@ backlog          files that are not delivered yet, and when to look at each agai
 events           file events: hints for the scanner
 lock             one trioft at a time for each pair of source and destination
 ledger           SQLite: outcomes, checkpoints, history; readable schema in ``ledger.sql``
+journal          what was decided about each file on its way becomes history
 storage          both ends' health and identity, the destination's space; the gates
 ends             the two ends, before the first file: found, refused, waited for
 scanner          walks and watches the source, decides what is ready and what grows

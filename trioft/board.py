@@ -84,6 +84,7 @@ class Board:
         self.pending_bytes = 0  # of the live files, still to be copied
         self.begun = trio.current_time()
         self.listeners: list[Listener] = []  # called at each change of a file's state, synchronously
+        self.remarks: list[Callable[[Entry, str, str], None]] = []  # (file, event, text): see ``remark``
         self.dropped: list[Listener] = []  # called when a file is taken off in the middle
         self.notices: list[Callable[[str, str], None]] = []  # (what, text): told once each
         self._said: set[str] = set()
@@ -192,14 +193,21 @@ class Board:
 
     def fail_folder(self, trouble: Trouble) -> None:
         """A folder cannot be read, or made: what is below it is not transferred."""
-        self._end_at_once(trouble.path, FileState.FAILED, str(trouble), trouble)
+        entry = self._end_at_once(trouble.path, FileState.FAILED, str(trouble), trouble)
+        self.remark(entry, FileState.FAILED, str(trouble))  # it has no outcome in the ledger
         self.totals.failed += 1
 
-    def _end_at_once(self, path: bytes, state: FileState, reason: str, trouble: Trouble | None) -> None:
+    def _end_at_once(self, path: bytes, state: FileState, reason: str, trouble: Trouble | None) -> Entry:
         entry = Entry(id=next(self._ids), path=path, size=0, state=state, reason=reason, trouble=trouble)
         self.revision += 1
         for listener in self.listeners:
             listener(entry)
+        return entry
+
+    def remark(self, entry: Entry, event: str, text: str) -> None:
+        """Say something about a file that is no change of its state, for who asks about it later."""
+        for listener in self.remarks:
+            listener(entry, event, text)
 
     def set_source(self, text: str | None) -> None:
         """The source is well (None), or what is wrong with it."""

@@ -48,6 +48,7 @@ class Control:
         if pending is not None:
             if pending.entry.state != FileState.WAITING or pending.in_work:
                 return False, f"{path} is not waiting: it is {pending.entry.state}"
+            self._board.remark(entry, "retried", "an operator has asked for it")
             self._backlog.look_again(pending, trio.current_time())
             self._backlog.wake()
             return True, f"{path} is tried again"
@@ -55,6 +56,7 @@ class Control:
             return False, f"{path} is {entry.state}"
         # A failure is remembered, so that it is not tried again at each scan.
         await self._ledger.call(Ledger.forget_failure, entry.path)
+        self._board.remark(entry, "retried", "an operator has asked for it")
         self._changes.add([entry.path])
         return True, f"{path} is tried again"
 

@@ -26,8 +26,9 @@ import trio
 
 from trioft.board import Board, Entry
 from trioft.model import FINAL, FileState
+from trioft.notation import timestamp
 from trioft.throttle import Rate
-from trioft.view import describe, moment, timestamp
+from trioft.view import describe, moment
 
 # Bytes after which a message is cut; what is left comes in the next one.
 MESSAGE = 64 * 1024

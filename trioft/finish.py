@@ -15,6 +15,7 @@ from trioft.errors import FileTrouble, show_path
 from trioft.ledger import Entry, Ledger, Removal
 from trioft.model import Item, Job, Publication, Result, Verdict
 from trioft.naming import partial_of
+from trioft.notation import timestamp
 from trioft.transfer import PATIENCE, Tools
 
 UNPROVEN = (
@@ -92,11 +93,19 @@ async def _record(job: Job, results: list[Result], tools: Tools) -> list[int]:
 
 
 def _detail(item: Item, result: Result, tools: Tools) -> str:
-    """Say in the history what stands behind a delivery."""
+    """Say in the history what stands behind a delivery, and how it went."""
+    entry = tools.entry(item)
     details = [f"verified: {tools.manner.verify}"]
     if result.closed:
         details.append(f"closed: {result.closed}")
-    if patched := tools.entry(item).bytes_patched:
+    if entry.strategy:
+        details.append(f"strategy: {entry.strategy}")
+    details.append(f"found: {timestamp(entry.found_at)}")
+    if entry.started_at is not None:
+        details.append(f"copied in: {trio.current_time() - entry.started_at:.1f} s")
+    if entry.attempt:
+        details.append(f"failed attempts: {entry.attempt}")
+    if patched := entry.bytes_patched:
         details.append(f"rewritten by its recorder, and copied again: {patched} bytes")
     if result.note:
         details.append(result.note)

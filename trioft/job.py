@@ -22,6 +22,7 @@ from trioft.ends import Pair, check_ends, find_ends, with_patience
 from trioft.endsio import KEEPS_NO_TIMES
 from trioft.errors import Side
 from trioft.events import Changes, run_events
+from trioft.journal import Journal
 from trioft.ledger import Ledger, forget_old_history, ledger_path, open_port, run_ledger
 from trioft.lock import Lock
 from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, Found, Job, Manner
@@ -124,6 +125,7 @@ async def run_job(
                     async with trio.open_nursery() as helpers:
                         helpers.start_soon(storage.run, looking.call, backlog.offer_again)
                         helpers.start_soon(forget_old_history, port.clone(), config.state.keep_history)
+                        helpers.start_soon(Journal(board).run, port.clone())
                         if not once:
                             helpers.start_soon(_watch_source, pair, storage, changes, board)
                         swept = trio.Event()

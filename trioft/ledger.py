@@ -25,6 +25,7 @@ import trio
 from trioft import __version__
 from trioft.errors import LedgerError
 from trioft.model import Checkpoint, Fingerprint, Identity
+from trioft.notation import timestamp
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -86,9 +87,21 @@ class Removal(NamedTuple):
     detail: str
 
 
+class Line(NamedTuple):
+    """One line of history."""
+
+    time: str
+    event: str
+    path: bytes
+    target: bytes
+    size: int
+    digest: bytes | None
+    detail: str
+
+
 def now() -> str:
-    """Return this moment as RFC 3339, UTC, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Return this moment as the ledger has it."""
+    return timestamp(datetime.now(UTC))
 
 
 def _signed(number: int) -> int:
@@ -100,6 +113,36 @@ def ledger_path(state_dir: str, source: bytes, destination: bytes) -> str:
     """Return the ledger's file for a pair of absolute paths without symbolic links."""
     name = hashlib.blake2b(source + b"\0" + destination, digest_size=8).hexdigest()
     return os.path.join(state_dir, f"{name}.sqlite")
+
+
+def version_of(db: sqlite3.Connection, path: str) -> int:
+    """Return the version of the ledger *path*, 0 if it is empty. Raises ``LedgerError`` if it is none that we know."""
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if tables and application != _APPLICATION_ID:
+        raise LedgerError(
+            f"{path} is an SQLite file, but no ledger of trioft",
+            hint="move it away, or choose another state directory with --state-dir",
+        )
+    if version > _VERSION:
+        raise LedgerError(
+            f"{path} was written by a newer trioft (ledger version {version}, this one knows {_VERSION})",
+            hint="use the newer trioft for this pair",
+        )
+    return int(version) if tables else 0
+
+
+def unusable(path: str, error: sqlite3.DatabaseError) -> LedgerError:
+    """Return what an error of SQLite means to a person."""
+    if isinstance(error, sqlite3.OperationalError):
+        hint = "see to its disk and its permissions, then start trioft again"
+    else:
+        hint = (
+            "move it away and start again: trioft then compares partials and files at the destination"
+            " with the source before it uses them, and copies what is missing"
+        )
+    return LedgerError(f"the ledger {path} cannot be used: {error}", hint=hint)
 
 
 class Ledger:
@@ -120,25 +163,13 @@ class Ledger:
                 self._db.close()
                 raise
         except sqlite3.DatabaseError as error:
-            raise self._translate(error) from error
+            raise unusable(self.path, error) from error
 
     def _open(self) -> None:
-        (application,) = self._db.execute("PRAGMA application_id").fetchone()
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        if tables and application != _APPLICATION_ID:
-            raise LedgerError(
-                f"{self.path} is an SQLite file, but no ledger of trioft",
-                hint="move it away, or choose another state directory with --state-dir",
-            )
-        if version > _VERSION:
-            raise LedgerError(
-                f"{self.path} was written by a newer trioft (ledger version {version}, this one knows {_VERSION})",
-                hint="use the newer trioft for this pair",
-            )
-        for old in range(version, _VERSION) if tables else ():
+        version = version_of(self._db, self.path)
+        for old in range(version, _VERSION) if version else ():
             self._db.executescript(f"BEGIN; {_MIGRATIONS[old]} PRAGMA user_version = {old + 1}; COMMIT")
-        if not tables:
+        if not version:
             # Pages that are not used any more are given back; it has to be said before there is a table.
             self._db.execute("PRAGMA auto_vacuum = FULL")
             schema = importlib.resources.files("trioft").joinpath("ledger.sql").read_text("utf-8")
@@ -149,16 +180,6 @@ class Ledger:
             )
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
-
-    def _translate(self, error: sqlite3.DatabaseError) -> LedgerError:
-        if isinstance(error, sqlite3.OperationalError):
-            hint = "see to its disk and its permissions, then start trioft again"
-        else:
-            hint = (
-                "move it away and start again: trioft then compares partials and files at the destination"
-                " with the source before it uses them, and copies what is missing"
-            )
-        return LedgerError(f"the ledger {self.path} cannot be used: {error}", hint=hint)
 
     @contextlib.contextmanager
     def transaction(self) -> Any:
@@ -173,7 +194,7 @@ class Ledger:
                 raise
             self._db.execute("COMMIT")
         except sqlite3.DatabaseError as error:
-            raise self._translate(error) from error
+            raise unusable(self.path, error) from error
 
     def close(self) -> None:
         self._db.close()
@@ -188,7 +209,7 @@ class Ledger:
 
     def forget_history(self, keep: float) -> int:
         """Forget some of the history that is older than *keep* seconds; return how many rows: 0 if none is left."""
-        oldest = (datetime.now(UTC) - timedelta(seconds=keep)).isoformat(timespec="milliseconds")
+        oldest = timestamp(datetime.now(UTC) - timedelta(seconds=keep))
         query = "DELETE FROM history WHERE id IN (SELECT id FROM history WHERE time < ? ORDER BY time LIMIT ?)"
         return self._db.execute(query, (oldest, _FORGOTTEN_AT_A_TIME)).rowcount
 
@@ -300,7 +321,9 @@ class Ledger:
             ),
         )
         self._db.executemany("DELETE FROM checkpoint WHERE path = ?", ((e.path,) for e in entries))
-        self._add_history((time, e.outcome, e.path, e.target, e.fingerprint.size, e.digest, e.detail) for e in entries)
+        self.add_history(
+            Line(time, e.outcome, e.path, e.target, e.fingerprint.size, e.digest, e.detail) for e in entries
+        )
 
     def forget_failure(self, path: bytes) -> None:
         """Let a file that failed, or was skipped, be tried again by this run."""
@@ -315,17 +338,13 @@ class Ledger:
             ((r.outcome, *os.path.split(r.path)) for r in removals),
         )
         time = now()
-        self._add_history((time, r.outcome, r.path, r.target, r.size, None, r.detail) for r in removals)
+        self.add_history(Line(time, r.outcome, r.path, r.target, r.size, None, r.detail) for r in removals)
 
-    def _add_history(self, rows: Iterable[tuple[object, ...]]) -> None:
+    def add_history(self, lines: Iterable[Line]) -> None:
+        """Record what has happened, beside the outcomes."""
         self._db.executemany(
-            "INSERT INTO history (time, event, path, target, size, digest, detail) VALUES (?, ?, ?, ?, ?, ?, ?)", rows
+            "INSERT INTO history (time, event, path, target, size, digest, detail) VALUES (?, ?, ?, ?, ?, ?, ?)", lines
         )
-
-    def history(self) -> list[tuple[Any, ...]]:
-        """Return all of history, oldest first: time, event, path, target, size, digest, detail."""
-        query = "SELECT time, event, path, target, size, digest, detail FROM history ORDER BY id"
-        return self._db.execute(query).fetchall()
 
 
 class _Request:

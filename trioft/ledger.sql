@@ -49,12 +49,14 @@ CREATE INDEX checkpoint_by_partial ON checkpoint (partial);
 -- A recording that was renamed is found again by what it is.
 CREATE INDEX checkpoint_by_identity ON checkpoint (dev, ino);
 
--- What happened, in order: one row for each delivery, failure and removal of a source. Only ever added to;
--- rows older than `state.keep_history` are deleted.
+-- What happened; order it by time and id, as some rows are written a moment later. Only ever added to; rows older than
+-- `state.keep_history` are deleted.
 CREATE TABLE history (
     id        INTEGER PRIMARY KEY,
     time      TEXT NOT NULL,
-    event     TEXT NOT NULL,        -- delivered, already, failed, skipped, removed, refused (to remove)
+    event     TEXT NOT NULL,        -- an outcome: delivered, already, failed, skipped, removed, refused (to remove); or what was
+                                    -- decided on the way: growing, copying, verifying, settling, waiting, renamed, retried,
+                                    -- gone. The latter are left out where a small file arrives at the first attempt
     path      BLOB NOT NULL,
     target    BLOB NOT NULL,
     size      INTEGER NOT NULL,

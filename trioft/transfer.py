@@ -20,7 +20,7 @@ import trio
 
 from trioft.board import Board, Entry
 from trioft.config import Config
-from trioft.errors import FileTrouble, Side, Trouble, first_of
+from trioft.errors import FileTrouble, Side, Trouble, first_of, show_path
 from trioft.events import Changes
 from trioft.fileio import file_digest, mismatch
 from trioft.ledger import Ledger, Port
@@ -126,6 +126,8 @@ async def begin(item: Item, tools: Tools, *, growing: bool) -> Prepared | Result
             is_other = name != item.path or is_remounted(checkpoint, item)
             checkpoint = checkpoint._replace(partial=partial, growing=checkpoint.growing or is_other)
             await ledger.call(Ledger.move_checkpoint, name, item.path, checkpoint)
+            if name != item.path:
+                tools.board.remark(tools.entry(item), "renamed", f"it was called {show_path(name)}")
         elif checkpoint is not None:
             checkpoint = None
             if moved is None:
@@ -201,6 +203,8 @@ class Transfer:
         self._unsettled_most = max(2, tools.config.copy.checkpoint_size // BLOCK_SIZE) * BLOCK_SIZE
         self._stirred = trio.Event()
         tools.board.resumed(self.entry, sum(block.length for block in self.blocks.values()))
+        closed = f"; closed: {prepared.closed}" if prepared.closed else ""
+        tools.board.remark(self.entry, "copying", f"{self.entry.strategy}, from byte {self.settled}{closed}")
 
     def digests_between(self, start: int, end: int) -> bytes:
         return b"".join(self.blocks[n].digest for n in range(start // BLOCK_SIZE, _blocks(end)))

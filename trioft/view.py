@@ -16,6 +16,7 @@ from trioft import __version__
 from trioft.board import Entry
 from trioft.errors import Side, Trouble, classify, hint_for, show_path
 from trioft.job import JobRun
+from trioft.notation import timestamp
 from trioft.throttle import Rate
 
 
@@ -126,8 +127,3 @@ def path_fields(key: str, path: bytes) -> dict[str, object]:
 def moment(at: float | None) -> str | None:
     """Return a time on trio's clock as RFC 3339, UTC, to the millisecond."""
     return None if at is None else timestamp(datetime.now(UTC) + timedelta(seconds=at - trio.current_time()))
-
-
-def timestamp(at: datetime) -> str:
-    """Return *at* as RFC 3339, UTC, to the millisecond."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
