@@ -82,6 +82,7 @@ events           file events: hints for the scanner
 lock             one trioft at a time for each pair of source and destination
 ledger           SQLite: outcomes, checkpoints, history; readable schema in ``ledger.sql``
 journal          what was decided about each file on its way becomes history
+records          reading ledgers: history, what is known about files, what was delivered
 storage          both ends' health and identity, the destination's space; the gates
 ends             the two ends, before the first file: found, refused, waited for
 scanner          walks and watches the source, decides what is ready and what grows
@@ -104,6 +105,7 @@ outlet           lines of text leave from a thread of their own
 display          Rich progress in the terminal
 console          JSON lines, talk, summary, exit code of a run
 status           ``trioft status``: a running agent's feed in a terminal
+history          ``trioft history``: what happened, from the ledgers
 options          arguments and options, shared by the commands
 cli              Typer commands: arguments → configuration → run
 ================ ====================================================================================================

@@ -21,20 +21,27 @@ from trioft.options import (
     Bwlimit,
     ConfigFile,
     Destination,
+    Event,
     Exclude,
+    Failed,
     Feed,
     GrowingMode,
     IfExists,
     Include,
     Json,
+    JsonLines,
+    Limit,
     MinFree,
     NoProgress,
     OnSuccess,
+    PathGlob,
     Quiet,
     Settle,
+    Since,
     Source,
     StateDir,
     Transfers,
+    Until,
     Verbose,
     Verify,
 )
@@ -196,6 +203,33 @@ def status(
     from trioft.status import run_status
 
     raise typer.Exit(run_status(url, state_dir_of(settings), as_json=json))
+
+
+@app.command()
+def history(
+    source: Source = None,
+    dest: Destination = None,
+    config: ConfigFile = None,
+    since: Since = None,
+    until: Until = None,
+    failed: Failed = False,
+    event: Event = None,
+    path: PathGlob = None,
+    limit: Limit = None,
+    state_dir: StateDir = None,
+    json: JsonLines = False,
+) -> None:
+    """
+    Tell what was delivered, failed, removed, or waited for, newest last; of one pair, or of all.
+
+    Example:  trioft history /ingest /mnt/nas/ingest --since 24h --failed
+    """
+    settings = _load({"source": source, "dest": dest, "config": config, "state_dir": state_dir}, ends=False)
+    from trioft.console import state_dir_of
+    from trioft.history import Wish, run_history
+
+    wish = Wish(since, until, tuple(event or ()), failed, path)
+    raise typer.Exit(run_history(settings, state_dir_of(settings), wish, limit=limit, as_json=json))
 
 
 @config_app.command()

@@ -31,7 +31,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _APPLICATION_ID = 0x7472696F
-_VERSION = 2
+VERSION = 2
 # What brings a ledger of one version to the next.
 _MIGRATIONS = {
     1: "ALTER TABLE file ADD COLUMN closed TEXT NOT NULL DEFAULT '';"
@@ -125,9 +125,9 @@ def version_of(db: sqlite3.Connection, path: str) -> int:
             f"{path} is an SQLite file, but no ledger of trioft",
             hint="move it away, or choose another state directory with --state-dir",
         )
-    if version > _VERSION:
+    if version > VERSION:
         raise LedgerError(
-            f"{path} was written by a newer trioft (ledger version {version}, this one knows {_VERSION})",
+            f"{path} was written by a newer trioft (ledger version {version}, this one knows {VERSION})",
             hint="use the newer trioft for this pair",
         )
     return int(version) if tables else 0
@@ -167,7 +167,7 @@ class Ledger:
 
     def _open(self) -> None:
         version = version_of(self._db, self.path)
-        for old in range(version, _VERSION) if version else ():
+        for old in range(version, VERSION) if version else ():
             self._db.executescript(f"BEGIN; {_MIGRATIONS[old]} PRAGMA user_version = {old + 1}; COMMIT")
         if not version:
             # Pages that are not used any more are given back; it has to be said before there is a table.
@@ -176,7 +176,7 @@ class Ledger:
             self._db.executescript(
                 f"BEGIN; {schema}"
                 f"INSERT INTO about VALUES ('made_by', CAST('trioft {__version__}' AS BLOB));"
-                f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {_VERSION}; COMMIT"
+                f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT"
             )
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")

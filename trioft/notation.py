@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 _SIZES = {"TiB": 2**40, "GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
@@ -83,6 +83,19 @@ def span_text(seconds: float) -> str:
 def timestamp(at: datetime) -> str:
     """Return *at* as RFC 3339, UTC, to the millisecond: two of them compare as texts do."""
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def parse_moment(text: object, now: datetime) -> datetime:
+    """Return when ``2h`` before *now* was, or ``2026-01-31`` or ``2026-01-31T12:00``, by this machine's clock."""
+    try:
+        return now - timedelta(seconds=parse_duration(text))
+    except ValueError:
+        pass
+    try:
+        # What has no offset is local time. Years at either end are beyond what a clock can say elsewhere.
+        return datetime.fromisoformat(text if isinstance(text, str) else "").astimezone(UTC)
+    except (ValueError, OverflowError, OSError):
+        raise wrong(text, "a duration, such as 2h, or a date, such as 2026-01-31 or 2026-01-31T12:00") from None
 
 
 def parse_rate(text: object) -> int | None:

@@ -93,3 +93,24 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on st
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only what failed.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="No progress display in the terminal.")]
+
+# --- of the ledger's commands -----------------------------------------------------------------------------------------
+
+Since = Annotated[
+    str | None,
+    typer.Option(
+        "--since", metavar="TIME", help="From then on: a duration, such as 2h, or a date, as 2026-01-31T12:00."
+    ),
+]
+Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before then, in the same notation.")]
+Event = Annotated[
+    list[str] | None, typer.Option("--event", metavar="NAME", help="Only this, such as removed. Repeatable.")
+]
+Failed = Annotated[bool, typer.Option("--failed", help="Only what failed, and sources that were not removed.")]
+PathGlob = Annotated[
+    str | None, typer.Option("--path", metavar="GLOB", help="Only files whose path below SOURCE matches.")
+]
+Limit = Annotated[
+    int | None, typer.Option("--limit", metavar="N", min=1, help="Only the newest N. Default: everything there is.")
+]
+JsonLines = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]

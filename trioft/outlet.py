@@ -4,11 +4,15 @@ Where lines of text leave, from a thread of their own: a reader that does not re
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+from trioft.errors import UnusableError
 
 # Lines that may wait for a slow reader: some tens of MB. Beyond that they are lost, and counted.
 _MOST = 100_000
@@ -63,6 +67,24 @@ class Outlet:
                 with self._changed:
                     self._silent = True
                     self._lines.clear()
+
+
+def print_all(lines: Iterable[str]) -> None:
+    """
+    Print *lines* of data.
+
+    Raises ``UnusableError`` where they cannot be written; ``BrokenPipeError`` where their reader has gone.
+    """
+    try:
+        for line in lines:
+            print(line)  # noqa: T201 - this is its purpose
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        with contextlib.suppress(OSError):  # what is buffered must not fail again when Python flushes it at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise UnusableError(f"cannot write to stdout: {error.strerror}") from error
 
 
 def write_to(fd: int) -> Callable[[str], None]:
