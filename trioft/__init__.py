@@ -64,6 +64,7 @@ resumeio         what of a partial is still good                                
 copyio           write a bundle; prepare, copy and settle a large file                                (in movers)
 growio           look at a file that grows, copy behind its writer, compare, find its new name        (in movers)
 publishio        partial → final name; removal of a delivered source                                  (in movers)
+verifyio         read back what was delivered earlier                                                 (in movers)
 endsio           what the ends are: which filesystems, whether they can be used                       (in movers)
 surveyio         scan, look, make folders, search for partials                                        (in movers)
 mover            the child process: read a request, run one operation, answer
@@ -106,6 +107,8 @@ display          Rich progress in the terminal
 console          JSON lines, talk, summary, exit code of a run
 status           ``trioft status``: a running agent's feed in a terminal
 history          ``trioft history``: what happened, from the ledgers
+findings         what ``trioft verify`` has found so far, kept beside the ledger
+verify           ``trioft verify``: delivered files are read back, and compared with the ledger's digests
 options          arguments and options, shared by the commands
 cli              Typer commands: arguments → configuration → run
 ================ ====================================================================================================

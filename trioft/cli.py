@@ -18,6 +18,7 @@ from trioft.errors import ConfigError, Side, TrioftError
 from trioft.options import (
     AcceptNewDestination,
     AcceptNewSource,
+    Again,
     Bwlimit,
     ConfigFile,
     Destination,
@@ -53,6 +54,12 @@ EXIT_STATUS = """
 EXIT STATUS:  0 everything is at the destination (watch: stopped by a signal).  1 some files failed.  2 wrong usage or
 configuration.  3 source or destination unusable, or another trioft works on the same pair.  4 nothing failed, but files
 still being written were left for the next run.  130, 143 sync was interrupted; partials are resumable.
+"""
+
+VERIFY_STATUS = """
+EXIT STATUS:  0 all that was delivered is there, as it was delivered, or somebody has replaced it since.  1 something is
+missing, has other bytes, or cannot be read.  2 wrong usage or configuration.  3 the destination or the ledger cannot be
+used.  130, 143 interrupted; the same command goes on where it stopped.
 """
 
 app = typer.Typer(
@@ -230,6 +237,38 @@ def history(
 
     wish = Wish(since, until, tuple(event or ()), failed, path)
     raise typer.Exit(run_history(settings, state_dir_of(settings), wish, limit=limit, as_json=json))
+
+
+@app.command(epilog=VERIFY_STATUS)
+def verify(
+    source: Source = None,
+    dest: Destination = None,
+    config: ConfigFile = None,
+    since: Since = None,
+    path: PathGlob = None,
+    again: Again = False,
+    transfers: Transfers = None,
+    bwlimit: Bwlimit = None,
+    state_dir: StateDir = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    no_progress: NoProgress = False,
+) -> None:
+    """
+    Read delivered files again at DEST, and compare them with the digests on record. An interrupted one goes on.
+
+    Example:  trioft verify /ingest /mnt/nas/ingest --since 7d
+    """
+    settings = _load(locals(), ends=False)
+    from trioft.console import state_dir_of
+    from trioft.history import Wish
+    from trioft.verify import run_verify
+
+    wish = Wish(since=since, path=path)
+    code = run_verify(
+        settings, state_dir_of(settings), wish, again=again, as_json=json, quiet=quiet, progress=not no_progress
+    )
+    raise typer.Exit(code)
 
 
 @config_app.command()

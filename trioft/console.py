@@ -163,7 +163,7 @@ def _run(
     progress: bool,
     dry_run: bool = False,
 ) -> int:
-    screen = _terminal() if progress and not quiet else None
+    screen = terminal() if progress and not quiet else None
     level = "error" if quiet else "debug" if verbose else settings.log.level
     voice = Voice(level, as_json=as_json, screen=screen)
     boards: list[Board] = []
@@ -191,7 +191,7 @@ def _run(
         stopped_by = trio.run(run)
     except BaseException as error:
         voice.end(1)
-        _translate(error)
+        translate(error)
     board = boards[0]
     seconds = _monotonic() - began
     totals = attrs.asdict(board.totals)
@@ -215,7 +215,7 @@ def _monotonic() -> float:
     return time.monotonic()
 
 
-def _terminal() -> Console | None:
+def terminal() -> Console | None:
     if sys.stderr is None or not sys.stderr.isatty():
         return None
     from rich.console import Console
@@ -259,7 +259,7 @@ def _say_summary(voice: Voice, totals: Totals, seconds: float, verify: str, *, t
         voice.say("info", text)
 
 
-def _translate(error: BaseException) -> None:
+def translate(error: BaseException) -> None:
     """Raise what an ended run means to a person: a ``TrioftError``, or, for a bug, the whole story."""
     leaves = list(_leaves(error))
     known: list[Any] = [leaf for leaf in leaves if isinstance(leaf, TrioftError)]

@@ -29,19 +29,24 @@ _FILES = 8  # active files shown; the rest is counted
 
 
 async def run_display(board: Board, console: Console) -> None:
+    """Draw the board on *console*. Runs until cancelled."""
+    rate = Rate()
+    await draw(lambda: render(board, rate.add(trio.current_time(), board.totals.bytes)), console)
+
+
+async def draw(picture: Callable[[], RenderableType], console: Console) -> None:
     """
-    Draw the board four times a second on *console*.
+    Draw a *picture* of what is going on four times a second on *console*.
 
     A terminal that is not read blocks a thread, never the agent. Runs until cancelled, then leaves the screen tidy.
     """
     from rich.live import Live
 
-    rate = Rate()
     live = Live(console=console, auto_refresh=False, transient=True)
     await trio.to_thread.run_sync(_draw, live.start, abandon_on_cancel=True)
     try:
         while True:
-            live.update(render(board, rate.add(trio.current_time(), board.totals.bytes)))
+            live.update(picture())
             await trio.to_thread.run_sync(_draw, live.refresh, abandon_on_cancel=True)
             await trio.sleep(_INTERVAL)
     finally:
@@ -75,7 +80,7 @@ def render(board: Board, rate: float | None) -> RenderableType:
     if rate is not None:
         head.append(f"; {size_text(round(rate))}/s")
         if board.scanned and rate > 0 and board.pending_bytes:
-            head.append(f", {_clock(board.pending_bytes / rate)} left")
+            head.append(f", {clock(board.pending_bytes / rate)} left")
     active = [e for e in board.live.values() if e.state in (FileState.COPYING, FileState.VERIFYING)]
     table = Table.grid(padding=(0, 1))
     for entry in active[:_FILES]:
@@ -120,7 +125,7 @@ def _shorten(text: str, width: int = 40) -> str:
     return text if len(text) <= width else f"…{text[1 - width :]}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

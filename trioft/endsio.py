@@ -216,20 +216,11 @@ def probe(path: bytes, was: Identity | None, marker: bytes | None, require_mount
     Nothing is written where the place is not the one it *was*, or does not have what is asked for. Never creates
     *path*. Raises ``FileTrouble`` with what does not work.
     """
-    op = "open"
     name = b".trioft-probe-%d-%d.00000000.partial" % (os.getpid(), time.monotonic_ns())
-    with _opened(path, Side.DESTINATION) as (dst, root, identity):
-        if was is not None and (why := why_not_same(was, identity)) is not None:
-            raise _other_place(Side.DESTINATION, why)
+    with _recognized(path, was, marker, require_mount) as (dst, root, identity):
         try:
             op = "stat"
-            if require_mount and root.dev == os.stat("/").st_dev:
-                text = "nothing is mounted at the destination folder, and destination.require_mount is set"
-                raise _other_place(Side.DESTINATION, text)
             space = os.fstatvfs(dst)
-            if marker is not None:
-                op = "find the marker"
-                os.stat(marker, dir_fd=dst)
             op = "create"
             fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dst)
             try:
@@ -261,6 +252,36 @@ def probe(path: bytes, was: Identity | None, marker: bytes | None, require_mount
             raise FileTrouble(trouble_of(error, Side.DESTINATION, op, b"")) from error
         total = space.f_blocks * space.f_frsize
         return Probed(root, identity, free, total, resolution, mode == 0o640)
+
+
+def recognize(path: bytes, was: Identity | None, marker: bytes | None, require_mount: bool) -> Root:
+    """
+    Find out whether the destination *path* is the place that it *was*, and has what is asked for. Writes nothing.
+
+    Raises ``FileTrouble``.
+    """
+    with _recognized(path, was, marker, require_mount) as (_, root, _):
+        return root
+
+
+@contextlib.contextmanager
+def _recognized(
+    path: bytes, was: Identity | None, marker: bytes | None, require_mount: bool
+) -> Iterator[tuple[int, Root, Identity]]:
+    with _opened(path, Side.DESTINATION) as (dst, root, identity):
+        if was is not None and (why := why_not_same(was, identity)) is not None:
+            raise _other_place(Side.DESTINATION, why)
+        op = "stat"
+        try:
+            if require_mount and root.dev == os.stat("/").st_dev:
+                text = "nothing is mounted at the destination folder, and destination.require_mount is set"
+                raise _other_place(Side.DESTINATION, text)
+            if marker is not None:
+                op = "find the marker"
+                os.stat(marker, dir_fd=dst)
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, Side.DESTINATION, op, b"")) from error
+        yield dst, root, identity
 
 
 def _close_probe(fd: int) -> None:

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from trioft import copyio, endsio, growio, linux, publishio, surveyio, writers
+from trioft import copyio, endsio, growio, linux, publishio, surveyio, verifyio, writers
 from trioft.errors import FileTrouble
 
 LENGTH = struct.Struct(">Q")
@@ -28,6 +28,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
         endsio.contains,
         endsio.probe_source,
         endsio.probe,
+        endsio.recognize,
         surveyio.scan,
         surveyio.look,
         surveyio.make_folders,
@@ -48,11 +49,12 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
         publishio.publish,
         publishio.discard,
         publishio.remove_sources,
+        verifyio.read_delivered,
     )
 }
 # These tell what they have done while they go on.
 TELLING = {"write_bundle", "prepare", "copy_span", "settle", "locate"}
-TELLING |= {"copy_growing", "compare_span", "copy_ranges", "settle_ranges"}
+TELLING |= {"copy_growing", "compare_span", "copy_ranges", "settle_ranges", "read_delivered"}
 
 
 def main(parent: int) -> None:

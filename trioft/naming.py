@@ -120,5 +120,17 @@ class Wanted:
         return self._include is None or _matches(self._include, path)
 
 
+def why_not_wanted(path: bytes, include: Sequence[str], exclude: Sequence[str]) -> str | None:
+    """Say why the file *path* is not wanted, or None."""
+    if is_partial(path):
+        return "this is a name of trioft's own partials"
+    for pattern in exclude:
+        if Wanted((pattern,), ()).file(path):
+            return f"excluded by {pattern!r}"
+    if not Wanted(include, ()).file(path):
+        return f"included are only {', '.join(map(repr, include))}"
+    return None
+
+
 def _matches(expression: re.Pattern[str], path: bytes) -> bool:
     return expression.fullmatch(path.decode("utf-8", "surrogateescape")) is not None

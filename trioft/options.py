@@ -114,3 +114,4 @@ Limit = Annotated[
     int | None, typer.Option("--limit", metavar="N", min=1, help="Only the newest N. Default: everything there is.")
 ]
 JsonLines = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
+Again = Annotated[bool, typer.Option("--again", help="Begin anew, also where an earlier one was interrupted.")]

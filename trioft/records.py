@@ -72,7 +72,7 @@ class Records(Ledger):
     def __init__(self, path: str) -> None:
         self.path = path
         with self._translated():
-            self._db = _open(path)
+            self._db = open_to_read(path)
             try:
                 if version_of(self._db, path) != VERSION:
                     hint = "use `trioft sync` or `trioft watch` on this pair once: that brings it up to date"
@@ -206,10 +206,11 @@ class Records(Ledger):
             last = rows[-1][0]
 
 
-def _open(path: str) -> sqlite3.Connection:
+def open_to_read(path: str) -> sqlite3.Connection:
+    """Open an SQLite file that others may be writing. Raises SQLite's errors."""
     where = f"file:{quote(path)}?mode=ro"
     try:
-        db = sqlite3.connect(where, uri=True, isolation_level=None, timeout=5)
+        db = sqlite3.connect(where, uri=True, isolation_level=None, timeout=5, check_same_thread=False)
         try:
             db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         except BaseException:
@@ -220,7 +221,7 @@ def _open(path: str) -> sqlite3.Connection:
         # A log of writes is made even to read. Where that cannot be, and there is none: nobody is writing.
         if os.path.exists(f"{path}-wal") or not os.path.exists(path):
             raise
-        return sqlite3.connect(f"{where}&immutable=1", uri=True, isolation_level=None)
+        return sqlite3.connect(f"{where}&immutable=1", uri=True, isolation_level=None, check_same_thread=False)
 
 
 # --- which ledger -----------------------------------------------------------------------------------------------------
