@@ -109,6 +109,8 @@ status           ``trioft status``: a running agent's feed in a terminal
 history          ``trioft history``: what happened, from the ledgers
 findings         what ``trioft verify`` has found so far, kept beside the ledger
 verify           ``trioft verify``: delivered files are read back, and compared with the ledger's digests
+explanation      all about one file, and whether its source may be removed
+explain          ``trioft explain``: the same, in words or as JSON
 options          arguments and options, shared by the commands
 cli              Typer commands: arguments → configuration → run
 ================ ====================================================================================================

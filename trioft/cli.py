@@ -239,6 +239,29 @@ def history(
     raise typer.Exit(run_history(settings, state_dir_of(settings), wish, limit=limit, as_json=json))
 
 
+@app.command()
+def explain(
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="The file, absolute or below SOURCE; or its copy's name at DEST.")
+    ],
+    source: Source = None,
+    dest: Destination = None,
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """
+    Tell all that is known about one file: its history, what it is at both ends, whether its source may be removed.
+
+    Example:  trioft explain /ingest/take1.mxf
+    """
+    settings = _load({"source": source, "dest": dest, "config": config, "state_dir": state_dir}, ends=False)
+    from trioft.console import state_dir_of
+    from trioft.explain import run_explain
+
+    raise typer.Exit(run_explain(settings, state_dir_of(settings), path, as_json=json))
+
+
 @app.command(epilog=VERIFY_STATUS)
 def verify(
     source: Source = None,

@@ -167,10 +167,22 @@ class Records(Ledger):
         with self._translated():
             return super().identity_of(side)
 
-    def file_into(self, partial: bytes) -> bytes | None:
-        """Return the source file that a transfer in progress writes into *partial*."""
-        rows = self._ask("SELECT path FROM checkpoint WHERE partial = ?", partial)
-        return bytes(rows[0][0]) if rows else None
+    def knows(self, path: bytes) -> bool:
+        """Is anything on record about a source file of this name?"""
+        if self.file(path) is not None or self.checkpoint_of(path) is not None:
+            return True
+        return bool(self._ask("SELECT 1 FROM history WHERE path = ? LIMIT 1", path))
+
+    def source_of(self, name: bytes) -> bytes | None:
+        """Return the source file of what is called *name* at the destination. Reads whole tables."""
+        for query in (
+            f"SELECT {_PATH} FROM file WHERE target = ? AND outcome IN {_DELIVERED}",
+            "SELECT path FROM checkpoint WHERE partial = ?",
+            f"SELECT path FROM history WHERE target = ? AND event IN {_DELIVERED} ORDER BY id DESC LIMIT 1",
+        ):
+            if rows := self._ask(query, name):
+                return bytes(rows[0][0])
+        return None
 
     def deliveries(self, wanted: Filter) -> Iterator[Delivery]:
         """
@@ -260,7 +272,7 @@ def ledger_of(config: Config, state_dir: str) -> str:
     paths = [os.fsencode(os.path.abspath(end)) for end in ends if end is not None]
     path = ledger_path(state_dir, *paths)
     if path not in there:
-        path = ledger_path(state_dir, *trio.run(_resolved, paths, min(_RESOLVING, config.copy.stall_timeout)))
+        path = ledger_path(state_dir, *trio.run(resolved, paths, min(_RESOLVING, config.copy.stall_timeout)))
     if path not in there:
         names = " and ".join(map(show_path, paths))
         raise UnusableError(f"nothing is on record of {names} in {state_dir}", hint=_known_hint(there))
@@ -278,7 +290,7 @@ def _known_hint(there: list[str]) -> str:
     return f"known are: {'; '.join(pairs)}{more}"
 
 
-async def _resolved(paths: list[bytes], patience: float) -> list[bytes]:
+async def resolved(paths: list[bytes], patience: float) -> list[bytes]:
     """Return *paths* without symbolic links. A mover looks: what is mounted there may be dead."""
     async with Movers(1, patience) as movers:
         try:

@@ -51,7 +51,7 @@ VERDICTS = (VERIFIED, MISSING, MISMATCH, CHANGED, NO_DIGEST, UNREADABLE)
 FAILURES = (MISSING, MISMATCH, UNREADABLE)
 
 # Modification times that differ by less are the same: some destinations keep them in steps of two seconds.
-_SAME_NS = 2_000_000_000
+SAME_NS = 2_000_000_000
 # Times that a file is read before it is taken for unreadable.
 _ATTEMPTS = 3
 
@@ -93,9 +93,9 @@ def judge(delivery: Delivery, seen: Seen, digest: bytes | None) -> Judgement:
     else:
         what = "other bytes than were delivered"
     if delivery.mtime_ns is not None:
-        is_replaced = abs(seen.mtime_ns - delivery.mtime_ns) >= _SAME_NS
+        is_replaced = abs(seen.mtime_ns - delivery.mtime_ns) >= SAME_NS
     else:  # all that is known is when it was delivered: whoever writes later leaves a later time
-        is_replaced = seen.mtime_ns > _ns_of(delivery.time) + _SAME_NS
+        is_replaced = seen.mtime_ns > _ns_of(delivery.time) + SAME_NS
     return Judgement(delivery, CHANGED if is_replaced else MISMATCH, what, digest)
 
 
