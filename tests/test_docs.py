@@ -51,7 +51,7 @@ def test_the_readmes_commands_are_those_of_the_continuous_integration() -> None:
 
 def test_every_option_in_the_readme_exists(site: Site) -> None:
     """The README speaks of no option that a command does not have."""
-    commands = ([], ["sync"], ["watch"], ["status"], ["history"], ["explain"], ["verify"])
+    commands: tuple[list[str], ...] = ([], ["sync"], ["watch"], ["status"], ["history"], ["explain"], ["verify"])
     helps = "".join(site.run(*command, "--help").out for command in commands)
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)):
         assert option in helps, option
