@@ -314,7 +314,7 @@ def run_verify(
                     rate = Rate()
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(
-                            draw, lambda: _picture(tally, rate.add(trio.current_time(), tally.bytes)), screen
+                            draw, lambda: picture(tally, rate.add(trio.current_time(), tally.bytes)), screen
                         )
                         await verification.run()
                         nursery.cancel_scope.cancel()
@@ -371,7 +371,7 @@ def _tell_summary(voice: Voice, tally: Tally, seconds: float) -> None:
     voice.say(level, f"{', '.join(parts)}: {size_text(tally.bytes)} read in {seconds:.1f} s")
 
 
-def _picture(tally: Tally, rate: float | None) -> RenderableType:
+def picture(tally: Tally, rate: float | None) -> RenderableType:
     """Return what the terminal shows."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
