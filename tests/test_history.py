@@ -53,7 +53,7 @@ def filled(site: Site, lines: list[Line], *, at: str = "") -> str:
     site.state.mkdir(exist_ok=True)
     path = ledger_path(str(site.state), source, dest)
     with contextlib.closing(Ledger(path)) as ledger, ledger.transaction():
-        ledger.begin_run(source, dest, 86_400)
+        ledger.begin_run(source, dest)
         ledger.add_history(lines)
     return path
 
