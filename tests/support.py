@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import signal
 import stat
 import subprocess
@@ -82,6 +83,11 @@ class Done:
         assert self.lines, self.err
         assert self.lines[-1]["event"] == "summary"
         return self.lines[-1]
+
+    @property
+    def complaints(self) -> list[str]:
+        """The lines on stderr, but not those of a log that tell what went well."""
+        return [line for line in self.err.splitlines() if not re.match(r"\S+Z (debug|info) ", line)]
 
     def files(self, state: str) -> dict[str, dict[str, Any]]:
         """The file lines of *state*, by path."""

@@ -365,9 +365,9 @@ def test_values_that_were_refused_are_in_no_conflict(load: Load) -> None:
         ("sorce: {path: /a}", "sorce: unknown key, did you mean source?"),
         ("source: {transfers: 4}", "source.transfers: unknown key, did you mean growing.transfers or copy.transfers?"),
         ("transfers: 4", "transfers: unknown key, did you mean growing.transfers or copy.transfers?"),
-        ("log: {qqq: 4}", "log.qqq: unknown key, known here: level"),
-        ("log: {1: 4}", "log.1: unknown key, known here: level"),
-        ('log: {"\\e": 4}', "log.\\x1b: unknown key, known here: level"),
+        ("log: {qqq: 4}", "log.qqq: unknown key, known here: level, format, file, max_size, keep"),
+        ("log: {1: 4}", "log.1: unknown key, known here: level, format, file, max_size, keep"),
+        ('log: {"\\e": 4}', "log.\\x1b: unknown key, known here: level, format, file, max_size, keep"),
         ("7: {}", f"7: unknown key, known here: {', '.join(GROUPS)}"),
     ],
 )

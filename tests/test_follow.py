@@ -167,7 +167,7 @@ def test_what_arrives_is_what_the_recorder_left(profile: str, command: str, site
     recorder.end()
     agent.wait_for(is_done("take.mxf"))
     done = agent.end(signal.SIGTERM if command == "watch" else 0)
-    assert (done.code, done.err, done.summary["failed"]) == (0, "", 0)
+    assert (done.code, done.complaints, done.summary["failed"]) == (0, [], 0)
     content = path.read_bytes()
     assert len(content) == SIZE
     if profile != "mp4":  # the heads of its boxes lie over the content
@@ -206,7 +206,7 @@ def test_a_recorder_that_closes_and_opens_again_is_waited_for(site: Site) -> Non
     recorder.end()
     agent.wait_for(is_done("take.mxf"))
     done = agent.end()
-    assert (done.code, done.err, done.summary["delivered"]) == (0, "", 1)
+    assert (done.code, done.complaints, done.summary["delivered"]) == (0, [], 1)
     assert files_of(site.dest) == {b"take.mxf": Content(0).read(0, SIZE)}
 
 
@@ -414,7 +414,7 @@ def test_what_ended_while_trioft_was_away_is_continued_not_believed(profile: str
     agent = site.watch(*options)
     agent.wait_for(is_done("take.mxf"))
     done = agent.end()
-    assert (done.code, done.err) == (0, "")
+    assert (done.code, done.complaints) == (0, [])
     there = files_of(site.dest)
     partials = [name for name in there if name.endswith(b".partial")]
     assert there.pop(b"take.mxf") == Content(0).read(0, SIZE)

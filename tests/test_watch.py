@@ -118,7 +118,7 @@ def test_names_that_are_no_utf8_do_not_end_the_events(site: Site) -> None:
     make_tree(site.source, {"good": b"2"})
     agent.wait_for_file("good", "done", SOON)
     done = agent.end()
-    assert done.err == ""
+    assert done.complaints == []
     assert files_of(site.dest) == files_of(site.source)
 
 
@@ -326,7 +326,7 @@ def test_a_source_that_is_ready_may_change_while_it_waits_its_turn(site: Site) -
     sentinel(site, agent)
     assert files_of(site.dest) == files_of(site.source)
     done = agent.end()
-    assert (done.code, done.summary["failed"], done.err) == (0, 0, "")
+    assert (done.code, done.summary["failed"], done.complaints) == (0, 0, [])
 
 
 # --- The end ----------------------------------------------------------------------------------------------------------

@@ -103,6 +103,7 @@ health           is it able to work? metrics
 server           what the port answers; how a client of the feed is kept supplied
 agent            composition root: what all have in common, signals
 outlet           lines of text leave from a thread of their own
+logs             one line an event, as text or JSON, on stderr or in a file that is rotated
 display          Rich progress in the terminal
 console          JSON lines, talk, summary, exit code of a run
 status           ``trioft status``: a running agent's feed in a terminal

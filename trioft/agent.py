@@ -15,7 +15,6 @@ from trioft.config import Config
 from trioft.errors import Side
 from trioft.job import JobRun, run_job
 from trioft.memory import stay_small
-from trioft.shutdown import Shutdown
 
 
 async def run_agent(
@@ -36,7 +35,7 @@ async def run_agent(
     """
     run = JobRun(config, board)
     async with (
-        _signals(run.shutdown) as received,
+        _signals(run) as received,
         _alongside(display),
         _served(run, once, state_dir),
         _alongside(stay_small),
@@ -46,17 +45,18 @@ async def run_agent(
 
 
 @contextlib.asynccontextmanager
-async def _signals(shutdown: Shutdown) -> AsyncIterator[list[int]]:
+async def _signals(run: JobRun) -> AsyncIterator[list[int]]:
     """The first SIGINT or SIGTERM stops the pipeline, the second ends its grace. Yields the signals received so far."""
     received: list[int] = []
 
     async def watch() -> None:
         async for number in signals:
             received.append(number)
+            run.board.record("info", "signal.received", signal=signal.Signals(number).name)
             if len(received) == 1:
-                shutdown.stop()
+                run.shutdown.stop()
             else:
-                shutdown.stop_now()
+                run.shutdown.stop_now()
 
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:

@@ -87,6 +87,7 @@ class Board:
         self.remarks: list[Callable[[Entry, str, str], None]] = []  # (file, event, text): see ``remark``
         self.dropped: list[Listener] = []  # called when a file is taken off in the middle
         self.notices: list[Callable[[str, str], None]] = []  # (what, text): told once each
+        self.records: list[Callable[[str, str, dict[str, object]], None]] = []  # (level, event, fields): for the log
         self._said: set[str] = set()
         self._ids = itertools.count(1)
 
@@ -214,21 +215,28 @@ class Board:
         if text != self.source:
             self.source = text
             self.revision += 1
-            self.notice("source", f"source {text}" if text else "the source is usable again")
+            self._tell_of_end(Side.SOURCE, "source", text)
 
     def set_destination(self, text: str | None) -> None:
         """The destination is well (None), or what is wrong with it."""
         if text != self.destination:
             self.destination = text
             self.revision += 1
-            self.notice("storage", f"destination {text}" if text else "the destination is usable again")
+            self._tell_of_end(Side.DESTINATION, "storage", text)
+
+    def _tell_of_end(self, side: Side, what: str, text: str | None) -> None:
+        if text is None:
+            self.notice(what, f"the {side} is usable again", level="info", event=f"{side}.returned")
+        else:
+            self.notice(what, f"{side} {text}", event=f"{side}.lost", reason=text)
 
     def set_paused(self, paused: bool) -> None:
         """An operator has stopped all copying for a while, or lets it go on."""
         if paused != self.paused:
             self.paused = paused
             self.revision += 1
-            self.notice("control", "paused" if paused else "resumed")
+            done = "paused" if paused else "resumed"
+            self.notice("control", done, level="info", event=f"agent.{done}")
 
     @property
     def waits_for(self) -> str | None:
@@ -244,13 +252,25 @@ class Board:
         """Say what is wrong with one end, or None."""
         return self.source if side == Side.SOURCE else self.destination
 
-    def notice_once(self, what: str, text: str) -> None:
+    def notice_once(self, what: str, text: str, *, event: str | None = None) -> None:
         """Say something only the first time."""
         if text not in self._said:
             self._said.add(text)
-            self.notice(what, text)
+            self.notice(what, text, event=event)
 
-    def notice(self, what: str, text: str) -> None:
-        """Say something that is worth a person's attention and belongs to no file."""
+    def notice(
+        self, what: str, text: str, *, level: str = "warning", event: str | None = None, **fields: object
+    ) -> None:
+        """
+        Say something that is worth a person's attention and belongs to no file.
+
+        The log calls it *event*, of weight *level*, with *fields*; where there are none, the text is its reason.
+        """
         for listener in self.notices:
             listener(what, text)
+        self.record(level, event or f"{what}.noticed", **(fields or {"reason": text}))
+
+    def record(self, level: str, event: str, **fields: object) -> None:
+        """Have something written to the log, and nowhere else."""
+        for write in self.records:
+            write(level, event, fields)

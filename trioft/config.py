@@ -226,11 +226,17 @@ class Feed:
 
 @attrs.frozen(kw_only=True)
 class Log:
-    """What is logged."""
+    """What is logged: by watch; by sync only where it is told so by file, or by format: json."""
 
     level: Literal["debug", "info", "warning", "error"] = option(
         "info", one_of("debug", "info", "warning", "error"), "Messages of less weight are not written."
     )
+    format: Literal["text", "json"] = option(
+        "text", one_of("text", "json"), "Lines of key=value for people and grep, or JSON objects for programs."
+    )
+    file: str | None = option(None, PATH, "Log to this file instead; standard error then has sentences for people.")
+    max_size: int = option("10MiB", size("1KiB"), "The file is rotated (FILE.1, FILE.2, …) before it exceeds this.")
+    keep: int = option(5, COUNT, "So many rotated files are kept, so that logs do not fill the disk.")
 
 
 @attrs.frozen(kw_only=True)

@@ -11,11 +11,12 @@ import os
 import signal
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 import trio
 
+from trioft import __version__
 from trioft.agent import run_agent
 from trioft.board import Board, Entry, Totals
 from trioft.config import Config
@@ -23,6 +24,7 @@ from trioft.display import DRAWING, run_display
 from trioft.errors import FileTrouble, Side, TrioftError, UnusableError, hint_for, show_path
 from trioft.job import list_missing
 from trioft.ledger import now
+from trioft.logs import LEVELS, Log, Waits, kind_of_wait, log_file_outlet
 from trioft.model import FINAL, FileState, Found
 from trioft.notation import size_text
 from trioft.outlet import Outlet, write_to
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Container
 
     from rich.console import Console
-
-_LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 
 # States that a person wants to hear of; the others are steps on the way.
 _WORTH_A_LINE = {
@@ -47,28 +47,34 @@ _WORTH_A_LINE = {
 
 
 class Voice:
-    """Says what happens: as JSON on stdout, as sentences on stderr, above the progress display where there is one."""
+    """Says what happens: as JSON on stdout, and to *talk*, if that is no log, in sentences."""
 
-    def __init__(self, level: str, *, as_json: bool, screen: Console | None) -> None:
-        self._level = _LEVELS[level]
+    def __init__(self, level: str, talk: Outlet | None, *, as_json: bool) -> None:
+        self._level = LEVELS[level]
         self._data = Outlet(write_to(1)) if as_json else None
-        self._talk = Outlet(write_to(2) if screen is None else functools.partial(_print_above, screen))
-        self._waiting: dict[int, str] = {}
+        self._talk = talk
+        self._waits = Waits()
 
     def end(self, seconds: float | None) -> None:
         """Have everything said that is still to be said, for *seconds* at most (None: as long as it takes)."""
         if self._data is not None:
             self._data.drain(seconds)
-            if self._data.lost:
-                self.say("warning", f"{self._data.lost:,} JSON lines are lost: they were not read in time")
-        self._talk.drain(seconds)
+            if self.lost:
+                self.say("warning", f"{self.lost:,} JSON lines are lost: they were not read in time")
+        if self._talk is not None:
+            self._talk.drain(seconds)
+
+    @property
+    def lost(self) -> int:
+        """JSON lines that were not read in time."""
+        return 0 if self._data is None else self._data.lost
 
     def attach(self, board: Board) -> None:
         board.listeners.append(self.file_changed)
         board.notices.append(self.notice)
 
     def say(self, level: str, text: str) -> None:
-        if _LEVELS[level] < self._level:
+        if self._talk is None or LEVELS[level] < self._level:
             return
         prefix = f"trioft: {level}: " if level in ("warning", "error") else ""
         self._talk.put(prefix + text)
@@ -89,12 +95,10 @@ class Voice:
                 if entry.trouble is not None and (hint := hint_for(entry.trouble)):
                     self.say("error", f"hint: {hint}")
             case FileState.WAITING:
-                # Told once for each kind of reason: the figures in it may change at every look.
-                kind = str(entry.reason).split()[0].rstrip(":")
-                if self._waiting.get(entry.id) != kind:
-                    self._waiting[entry.id] = kind
+                if self._waits.is_new(entry):
                     # What concerns all files is told once for all.
-                    self.say("debug" if kind == "destination" else "warning", f"{path}: waiting: {entry.reason}")
+                    level = "debug" if kind_of_wait(entry) == "destination" else "warning"
+                    self.say(level, f"{path}: waiting: {entry.reason}")
             case FileState.SKIPPED:
                 self.say("info", f"{path}: skipped: {entry.reason}")
             case FileState.DONE:
@@ -107,13 +111,18 @@ class Voice:
         if self._data is not None and self._is_worth_a_line(entry):
             self.emit("file", **describe(entry))
         if entry.state in FINAL:
-            self._waiting.pop(entry.id, None)
+            self._waits.forget(entry)
 
     @staticmethod
     def _is_worth_a_line(entry: Entry) -> bool:
         if entry.state == FileState.COPYING:
             return entry.strategy != "bundle"  # the files of a bundle are copied and done in a moment
         return entry.state in _WORTH_A_LINE or (entry.state == FileState.SETTLING and entry.reason is not None)
+
+
+def to_stderr(screen: Console | None) -> Outlet:
+    """Return what takes lines to standard error, above the progress on *screen* where there is one."""
+    return Outlet(write_to(2) if screen is None else functools.partial(_print_above, screen))
 
 
 def _print_above(screen: Console, text: str) -> None:
@@ -165,7 +174,10 @@ def _run(
 ) -> int:
     screen = terminal() if progress and not quiet else None
     level = "error" if quiet else "debug" if verbose else settings.log.level
-    voice = Voice(level, as_json=as_json, screen=screen)
+    stderr = to_stderr(screen)
+    log = None if dry_run else _open_log(settings, stderr, level, watching=not once)
+    is_talking = log is None or settings.log.file is not None
+    voice = Voice(level, stderr if is_talking else None, as_json=as_json)
     boards: list[Board] = []
 
     async def run() -> int | None:
@@ -176,6 +188,9 @@ def _run(
         if dry_run:
             await list_missing(settings, lambda found: _tell_missing(found, as_json, voice), board, state_dir=state_dir)
             return None
+        if log is not None:
+            log.attach(board)
+            board.record("info", "agent.started", **_describe_run(settings, bool(once)))
         display = None if screen is None else lambda: run_display(board, screen)
         return await run_agent(
             settings,
@@ -190,23 +205,60 @@ def _run(
     try:
         stopped_by = trio.run(run)
     except BaseException as error:
-        voice.end(1)
-        translate(error)
+        known = _meaning_of(error)
+        is_plain = is_talking or settings.log.format == "text"  # else all that is read there is JSON
+        if log is not None and (is_talking or not is_plain):
+            log.record("error", "agent.failed", {"reason": "; ".join(str(known).split("\n")), "hint": known.hint})
+        _end_output(voice, log, 1)
+        if is_plain:
+            raise known from None
+        return known.exit_code
     board = boards[0]
     seconds = _monotonic() - began
     totals = attrs.asdict(board.totals)
+    if log is not None:
+        log.record("info", "agent.stopped", {**totals, "seconds": round(seconds, 3)})
     del totals["bytes_patched"]  # each file's line has its own
     voice.emit("summary", **totals, seconds=round(seconds, 3))
     _say_summary(voice, board.totals, seconds, settings.copy.verify, talkative=verbose or screen is not None)
     if stopped_by is not None and once:
         voice.say("warning", "interrupted; start the same command again and it goes on where it stopped")
     # Whoever was told to end does not wait for a slow reader.
-    voice.end(None if stopped_by is None else 1)
+    _end_output(voice, log, None if stopped_by is None else 1)
     if stopped_by is not None:
         return 128 + stopped_by if once else 0
     if board.totals.failed:
         return 1
     return 4 if board.totals.busy else 0
+
+
+def _open_log(settings: Config, stderr: Outlet, level: str, *, watching: bool) -> Log | None:
+    """Return the log of this run, if there is one. Raises ``ConfigError``."""
+    log = settings.log
+    if log.file is not None:
+        return Log(log_file_outlet(log.file, log.max_size, log.keep, log.format), log.level, log.format)
+    return Log(stderr, level, log.format) if watching or log.format == "json" else None
+
+
+def _describe_run(settings: Config, once: bool) -> dict[str, object]:
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "mode": "sync" if once else "watch",
+        **path_fields("source", os.fsencode(os.path.abspath(settings.source.path or ""))),
+        **path_fields("destination", os.fsencode(os.path.abspath(settings.destination.path or ""))),
+        "verify": settings.copy.verify,
+        "on_success": str(settings.copy.on_success),
+    }
+
+
+def _end_output(voice: Voice, log: Log | None, seconds: float | None) -> None:
+    """Have everything said that is still to be said, for *seconds* at most (None: as long as it takes)."""
+    voice.end(seconds)
+    if log is not None:
+        if voice.lost:
+            log.record("warning", "output.lost", {"lines": voice.lost})
+        log.end(seconds)
 
 
 def _monotonic() -> float:
@@ -259,15 +311,21 @@ def _say_summary(voice: Voice, totals: Totals, seconds: float, verify: str, *, t
         voice.say("info", text)
 
 
-def translate(error: BaseException) -> None:
-    """Raise what an ended run means to a person: a ``TrioftError``, or, for a bug, the whole story."""
+def translate(error: BaseException) -> NoReturn:
+    """Raise what an ended run means to a person."""
+    raise _meaning_of(error) from None
+
+
+def _meaning_of(error: BaseException) -> TrioftError:
+    """Return what an ended run means to a person. A bug is told with the whole story, and ends it here."""
     leaves = list(_leaves(error))
     known: list[Any] = [leaf for leaf in leaves if isinstance(leaf, TrioftError)]
     if known:
-        raise known[0] from None
+        first: TrioftError = known[0]
+        return first
     troubles = [leaf for leaf in leaves if isinstance(leaf, FileTrouble)]
     if troubles and len(troubles) == len(leaves):
-        raise UnusableError(str(troubles[0]), hint=hint_for(troubles[0].trouble)) from None
+        return UnusableError(str(troubles[0]), hint=hint_for(troubles[0].trouble))
     if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
         sys.exit(128 + signal.SIGINT)
     traceback.print_exception(error)

@@ -60,10 +60,14 @@ async def find_ends(config: Config, call: Call, state_dir: str) -> Pair:
     Raises ``UnusableError`` or ``ConfigError`` if they are not what trioft can work with, ``AwayError`` if the
     destination is not there.
     """
-    archive = config.copy.on_success.folder
-    paths = [_absolute(path) for path in (config.source.path, config.destination.path, state_dir, archive) if path]
+    others = {"state directory": state_dir}
+    if config.log.file is not None:
+        others["log file"] = _folder_of(config.log.file)
+    if config.copy.on_success.folder is not None:
+        others["archive folder"] = config.copy.on_success.folder
+    paths = [_absolute(path) for path in (config.source.path, config.destination.path, *others.values()) if path]
     try:
-        source, destination, state, *rest = await call("inspect", paths)
+        source, destination, *rest = await call("inspect", paths)
         only = None
         if source.kind == "file":
             path, only = os.path.split(source.path)
@@ -75,10 +79,10 @@ async def find_ends(config: Config, call: Call, state_dir: str) -> Pair:
         elif os.path.join(source.path, only) == os.path.join(destination.path, only):
             raise ConfigError(["source and destination are the same file"])
         exclude = config.source.exclude
-        for folder, what in [(state, "state directory"), *((folder, "archive folder") for folder in rest)]:
+        for what, folder in zip(others, rest, strict=True):
             if only is None and await call("contains", source.path, folder.path):
                 relative = folder.path[len(source.path) + 1 :]
-                if what == "state directory" or not relative:
+                if what != "archive folder" or not relative:
                     raise ConfigError([f"the {what} must not be inside the source: {show_path(folder.path)}"])
                 exclude = (*exclude, _literal_glob(relative))
     except FileTrouble as error:
@@ -94,6 +98,10 @@ async def find_ends(config: Config, call: Call, state_dir: str) -> Pair:
 
 def _absolute(path: str) -> bytes:
     return os.fsencode(os.path.abspath(path))
+
+
+def _folder_of(path: str) -> str:
+    return os.path.dirname(os.path.abspath(path))
 
 
 def _check_end(end: End, side: str) -> None:

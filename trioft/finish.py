@@ -153,10 +153,12 @@ async def _remove_sources(job: Job, results: list[Result], delivered: list[int],
             results[n] = result._replace(trouble=removal.trouble)
         elif removal.verdict == Verdict.UNPROVEN:
             rows.append(Removal(item.path, result.target, item.fingerprint.size, "refused", UNPROVEN))
-            tools.board.notice_once("source", UNPROVEN)
+            tools.board.notice_once("source", UNPROVEN, event="source.kept")
         else:  # it stays pending in the ledger: the next look delivers and proves it once more
             why = "somebody writes it" if removal.verdict == Verdict.BUSY else "it, or another name of it, has changed"
-            tools.board.notice("source", f"{show_path(item.path)}: delivered, but its source stays: {why}")
+            tools.board.notice(
+                "source", f"{show_path(item.path)}: delivered, but its source stays: {why}", event="source.kept"
+            )
     if rows:
         await tools.ledger.call(Ledger.record_removals, rows)
     return results

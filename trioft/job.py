@@ -50,7 +50,7 @@ class JobRun:
     def __init__(self, config: Config, board: Board) -> None:
         self.config, self.board = config, board
         self.shutdown = Shutdown(config.state.shutdown_grace)
-        self.stuck = Stuck(lambda text: board.notice("mover", text))
+        self.stuck = Stuck(lambda text: board.notice("mover", text, event="mover.abandoned"))
         self.pools: tuple[Movers, ...] = ()
         self.changes: Changes | None = None
         # There are none while the ends have not been found.
@@ -98,6 +98,7 @@ async def run_job(
                 for side, identity in storage.identity.items():
                     assert identity is not None
                     ledger.note_identity(side, identity)
+            _record_ends(storage, board)
             backlog = Backlog(board, oldest_first=not once, bundle_bytes=bundle_bytes(config))
             changes, throttle = Changes(backlog.wake), Throttle(config.copy.bwlimit)
             manner = how_to_copy(config, once, storage.resolution_ns)
@@ -164,6 +165,13 @@ async def run_job(
                         helpers.cancel_scope.cancel()
 
 
+def _record_ends(storage: Storage, board: Board) -> None:
+    for side, identity in storage.identity.items():
+        assert identity is not None
+        space = {"free": storage.free, "total": storage.total} if side == Side.DESTINATION else {}
+        board.record("info", f"{side}.found", filesystem=identity.kind, device=identity.source, **space)
+
+
 def copying_capacity(config: Config) -> int:
     """How many requests may wait for the ledger: one for each task that could send one."""
     return 2 * (config.copy.transfers + config.growing.transfers) + 2
@@ -203,7 +211,8 @@ def _ledger_of(pair: Pair, config: Config, state_dir: str) -> Iterator[Ledger]:
 async def _watch_source(pair: Pair, storage: Storage, changes: Changes, board: Board) -> None:
     """Have events reported, also of what is mounted there after the source was away."""
     if pair.source.remote:
-        board.notice("events", f"no file events: the source is on {pair.source.mount[0]}; it is scanned instead")
+        text = f"no file events: the source is on {pair.source.mount[0]}; it is scanned instead"
+        board.notice("events", text, level="info", event="events.missed")
     elif pair.only is None:
         while True:
             mounted = storage.source_mounted
@@ -215,7 +224,7 @@ async def _watch_source(pair: Pair, storage: Storage, changes: Changes, board: B
 
 
 def _no_events(text: str, board: Board) -> None:
-    board.notice_once("events", f"{text}; the source is scanned instead")
+    board.notice_once("events", f"{text}; the source is scanned instead", event="events.missed")
 
 
 # --- dry run ---------------------------------------------------------------------------------------------------------

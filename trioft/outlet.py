@@ -91,8 +91,12 @@ def write_to(fd: int) -> Callable[[str], None]:
     """Return a function that writes lines to *fd*, past Python's buffers and their locks."""
 
     def write(line: str) -> None:
-        data = memoryview((line + "\n").encode("utf-8", "backslashreplace"))
-        while data:
-            data = data[os.write(fd, data) :]
+        write_all(fd, (line + "\n").encode("utf-8", "backslashreplace"))
 
     return write
+
+
+def write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -93,7 +93,7 @@ async def serving(run: JobRun, once: bool, state_dir: str) -> AsyncIterator[Serv
     card = os.path.join(state_dir, f"feed-{os.getpid()}.json")
     with contextlib.suppress(OSError):  # the ledger will say what is wrong with the state directory
         _write_card(card, url)
-    run.board.notice("feed", f"watch it at {url}")
+    run.board.notice("feed", f"watch it at {url}", level="info", event="feed.opened", url=url)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.run, streams)
@@ -123,7 +123,7 @@ class Server:
         self._health = Health(run)
         self._feed = Feed(board, Run(run, once=once).sections)
         self._guard = Guard(frozenset(config.feed.hosts), token, config.feed.tls_cert is not None)
-        self._front = Front(self._respond, lambda text: board.notice("feed", text))
+        self._front = Front(self._respond, lambda text: board.notice("feed", text, event="feed.failed"))
         self._routes: dict[str, Callable[[Request], Answer | Upgrade]] = {
             **dict.fromkeys(_FILES, _file),
             "/feed": self._open_feed,

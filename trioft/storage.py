@@ -196,9 +196,9 @@ class Storage:
             self.resolution_ns = probed.resolution_ns
             if probed.resolution_ns == KEEPS_NO_TIMES:
                 text = "the destination keeps no modification times: files are compared by size alone"
-                self._board.notice("storage", text)
+                self._board.notice("storage", text, event="destination.limited")
             if not probed.keeps_permissions:
-                self._board.notice("storage", "the destination keeps no permission bits")
+                self._board.notice("storage", "the destination keeps no permission bits", event="destination.limited")
         self._foresee()
 
     # --- space
@@ -261,7 +261,7 @@ class Storage:
         is_near = seconds < _WARNED
         if is_near and not self._is_warned:
             text = f"the destination will be full in {span_text(seconds)}, as fast as the recordings grow now"
-            self._board.notice("storage", text)
+            self._board.notice("storage", text, event="space.foreseen", seconds=round(seconds))
         self._is_warned = is_near
 
     @contextlib.contextmanager

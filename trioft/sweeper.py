@@ -47,7 +47,7 @@ async def sweep(call: Call, storage: Storage, backlog: Backlog, ledger: Port, bo
                         await ledger.call(Ledger.drop_checkpoint, left[partial])
                 for path in orphans:
                     text = f"removed a partial of a transfer that nobody continues: {show_path(path)}"
-                    board.notice("partial", text)
+                    board.notice("partial", text, level="info", event="partial.removed", path=show_path(path))
         except FileTrouble as error:
-            board.notice("partial", f"stopped searching for orphaned partials: {error}")
+            board.notice("partial", f"stopped searching for orphaned partials: {error}", event="sweep.stopped")
         done.set()

@@ -21,7 +21,7 @@ import attrs
 import trio
 
 from trioft.config import Config
-from trioft.console import Voice, terminal, translate
+from trioft.console import Voice, terminal, to_stderr, translate
 from trioft.display import clock, draw
 from trioft.errors import AwayError, FileTrouble, Remedy, Trouble, classify, hint_for, show_path
 from trioft.fileio import file_digest
@@ -283,7 +283,7 @@ def run_verify(
     wanted = parse_wish(wish)
     path = ledger_of(config, state_dir)
     screen = terminal() if progress and not quiet else None
-    voice = Voice("error" if quiet else config.log.level, as_json=as_json, screen=screen)
+    voice = Voice("error" if quiet else config.log.level, to_stderr(screen), as_json=as_json)
     with contextlib.ExitStack() as stack:
         records = stack.enter_context(contextlib.closing(Records(path)))
         lock = Lock(findings_path(path) + ".lock")
