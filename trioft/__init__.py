@@ -100,6 +100,7 @@ feed             the state as changes since a cursor
 guard            who may talk to the port: Host, Origin, token
 front            one port: plain requests, and upgrades to WebSockets
 health           is it able to work? metrics
+notify           tells a service manager: up, doing what, alive, ending
 server           what the port answers; how a client of the feed is kept supplied
 agent            composition root: what all have in common, signals
 outlet           lines of text leave from a thread of their own

@@ -15,6 +15,7 @@ from trioft.config import Config
 from trioft.errors import Side
 from trioft.job import JobRun, run_job
 from trioft.memory import stay_small
+from trioft.notify import notifying
 
 
 async def run_agent(
@@ -36,6 +37,7 @@ async def run_agent(
     run = JobRun(config, board)
     async with (
         _signals(run) as received,
+        notifying([run]),
         _alongside(display),
         _served(run, once, state_dir),
         _alongside(stay_small),

@@ -8,6 +8,7 @@ leaves it, and stays in the totals.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -79,6 +80,7 @@ class Board:
         self.paused = False
         self.full_in: float | None = None  # seconds until the recordings will have used up the destination's space
         self.scan_seconds: float | None = None  # that the last look through the whole source took
+        self.look_due = math.inf  # when the scanner is to do something next, on trio's clock
         self.scanned = False  # the whole tree has been looked at once: totals and ETA mean something
         self.pending_files = 0
         self.pending_bytes = 0  # of the live files, still to be copied

@@ -85,6 +85,7 @@ class Scanner:
         with jobs, growing, self.ledger:
             next_scan = rested = -math.inf
             while True:
+                self._note_progress()
                 if trio.current_time() >= next_scan:
                     self._incomplete, begun = False, trio.current_time()
                     cost = await self._scan_all()
@@ -102,9 +103,18 @@ class Scanner:
                     next_scan = -math.inf
                     continue
                 if not self.changes:
-                    with trio.move_on_at(min(next_scan, self.backlog.next_due())):
-                        await self.backlog.changed.wait()
+                    await self._rest_until(min(next_scan, self.backlog.next_due()))
                 self.backlog.changed = trio.Event()
+
+    async def _rest_until(self, time: float) -> None:
+        """Return at *time*, or when the backlog changes."""
+        self.board.look_due = time
+        with trio.move_on_at(time):
+            await self.backlog.changed.wait()
+        self._note_progress()
+
+    def _note_progress(self) -> None:
+        self.board.look_due = trio.current_time()
 
     # --- scanning
 
@@ -120,6 +130,7 @@ class Scanner:
         """Scan *folders* and those below them, but for files of *idle* ones; return the processor time it took."""
         cost = 0.0
         while folders:
+            self._note_progress()
             fewest, most = _BATCH
             size = min(most, max(fewest, -(-len(folders) // _SCANS)))
             batches = [folders[max(0, end - size) : end] for end in range(len(folders), 0, -size)[:_SCANS]]
@@ -203,8 +214,7 @@ class Scanner:
             for found in folder.files:
                 while self.once and self.backlog.is_full:  # there is no other scan that would find the rest
                     await self._serve()
-                    with trio.move_on_at(self.backlog.next_due()):
-                        await self.backlog.changed.wait()
+                    await self._rest_until(self.backlog.next_due())
                     self.backlog.changed = trio.Event()
                 is_idle = not self._consider(found, known.get(found.path)) and is_idle
             if is_idle and folder.stamp:

@@ -17,11 +17,15 @@ class Shutdown:
     """
 
     def __init__(self, grace: float) -> None:
-        self.stopped = False
+        self.begun = trio.Event()
         self._grace = grace
         self._deadline = math.inf
         self._stopping: set[trio.CancelScope] = set()
         self._shielded: set[trio.CancelScope] = set()
+
+    @property
+    def stopped(self) -> bool:
+        return self.begun.is_set()
 
     @contextlib.contextmanager
     def until_stopped(self) -> Iterator[None]:
@@ -54,7 +58,7 @@ class Shutdown:
 
     def stop(self) -> None:
         """Cancel the stoppable sections and begin the grace period."""
-        self.stopped = True
+        self.begun.set()
         self._begin_grace()
         for section in self._stopping:
             section.cancel()
