@@ -20,7 +20,7 @@ ORDER = """
     watcher kinds config configfile child movers shutdown throttle memory board backlog events lock ledger journal
     records storage ends scanner transfer follow strategies finish copier sweeper control job view feed guard front
     health notify server agent outlet logs display console status history findings verify explanation explain options
-    cli __main__
+    service cli __main__
 """.split()  # noqa: SIM905
 
 # What runs in movers and in the watcher: started often, so it has to start fast; touches dead mounts, so it has to be

@@ -114,6 +114,7 @@ verify           ``trioft verify``: delivered files are read back, and compared 
 explanation      all about one file, and whether its source may be removed
 explain          ``trioft explain``: the same, in words or as JSON
 options          arguments and options, shared by the commands
+service          ``trioft service``: units for systemd and launchd
 cli              Typer commands: arguments → configuration → run
 ================ ====================================================================================================
 """

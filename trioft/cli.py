@@ -6,6 +6,7 @@ stdout is data, stderr is talk. Nothing heavy is imported before a command needs
 
 from __future__ import annotations
 
+import enum
 import io
 import os
 import sys
@@ -292,6 +293,77 @@ def verify(
         settings, state_dir_of(settings), wish, again=again, as_json=json, quiet=quiet, progress=not no_progress
     )
     raise typer.Exit(code)
+
+
+class Action(enum.StrEnum):
+    """What to do about a service."""
+
+    SHOW = "show"
+    INSTALL = "install"
+    UNINSTALL = "uninstall"
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def service(
+    context: typer.Context,
+    action: Annotated[
+        Action,
+        typer.Argument(
+            metavar="show|install|uninstall",
+            help="Print the unit; write it down and start it, now and with the system; stop it and remove it.",
+            show_choices=False,
+        ),
+    ],
+    user: Annotated[bool, typer.Option("--user", help="A service of yours. Default, but for root.")] = False,
+    system: Annotated[bool, typer.Option("--system", help="A service of the system. Default for root.")] = False,
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="What it is called.")] = "trioft",
+    force: Annotated[bool, typer.Option("--force", help="Replace, or remove, also what is another one.")] = False,
+) -> None:
+    """
+    Run `trioft watch` as a service of systemd, or launchd on macOS. SOURCE, DEST and the options are those of watch.
+
+    Example:  trioft service install /ingest /mnt/nas/ingest --on-success archive:/ingest-done
+    """
+    from trioft import service as services
+
+    if user and system:
+        raise ConfigError(["--user and --system exclude each other"])
+    system = system or (not user and os.geteuid() == 0)
+    if action == Action.UNINSTALL:
+        if context.args:
+            raise ConfigError([f"uninstall needs no {context.args[0]}"], hint="a service is found by its --name")
+        services.uninstall(name, typer.echo, system=system, force=force)
+        return
+    words, settings = _as_of_watch(context)
+    services.check(name, settings)
+    made = services.Service(name=name, system=system, words=words, config=settings, program=services.how_to_start())
+    if action == Action.SHOW:
+        typer.echo(services.text_of(made), nl=False)
+    else:
+        services.install(made, typer.echo, force=force)
+
+
+def _as_of_watch(context: typer.Context) -> tuple[tuple[str, ...], Config]:
+    """Read the rest of the command line as that of `trioft watch`; return it with absolute paths, and what it means."""
+    command = typer.main.get_command(app).commands["watch"]  # type: ignore[attr-defined]
+    arguments = dict(command.make_context("trioft watch", context.args).params)
+    for key in ("source", "dest", "config", "state_dir"):
+        if arguments[key] is not None:
+            arguments[key] = os.path.abspath(os.path.expanduser(arguments[key]))
+    kind, _, folder = (arguments["on_success"] or "").partition(":")
+    if folder:
+        arguments["on_success"] = f"{kind}:{os.path.abspath(folder)}"
+    options, ends = [], []
+    for parameter in command.params:
+        value = arguments[parameter.name]
+        if parameter.param_type_name == "argument":
+            ends += [value] if value is not None else []
+        elif isinstance(value, bool):
+            options += [parameter.opts[-1]] if value else []
+        elif value is not None:
+            words = [value] if isinstance(value, str) else value
+            options += [word for one in words for word in (parameter.opts[-1], one)]
+    return (*ends, *options), _load(arguments)
 
 
 @config_app.command()
