@@ -24,7 +24,10 @@ def test_the_map_in_the_package_docstring_names_every_module_in_the_order_of_imp
     assert len(named) == len(there)
 
 
-@pytest.mark.parametrize("command", ["sync", "watch", "config", "status", "history", "explain", "verify", "service"])
+COMMANDS = ["sync", "watch", "config", "status", "history", "explain", "verify", "service", "doctor"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_and_stands_in_the_readme(site: Site, command: str) -> None:
     """Each command says what it does, and the README shows it."""
     done = site.run(command, "--help")
@@ -51,16 +54,7 @@ def test_the_readmes_commands_are_those_of_the_continuous_integration() -> None:
 
 def test_every_option_in_the_readme_exists(site: Site) -> None:
     """The README speaks of no option that a command does not have."""
-    commands: tuple[list[str], ...] = (
-        [],
-        ["sync"],
-        ["watch"],
-        ["status"],
-        ["history"],
-        ["explain"],
-        ["verify"],
-        ["service"],
-    )
+    commands = [[], *([command] for command in COMMANDS)]
     helps = "".join(site.run(*command, "--help").out for command in commands)
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)):
         assert option in helps, option

@@ -67,6 +67,7 @@ publishio        partial → final name; removal of a delivered source          
 verifyio         read back what was delivered earlier                                                 (in movers)
 endsio           what the ends are: which filesystems, whether they can be used                       (in movers)
 surveyio         scan, look, make folders, search for partials                                        (in movers)
+doctorio         what an end can do, found out by doing it                                            (in movers)
 mover            the child process: read a request, run one operation, answer
 watcher          the child process behind ``events``
 kinds            what the values of an option may be, and how they are read and written
@@ -114,6 +115,8 @@ verify           ``trioft verify``: delivered files are read back, and compared 
 explanation      all about one file, and whether its source may be removed
 explain          ``trioft explain``: the same, in words or as JSON
 options          arguments and options, shared by the commands
+diagnosis        what the doctor's measurements mean, and what to set
+doctor           ``trioft doctor``: measures both ends, one thing after the other
 service          ``trioft service``: units for systemd and launchd
 cli              Typer commands: arguments → configuration → run
 ================ ====================================================================================================

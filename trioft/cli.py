@@ -295,6 +295,28 @@ def verify(
     raise typer.Exit(code)
 
 
+@app.command()
+def doctor(
+    source: Source = None,
+    dest: Destination = None,
+    config: ConfigFile = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object for each thing that was looked at.")] = False,
+) -> None:
+    """
+    Measure what both ends can do; say what it means, and what to set. Takes half a minute, and leaves nothing behind.
+
+    Example:  trioft doctor /ingest /mnt/nas/ingest
+
+    EXIT STATUS:  0 all is well.  1 something is a problem.  2 wrong usage or configuration.  3 source or destination
+    unusable.  130, 143 interrupted.
+    """
+    settings = _load({"source": source, "dest": dest, "config": config})
+    from trioft.console import state_dir_of
+    from trioft.doctor import run_doctor
+
+    raise typer.Exit(run_doctor(settings, state_dir_of(settings), typer.echo, as_json=json))
+
+
 class Action(enum.StrEnum):
     """What to do about a service."""
 

@@ -240,7 +240,7 @@ def probe(path: bytes, was: Identity | None, marker: bytes | None, require_mount
                 finally:
                     _close_probe(fd)
                 op = "stat"
-                resolution = _measure_resolution(dst, name)
+                resolution = measure_resolution(dst, name)
                 mode = stat.S_IMODE(os.stat(name, dir_fd=dst).st_mode)
             except OSError:
                 with contextlib.suppress(OSError):
@@ -313,7 +313,8 @@ def _other_place(side: Side, why: str) -> FileTrouble:
     return FileTrouble(Trouble(side, IDENTIFY, b"", None, errno.ENODEV, why))
 
 
-def _measure_resolution(dst: int, name: bytes) -> int:
+def measure_resolution(dst: int, name: bytes) -> int:
+    """Return how exactly the modification time of the file *name*, in the folder *dst*, is kept."""
     # Odd down to the last digit, and not long ago: whoever sweeps old partials away must not take this for one.
     wanted = (int(time.time()) | 1) * 1_000_000_000 + 123_456_789
     try:

@@ -19,6 +19,8 @@ XFS = 0x58465342
 BTRFS = 0x9123683E
 TMPFS = 0x01021994
 OVERLAYFS = 0x794C7630
+FAT = 0x4D44
+FUSE = 0x65735546
 CIFS = {0xFF534D42, 0xFE534D42}  # with SMB 1, and later
 # On these other machines may write: NFS, CIFS, SMB, SMB2, FUSE (sshfs, virtiofs, …), 9p, Ceph, AFS.
 SHARED = {0x6969, 0xFF534D42, 0x517B, 0xFE534D42, 0x65735546, 0x01021997, 0x00C36400, 0x5346414F}
@@ -132,6 +134,29 @@ def _sync_file_range(fd: int, offset: int, length: int, flags: int) -> None:
             raise
 
 
+def renameat2(old: bytes, new: bytes, dir_fd: int, flags: int) -> None:
+    """Rename *old* to *new* in the folder *dir_fd*, as *flags* say."""
+    import ctypes
+
+    fd = ctypes.c_int(dir_fd)
+    _call("renameat2", fd, ctypes.c_char_p(old), fd, ctypes.c_char_p(new), ctypes.c_uint(flags))
+
+
+def resident_share(fd: int, length: int) -> float:
+    """Return which part of the first *length* bytes of a file that is open for writing is in the page cache."""
+    import ctypes
+    import mmap
+
+    with mmap.mmap(fd, length) as memory:
+        pages = (ctypes.c_ubyte * -(-length // mmap.PAGESIZE))()
+        start = ctypes.c_char.from_buffer(memory)
+        try:
+            _call("mincore", ctypes.c_void_p(ctypes.addressof(start)), ctypes.c_size_t(length), pages)
+        finally:
+            del start  # else the map could not be closed
+    return sum(page & 1 for page in pages) / len(pages)
+
+
 def rename_noreplace(old: bytes, new: bytes, dir_fd: int) -> None:
     """
     Rename *old* to *new* unless *new* exists (``FileExistsError``).
@@ -139,11 +164,8 @@ def rename_noreplace(old: bytes, new: bytes, dir_fd: int) -> None:
     Where the filesystem cannot do it in one step (NFS says EINVAL), the name is looked at first: that leaves a
     moment in which somebody else could create it.
     """
-    import ctypes
-
-    fd = ctypes.c_int(dir_fd)
     try:
-        _call("renameat2", fd, ctypes.c_char_p(old), fd, ctypes.c_char_p(new), ctypes.c_uint(RENAME_NOREPLACE))
+        renameat2(old, new, dir_fd, RENAME_NOREPLACE)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise

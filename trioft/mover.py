@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from trioft import copyio, endsio, growio, linux, publishio, surveyio, verifyio, writers
+from trioft import copyio, doctorio, endsio, growio, linux, publishio, surveyio, verifyio, writers
 from trioft.errors import FileTrouble
 
 LENGTH = struct.Struct(">Q")
@@ -50,6 +50,11 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
         publishio.discard,
         publishio.remove_sources,
         verifyio.read_delivered,
+        doctorio.plant,
+        doctorio.uproot,
+        doctorio.begin_measuring,
+        doctorio.measure,
+        doctorio.end_measuring,
     )
 }
 # These tell what they have done while they go on.

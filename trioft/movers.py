@@ -28,7 +28,7 @@ _ENDING = 5  # seconds that movers get to end by themselves once their pipes are
 
 
 # These touch nothing but the source; where another one gets stuck, it is more likely at the destination.
-_AT_SOURCE = {"probe_source", "look", "remove_sources", "peek", "compare_span", "locate"}
+_AT_SOURCE = {"probe_source", "look", "remove_sources", "peek", "compare_span", "locate", "plant", "uproot"}
 
 
 # Movers that are left behind before no more are started: a dead mount does not fill the process table.
