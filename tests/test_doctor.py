@@ -113,7 +113,7 @@ def test_a_destination_that_may_not_be_written_is_unusable(site: Site) -> None:
     assert "Traceback" not in done.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_it_clears_up_when_it_is_interrupted(site: Site, number: int) -> None:
     """Ctrl-C in the middle leaves nothing behind either."""
     process = subprocess.Popen(
@@ -124,6 +124,15 @@ def test_it_clears_up_when_it_is_interrupted(site: Site, number: int) -> None:
     out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (128 + number, b"")
     assert b"summary" not in out
+    assert os.listdir(site.dest) == os.listdir(site.source) == []
+
+
+def test_a_reader_that_goes_away_ends_it_without_a_mess(site: Site) -> None:
+    """`trioft doctor | head -1` ends quietly, and clears up."""
+    command = [*TRIOFT, "doctor", str(site.source), str(site.dest)]
+    pipe = ["bash", "-c", '"$@" | head -1', "bash", *command]
+    done = subprocess.run(pipe, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1)
     assert os.listdir(site.dest) == os.listdir(site.source) == []
 
 

@@ -120,7 +120,7 @@ async def test_an_outage_is_lost_and_returned_with_its_reason() -> None:
     """What becomes of an end is said once each way, whatever kind of notice it is elsewhere."""
     lines: list[str] = []
     outlet, board = Outlet(lines.append), Board()
-    Log(outlet, "info", "text").attach(board)
+    Log(outlet, lambda: "info", "text").attach(board)
     board.set_destination("not usable since 12:00:00: it is away")
     board.set_destination(None)
     board.notice("hooks", "a hook failed")
@@ -154,7 +154,7 @@ def test_a_value_is_one_word(value: object, word: str) -> None:
     """No value can be taken for two, end the line, or play tricks with a terminal."""
     lines: list[str] = []
     outlet = Outlet(lines.append)
-    Log(outlet, "info", "text").record("info", "file.noticed", {"key": value, "unknown": None})
+    Log(outlet, lambda: "info", "text").record("info", "file.noticed", {"key": value, "unknown": None})
     outlet.drain()
     assert lines[0].partition("file.noticed ")[2] == f"key={word}"
 

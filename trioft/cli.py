@@ -356,36 +356,21 @@ def service(
             raise ConfigError([f"uninstall needs no {context.args[0]}"], hint="a service is found by its --name")
         services.uninstall(name, typer.echo, system=system, force=force)
         return
-    words, settings = _as_of_watch(context)
+    watch = typer.main.get_command(app).commands["watch"]  # type: ignore[attr-defined]
+    arguments = services.absolute(watch.make_context("trioft watch", context.args).params)
+    settings = _load(arguments)
     services.check(name, settings)
-    made = services.Service(name=name, system=system, words=words, config=settings, program=services.how_to_start())
+    made = services.Service(
+        name=name,
+        system=system,
+        words=services.words_of(watch.params, arguments),
+        config=settings,
+        program=services.how_to_start(),
+    )
     if action == Action.SHOW:
         typer.echo(services.text_of(made), nl=False)
     else:
         services.install(made, typer.echo, force=force)
-
-
-def _as_of_watch(context: typer.Context) -> tuple[tuple[str, ...], Config]:
-    """Read the rest of the command line as that of `trioft watch`; return it with absolute paths, and what it means."""
-    command = typer.main.get_command(app).commands["watch"]  # type: ignore[attr-defined]
-    arguments = dict(command.make_context("trioft watch", context.args).params)
-    for key in ("source", "dest", "config", "state_dir"):
-        if arguments[key] is not None:
-            arguments[key] = os.path.abspath(os.path.expanduser(arguments[key]))
-    kind, _, folder = (arguments["on_success"] or "").partition(":")
-    if folder:
-        arguments["on_success"] = f"{kind}:{os.path.abspath(folder)}"
-    options, ends = [], []
-    for parameter in command.params:
-        value = arguments[parameter.name]
-        if parameter.param_type_name == "argument":
-            ends += [value] if value is not None else []
-        elif isinstance(value, bool):
-            options += [parameter.opts[-1]] if value else []
-        elif value is not None:
-            words = [value] if isinstance(value, str) else value
-            options += [word for one in words for word in (parameter.opts[-1], one)]
-    return (*ends, *options), _load(arguments)
 
 
 @config_app.command()

@@ -236,8 +236,9 @@ def _open_log(settings: Config, stderr: Outlet, level: str, *, watching: bool) -
     """Return the log of this run, if there is one. Raises ``ConfigError``."""
     log = settings.log
     if log.file is not None:
-        return Log(log_file_outlet(log.file, log.max_size, log.keep, log.format), log.level, log.format)
-    return Log(stderr, level, log.format) if watching or log.format == "json" else None
+        outlet = log_file_outlet(log.file, log.max_size, log.keep, log.format)
+        return Log(outlet, lambda: settings.log.level, log.format)
+    return Log(stderr, lambda: level, log.format) if watching or log.format == "json" else None
 
 
 def _describe_run(settings: Config, once: bool) -> dict[str, object]:

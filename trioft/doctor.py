@@ -49,8 +49,9 @@ def run_doctor(config: Config, state_dir: str, write: Callable[[str], None], *, 
     try:
         stopped_by = trio.run(_run, config, state_dir, tell)
     except BaseExceptionGroup as group:
-        if (error := first_of(group, TrioftError)) is not None:
-            raise error from None
+        for kind in (TrioftError, BrokenPipeError):  # the latter: whoever read our output has gone
+            if (error := first_of(group, kind)) is not None:
+                raise error from None
         raise
     if stopped_by is not None:
         return 128 + stopped_by
@@ -83,7 +84,7 @@ async def _run(config: Config, state_dir: str, tell: Tell) -> int | None:
             received.append(number)
             nursery.cancel_scope.cancel()
 
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async with Movers(2, config.copy.stall_timeout) as movers, trio.open_nursery() as nursery:
             nursery.start_soon(stop_at_signal)
             pair = await find_ends(config, movers.call, state_dir)

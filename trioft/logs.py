@@ -49,10 +49,14 @@ def kind_of_wait(entry: Entry) -> str:
 
 
 class Log:
-    """Writes the events of a run from *level* on to *outlet*, as *form* (``text`` or ``json``)."""
+    """
+    Writes the events of a run to *outlet*, as *form* (``text`` or ``json``).
 
-    def __init__(self, outlet: Outlet, level: str, form: str) -> None:
-        self.level = level
+    *level* says what they have to weigh at least; it is asked each time.
+    """
+
+    def __init__(self, outlet: Outlet, level: Callable[[], str], form: str) -> None:
+        self._level = level
         self._outlet = outlet
         self._render = _as_json if form == "json" else _as_text
         self._waits = Waits()
@@ -63,16 +67,19 @@ class Log:
 
     def record(self, level: str, event: str, fields: dict[str, object]) -> None:
         """Write one event."""
-        if LEVELS[level] >= LEVELS[self.level]:
+        if self._weighs_enough(level):
             self._outlet.put(self._render(level, event, fields))
 
     def file_changed(self, entry: Entry) -> None:
         told = _level_and_event(entry)
         is_told_again = entry.state == FileState.WAITING and not self._waits.is_new(entry)
-        if told is not None and not is_told_again and LEVELS[told[0]] >= LEVELS[self.level]:
+        if told is not None and not is_told_again and self._weighs_enough(told[0]):
             self.record(*told, _fields_of(entry))
         if entry.state in FINAL:
             self._waits.forget(entry)
+
+    def _weighs_enough(self, level: str) -> bool:
+        return LEVELS[level] >= LEVELS[self._level()]
 
     def end(self, seconds: float | None) -> None:
         """Have everything written that is still to be written, for *seconds* at most."""

@@ -11,7 +11,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import attrs
 
@@ -74,6 +75,36 @@ def how_to_start() -> tuple[str, ...]:
     if os.path.basename(script) == "trioft" and os.access(script, os.X_OK):
         return (script,)
     return (sys.executable, "-m", "trioft")
+
+
+def absolute(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the *arguments* of `trioft watch` with absolute paths: a service does not start where we are."""
+    made = dict(arguments)
+    for key in ("source", "dest", "config", "state_dir"):
+        if made[key] is not None:
+            made[key] = os.path.abspath(os.path.expanduser(made[key]))
+    action, _, folder = (made["on_success"] or "").partition(":")
+    if folder:
+        made["on_success"] = f"{action}:{os.path.abspath(folder)}"
+    return made
+
+
+def words_of(parameters: Iterable[Any], arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the words of a command line with these *arguments*, for a command with these *parameters*."""
+    ends: list[str] = []
+    options: list[str] = []
+    for parameter in parameters:
+        value = arguments[parameter.name]
+        if value in (None, False):
+            continue
+        if parameter.param_type_name == "argument":
+            ends.append(value)
+        elif value is True:
+            options.append(parameter.opts[-1])
+        else:
+            for word in [value] if isinstance(value, str) else value:
+                options += [parameter.opts[-1], word]
+    return (*ends, *options)
 
 
 def check(name: str, config: Config) -> None:
@@ -155,6 +186,7 @@ def _hardening(service: Service) -> str:
     lines += ["SystemCallArchitectures=native"]
     if service.system:
         lines += ["# No ProtectSystem=strict: its ReadWritePaths= would keep hold of a share that is unmounted."]
+        listen = service.config.feed.listen
         everything = service.reads + service.writes
         lines += [] if _lie_in(_LOCKED, service.writes) else ["ProtectSystem=full"]
         lines += [] if _lie_in(_HOMES, everything) else ["ProtectHome=yes"]
@@ -163,7 +195,9 @@ def _hardening(service: Service) -> str:
         lines += ["ProtectKernelLogs=yes", "ProtectKernelModules=yes", "ProtectKernelTunables=yes"]
         lines += ["RestrictNamespaces=yes"]
         lines += ["# To read and write files of all users, to prove that nobody writes one, to see who does."]
-        lines += ["CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_LEASE CAP_SYS_PTRACE"]
+        low = " CAP_NET_BIND_SERVICE" if listen is not None and 0 < listen.port < 1024 else ""
+        needed = f"CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_LEASE CAP_SYS_PTRACE{low}"
+        lines += [f"CapabilityBoundingSet={needed}"]
     return "".join(f"{line}\n" for line in lines)
 
 
