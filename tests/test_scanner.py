@@ -786,6 +786,21 @@ async def test_sync_counts_what_the_destination_has(autojump_clock: MockClock) -
 # --- Watching
 
 
+async def test_a_scanner_that_rests_is_never_overdue(autojump_clock: MockClock) -> None:
+    """However long it rests, it says when it will be back, and is: who asks whether it is alive is not alarmed."""
+    world = World(source=Source(scan_interval=5000))
+    overdue: list[float] = []
+
+    async def ask() -> None:
+        while True:
+            await trio.sleep(60)
+            overdue.append(trio.current_time() - world.board.look_due)
+
+    await world.run(20_000, then=ask)
+    assert len(overdue) > 300
+    assert max(overdue) <= 0
+
+
 async def test_watching_rescans_in_intervals(autojump_clock: MockClock) -> None:
     """Events can get lost: what they did not tell of is found by the next scan."""
     world = World(source=source(scan_interval=60.0))
