@@ -78,7 +78,12 @@ def test_a_local_disk_can_do_what_trioft_needs(site: Site) -> None:
     """On the filesystem of these tests events arrive, leases prove, names and times are kept."""
     need_leases(site.root)
     found = examined(site.run("doctor", site.source, site.dest, "--json"))
-    for check in (("source", "events"), ("source", "closed files"), ("destination", "names"), ("destination", "times")):
+    at_the_destination = ("names", "times", "rename", "rename without replacing", "permissions")
+    for check in (
+        ("source", "events"),
+        ("source", "closed files"),
+        *(("destination", at) for at in at_the_destination),
+    ):
         assert found[check]["result"] == "ok", found[check]
 
 

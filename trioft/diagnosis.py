@@ -208,7 +208,7 @@ def _sizes(found: Measured) -> Iterator[Finding]:
     else:
         meaning = "whether there is a size that does not fit would only be seen by writing it"
         yield Finding(_D, "large files", _UNKNOWN, "not tried: it could take the space", meaning)
-    if not found["sparse"]:
+    if found["sparse"] is False:
         meaning = "sparse files may take more space there than here"
         yield Finding(_D, "holes", _NOTE, "a hole takes space", meaning)
 

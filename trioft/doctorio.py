@@ -131,15 +131,9 @@ def _rename(folder: int) -> Measured:
         replace_open += "" if _exists(folder, b"open") else ", and the old one vanished"
     else:
         replace_open = _wrong(folder, b"open", b"new")
+    # To a free name: where there is one, the kernel says so before it asks the filesystem whether it can do this.
     _write(folder, b"new", b"new")
-    _write(folder, b"taken", b"old")
-    try:
-        linux.renameat2(b"new", b"taken", folder, linux.RENAME_NOREPLACE)
-        noreplace: str | None = "it replaced a file all the same"
-    except FileExistsError:
-        noreplace = None
-    except OSError as error:
-        noreplace = _name(error)
+    noreplace = _error_of(lambda: linux.renameat2(b"new", b"still free", folder, linux.RENAME_NOREPLACE))
     return {"refused": None, "replace": replace, "replace_open": replace_open, "noreplace": noreplace}
 
 
@@ -190,17 +184,18 @@ def _sizes(folder: int) -> Measured:
         os.truncate(fd, 64 * MIB)
         takes_none = os.fstat(fd).st_blocks * 512 < 32 * MIB
         os.truncate(fd, 0)
-        # Where a hole takes space, or nobody knows what a program makes of it, asking could write all of it. But FAT,
-        # where it matters most, refuses at once.
         magic = linux.filesystem_magic(fd)
-        may_ask = magic == linux.FAT or (takes_none and magic != linux.FUSE)
+        sparse = None if magic == linux.FUSE else takes_none  # a program makes up how much a file takes
+        # Where a hole takes space, or nobody knows, asking could write all of it. But FAT, where it matters most,
+        # refuses at once.
+        may_ask = sparse or magic == linux.FAT
         refused = None
         for size in _SIZES if may_ask else ():
             if (error := _error_of(functools.partial(os.truncate, fd, size))) is not None:
                 refused = size, error
                 break
             os.truncate(fd, 0)
-    return {"asked": may_ask, "refused": refused, "sparse": takes_none}
+    return {"asked": may_ask, "refused": refused, "sparse": sparse}
 
 
 def _attributes(folder: int) -> Measured:
