@@ -48,20 +48,37 @@ def examined(done: Done) -> dict[tuple[str, str], dict[str, Any]]:
     return {(line["side"], line["check"]): line for line in done.lines if line["event"] == "check"}
 
 
-def test_everything_is_looked_at_and_nothing_left_behind(site: Site) -> None:
-    """Each thing that matters has a finding; both ends are as they were; the exit code says whether all is well."""
-    dest = site.dest / "odd\nname"  # a line stays one line of JSON
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Done]:
+    """A site that was examined, and what came of it."""
+    site = Site(tmp_path_factory.mktemp("site"))
+    site.dest = site.dest / "odd\nname"  # a line stays one line of JSON
     make_tree(site.source, {"a": b"1"})
-    make_tree(dest, {"b": b"2"})
-    done = site.run("doctor", site.source, dest, "--json")
+    make_tree(site.dest, {"b": b"2"})
+    return site, site.run("doctor", site.source, site.dest, "--json")
+
+
+def test_everything_is_looked_at_and_nothing_left_behind(once: tuple[Site, Done]) -> None:
+    """Each thing that matters has a finding; both ends are as they were; the exit code says whether all is well."""
+    site, done = once
     found = examined(done)
     assert set(found) >= CHECKS
     assert done.code == any(line["result"] == "problem" for line in found.values())
     assert all(line["measured"] and line["meaning"] for line in found.values())
     counts = {name: sum(line["result"] == name for line in found.values()) for name in Result}
     assert {name: done.summary[name] for name in Result} == counts
-    assert (read_tree(site.source), read_tree(dest)) == ({b"a": b"1"}, {b"b": b"2"})
+    assert (read_tree(site.source), read_tree(site.dest)) == ({b"a": b"1"}, {b"b": b"2"})
     assert not site.state.exists()
+
+
+def test_a_local_disk_can_do_what_trioft_needs(once: tuple[Site, Done]) -> None:
+    """On the filesystem of these tests events arrive, leases prove, names and times are kept."""
+    site, done = once
+    need_leases(site.root)
+    found = examined(done)
+    at_destination = ("names", "times", "rename", "rename without replacing", "permissions")
+    for check in (("source", "events"), ("source", "closed files"), *(("destination", at) for at in at_destination)):
+        assert found[check]["result"] == "ok", found[check]
 
 
 def test_what_a_person_reads_says_what_to_set(site: Site) -> None:
@@ -72,19 +89,6 @@ def test_what_a_person_reads_says_what_to_set(site: Site) -> None:
     notes = [n for n, line in enumerate(lines) if line.startswith(("note", "problem"))]
     assert all(lines[n + 1].startswith("         ") for n in notes)
     assert " ok" in lines[-1]
-
-
-def test_a_local_disk_can_do_what_trioft_needs(site: Site) -> None:
-    """On the filesystem of these tests events arrive, leases prove, names and times are kept."""
-    need_leases(site.root)
-    found = examined(site.run("doctor", site.source, site.dest, "--json"))
-    at_the_destination = ("names", "times", "rename", "rename without replacing", "permissions")
-    for check in (
-        ("source", "events"),
-        ("source", "closed files"),
-        *(("destination", at) for at in at_the_destination),
-    ):
-        assert found[check]["result"] == "ok", found[check]
 
 
 @pytest.mark.parametrize("end", ["source", "dest"])
