@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import trioft
 from support import Done, Site, make_tree
 from trioft.board import Board
 from trioft.logs import Log, LogFile
@@ -157,6 +159,16 @@ def test_a_value_is_one_word(value: object, word: str) -> None:
     Log(outlet, lambda: "info", "text").record("info", "file.noticed", {"key": value, "unknown": None})
     outlet.drain()
     assert lines[0].partition("file.noticed ")[2] == f"key={word}"
+
+
+def test_every_event_stands_in_the_readme() -> None:
+    """Whoever sets up an alarm finds each event that there is."""
+    package = Path(trioft.__file__).parent
+    readme = (package.parent / "README.md").read_text("utf-8")
+    said = re.compile(r'(?:"(?:debug|info|warning|error)", |event=)"([a-z]+\.[a-z_]+)"')
+    names = {match[1] for path in package.glob("*.py") for match in said.finditer(path.read_text("utf-8"))}
+    assert len(names) > 20
+    assert [name for name in sorted(names) if f"`{name}`" not in readme] == []
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
