@@ -10,7 +10,7 @@ import enum
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -46,10 +46,8 @@ from trioft.options import (
     Until,
     Verbose,
     Verify,
+    load,
 )
-
-if TYPE_CHECKING:
-    from trioft.config import Config
 
 EXIT_STATUS = """
 EXIT STATUS:  0 everything is at the destination (watch: stopped by a signal).  1 some files failed.  2 wrong usage or
@@ -131,7 +129,7 @@ def sync(
 
     Example:  trioft sync /data/raw /mnt/nas/raw --exclude '*.tmp'
     """
-    settings = _load(locals())
+    settings = load(locals())
     from trioft import console
 
     raise typer.Exit(
@@ -176,7 +174,7 @@ def watch(
 
     Example:  trioft watch /ingest /mnt/nas/ingest --on-success archive:/ingest-done
     """
-    settings = _load(locals())
+    settings = load(locals())
     from trioft import console
 
     raise typer.Exit(
@@ -206,7 +204,7 @@ def status(
 
     Example:  trioft status http://ingest-1:8080/
     """
-    settings = _load({"config": config, "state_dir": state_dir}, ends=False)
+    settings = load({"config": config, "state_dir": state_dir}, ends=False)
     from trioft.console import state_dir_of
     from trioft.status import run_status
 
@@ -232,7 +230,7 @@ def history(
 
     Example:  trioft history /ingest /mnt/nas/ingest --since 24h --failed
     """
-    settings = _load({"source": source, "dest": dest, "config": config, "state_dir": state_dir}, ends=False)
+    settings = load({"source": source, "dest": dest, "config": config, "state_dir": state_dir}, ends=False)
     from trioft.console import state_dir_of
     from trioft.history import Wish, run_history
 
@@ -256,7 +254,7 @@ def explain(
 
     Example:  trioft explain /ingest/take1.mxf
     """
-    settings = _load({"source": source, "dest": dest, "config": config, "state_dir": state_dir}, ends=False)
+    settings = load({"source": source, "dest": dest, "config": config, "state_dir": state_dir}, ends=False)
     from trioft.console import state_dir_of
     from trioft.explain import run_explain
 
@@ -283,7 +281,7 @@ def verify(
 
     Example:  trioft verify /ingest /mnt/nas/ingest --since 7d
     """
-    settings = _load(locals(), ends=False)
+    settings = load(locals(), ends=False)
     from trioft.console import state_dir_of
     from trioft.history import Wish
     from trioft.verify import run_verify
@@ -310,7 +308,7 @@ def doctor(
     EXIT STATUS:  0 all is well.  1 something is a problem.  2 wrong usage or configuration.  3 source or destination
     unusable.  130, 143 interrupted.
     """
-    settings = _load({"source": source, "dest": dest, "config": config})
+    settings = load({"source": source, "dest": dest, "config": config})
     from trioft.console import state_dir_of
     from trioft.doctor import run_doctor
 
@@ -358,7 +356,7 @@ def service(
         return
     watch = typer.main.get_command(app).commands["watch"]  # type: ignore[attr-defined]
     arguments = services.absolute(watch.make_context("trioft watch", context.args).params)
-    settings = _load(arguments)
+    settings = load(arguments)
     services.check(name, settings)
     made = services.Service(
         name=name,
@@ -378,7 +376,7 @@ def check(config: ConfigFile = None) -> None:
     """Read the configuration file and report every problem at once."""
     if config is None:
         raise ConfigError(["no configuration file given"], hint="name one with -c FILE or TRIOFT_CONFIG")
-    _load({"config": config}, ends=False)
+    load({"config": config}, ends=False)
     typer.echo(f"{config}: ok")
 
 
@@ -387,7 +385,7 @@ def show(config: ConfigFile = None) -> None:
     """Print the configuration in effect: the file's, and the defaults for the rest."""
     from trioft.configfile import dump
 
-    typer.echo(dump(_load({"config": config}, ends=False)), nl=False)
+    typer.echo(dump(load({"config": config}, ends=False)), nl=False)
 
 
 @config_app.command()
@@ -411,41 +409,6 @@ def init(
 
 def _accepted(source: bool, destination: bool) -> list[Side]:
     return [Side.SOURCE] * source + [Side.DESTINATION] * destination
-
-
-_KEYS = {
-    "source": ("SOURCE", "source.path"),
-    "dest": ("DEST", "destination.path"),
-    "include": ("--include", "source.include"),
-    "exclude": ("--exclude", "source.exclude"),
-    "transfers": ("--transfers", "copy.transfers"),
-    "verify": ("--verify", "copy.verify"),
-    "growing": ("--growing", "growing.mode"),
-    "settle": ("--settle", "source.settle"),
-    "on_success": ("--on-success", "copy.on_success"),
-    "if_exists": ("--if-exists", "destination.if_exists"),
-    "bwlimit": ("--bwlimit", "copy.bwlimit"),
-    "min_free": ("--min-free", "destination.min_free"),
-    "feed": ("--feed", "feed.listen"),
-    "state_dir": ("--state-dir", "state.dir"),
-}
-
-
-def _load(arguments: dict[str, Any], *, ends: bool = True) -> Config:
-    """Lay the command line's options over the configuration file's."""
-    from trioft.configfile import load_config
-
-    options = {key: (label, arguments.get(name)) for name, (label, key) in _KEYS.items()}
-    settings = load_config(arguments["config"], options)
-    missing = [
-        label for label, path in (("SOURCE", settings.source.path), ("DEST", settings.destination.path)) if not path
-    ]
-    if ends and missing:
-        raise ConfigError(
-            [f"{' and '.join(missing)} missing"],
-            hint="give them as arguments, or as source.path and destination.path in the configuration file",
-        )
-    return settings
 
 
 def main() -> NoReturn:

@@ -1,12 +1,17 @@
 """
-The command line's arguments and options, each declared once and shared by the commands.
+The command line's arguments and options, each declared once and shared by the commands; and what they amount to.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from trioft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trioft.config import Config
 
 Source = Annotated[
     str | None, typer.Argument(metavar="SOURCE", help="A local folder, or one file. May come from the config file.")
@@ -115,3 +120,38 @@ Limit = Annotated[
 ]
 JsonLines = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 Again = Annotated[bool, typer.Option("--again", help="Begin anew, also where an earlier one was interrupted.")]
+
+# Which key of the configuration each stands for.
+KEYS = {
+    "source": ("SOURCE", "source.path"),
+    "dest": ("DEST", "destination.path"),
+    "include": ("--include", "source.include"),
+    "exclude": ("--exclude", "source.exclude"),
+    "transfers": ("--transfers", "copy.transfers"),
+    "verify": ("--verify", "copy.verify"),
+    "growing": ("--growing", "growing.mode"),
+    "settle": ("--settle", "source.settle"),
+    "on_success": ("--on-success", "copy.on_success"),
+    "if_exists": ("--if-exists", "destination.if_exists"),
+    "bwlimit": ("--bwlimit", "copy.bwlimit"),
+    "min_free": ("--min-free", "destination.min_free"),
+    "feed": ("--feed", "feed.listen"),
+    "state_dir": ("--state-dir", "state.dir"),
+}
+
+
+def load(arguments: dict[str, Any], *, ends: bool = True) -> Config:
+    """Lay the command line's options over the configuration file's."""
+    from trioft.configfile import load_config
+
+    options = {key: (label, arguments.get(name)) for name, (label, key) in KEYS.items()}
+    settings = load_config(arguments["config"], options)
+    missing = [
+        label for label, path in (("SOURCE", settings.source.path), ("DEST", settings.destination.path)) if not path
+    ]
+    if ends and missing:
+        raise ConfigError(
+            [f"{' and '.join(missing)} missing"],
+            hint="give them as arguments, or as source.path and destination.path in the configuration file",
+        )
+    return settings
