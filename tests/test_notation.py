@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -147,3 +148,34 @@ def test_nothing_that_a_terminal_obeys_is_left_in_a_visible_text(text: str) -> N
     """A message shows what was found; it does not colour, move or hide anything."""
     assert notation.visible(text).isprintable()
     assert len(notation.as_written(text).splitlines()) == 1
+
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2h", datetime(2026, 3, 1, 10, tzinfo=UTC)),
+        ("1d12h", datetime(2026, 2, 28, 0, tzinfo=UTC)),
+        ("2026-01-31T12:00Z", datetime(2026, 1, 31, 12, tzinfo=UTC)),
+        ("2026-01-31T12:00:30+02:00", datetime(2026, 1, 31, 10, 0, 30, tzinfo=UTC)),
+        ("2026-01-31", datetime(2026, 1, 31).astimezone(UTC)),
+        ("2026-01-31 07:15", datetime(2026, 1, 31, 7, 15).astimezone(UTC)),
+    ],
+)
+def test_moments(text: str, moment: datetime) -> None:
+    """So long ago, or a date; without an offset by this machine's clock."""
+    assert notation.parse_moment(text, NOW) == moment
+
+
+@given(st.text() | st.datetimes().map(str) | st.from_regex(r"\A[0-9]{1,6}[dhms]{0,2}\Z"))
+def test_no_text_makes_a_moment_that_cannot_be_told(text: str) -> None:
+    """Whatever somebody types is a moment that the ledger can be asked for, or is refused in words."""
+    refusal = ""
+    try:
+        moment = notation.parse_moment(text, NOW)
+    except ValueError as error:
+        moment, refusal = NOW, str(error)
+    assert not refusal or "expected a duration, such as 2h, or a date" in refusal
+    assert datetime.fromisoformat(notation.timestamp(moment)).tzinfo is not None
