@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from faults_mount import fault_mount
 from support import TRIOFT, Done, Running, Site, make_tree, mounted, pattern, run_without_privilege, wait_until
 from trioft.ledger import Entry, Ledger
 from trioft.model import BLOCK_SIZE, MIB, Fingerprint
@@ -145,6 +146,25 @@ def test_a_file_that_cannot_be_read_is_unreadable(site: Site) -> None:
     done = run_without_privilege("verify", *options)
     assert (done.code, verdicts(done)) == (1, {"a": "unreadable", "b": "verified"})
     assert "a: unreadable: open 'a' at the destination, byte 0: Permission denied (EACCES)" in done.err
+
+
+def test_one_file_that_hangs_does_not_take_the_others_with_it(tmp_path: Path) -> None:
+    """It is given up after the time limit; where nothing answers any more, that is said of the destination."""
+    with fault_mount() as mount:
+        site = Site(tmp_path)
+        site.dest = mount.place / "dest"
+        (mount.backing / "dest").mkdir()
+        make_tree(site.source, {"a": 10, "hangs": 10, "z": 10})
+        assert site.sync().code == 0
+        (site.root / "c.yaml").write_text("copy: {stall_timeout: 1s}\nretry: {first: 10ms}\n")
+        mount.fail("read", "dest/hangs", stall=0, times=0)
+        done = verify(site, "-c", site.root / "c.yaml")
+        assert (done.code, verdicts(done)) == (1, {"a": "verified", "hangs": "unreadable", "z": "verified"})
+        assert "hangs: unreadable: read 'hangs' at the destination: no progress for 1 s (ETIMEDOUT)" in done.err
+        mount.fail("*", "*", stall=0, times=0)
+        done = verify(site, "-c", site.root / "c.yaml")
+        assert (done.code, done.out) == (3, "")
+        assert "the destination cannot be read: recognize the destination: no progress for 1 s" in done.err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

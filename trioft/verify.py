@@ -206,18 +206,21 @@ class _Verification:
         left = list(range(len(pieces)))
         for attempt in range(_ATTEMPTS):
             await trio.sleep(self.config.retry.pause(attempt))
-            try:
-                found = await self.movers.call(
-                    "read_delivered", self._root, [pieces[n] for n in left], tell=self._count
-                )
-            except FileTrouble as error:
-                found = [Seen(None, trouble=error.trouble)] * len(left)
-            seen.update(zip(left, found, strict=True))
+            # First all together; then one by one, so that one that hangs does not take the others with it.
+            for together in [left] if attempt == 0 else [[n] for n in left]:
+                seen.update(zip(together, await self._call([pieces[n] for n in together]), strict=True))
             left = [n for n in left if _may_pass(seen[n].trouble)]
             if not left:
                 break
             await self._recognize()
         return [seen[n] for n in range(len(pieces))]
+
+    async def _call(self, pieces: list[Piece]) -> list[Seen]:
+        try:
+            seen: list[Seen] = await self.movers.call("read_delivered", self._root, pieces, tell=self._count)
+        except FileTrouble as error:
+            return [Seen(None, trouble=error.trouble._replace(op="read", path=piece.target)) for piece in pieces]
+        return seen
 
     def _count(self, message: tuple[str, int]) -> None:
         self.tally.bytes += message[1]
