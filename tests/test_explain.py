@@ -85,7 +85,17 @@ def _finding(verdict: str, digest: bytes = b"d" * 16) -> Explanation:
     return attrs.evolve(WELL, finding=Finding(b"a", digest, TIME, verdict, 1000, ""))
 
 
-@pytest.mark.parametrize("x", [WELL, _known(outcome="already"), _finding("verified"), _finding("mismatch", b"e" * 16)])
+@pytest.mark.parametrize(
+    "x",
+    [
+        WELL,
+        _known(outcome="already"),
+        _finding("verified"),
+        _finding("mismatch", b"e" * 16),
+        attrs.evolve(_finding("mismatch"), history=[line("delivered", b"a")]),
+    ],
+    ids=["well", "already", "verified", "another version", "delivered once more"],
+)
 def test_a_source_may_go_when_nothing_speaks_against_it(x: Explanation) -> None:
     """Delivered, unchanged, closed, and still there; what was found of an earlier version does not count."""
     assert why_not_remove(x) is None

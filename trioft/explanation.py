@@ -119,9 +119,11 @@ def _why_not_there(x: Explanation, recorded: Recorded) -> str | None:
     if there.size != recorded.known.size or abs(there.mtime_ns - recorded.known.mtime_ns) >= SAME_NS:
         return f"{name} has another size or time than what was delivered: somebody has replaced it"
     finding = x.finding
-    if finding is not None and finding.digest == recorded.digest and finding.verdict not in (VERIFIED, NO_DIGEST):
-        return f"`trioft verify` has found it to be {finding.verdict}, on {local(finding.time)}"
-    return None
+    if finding is None or finding.digest != recorded.digest or finding.verdict in (VERIFIED, NO_DIGEST):
+        return None
+    if any(line.event in ("delivered", "already") and line.time > finding.time for line in x.history):
+        return None  # it was delivered once more since
+    return f"`trioft verify` has found it to be {finding.verdict}, on {local(finding.time)}"
 
 
 # --- finding out ------------------------------------------------------------------------------------------------------
