@@ -12,8 +12,8 @@ from typing import Any
 import attrs
 import pytest
 
+from pasts import ask_ledger, filled, ledgers_of, line
 from support import Site, make_tree, run_without_privilege, wait_until
-from test_history import _ask, _ledgers, filled, line
 from trioft import writers
 from trioft.config import Config, Copy, Growing, Source
 from trioft.errors import ConfigError
@@ -183,8 +183,8 @@ def test_a_file_on_its_way_tells_how_far_it_is(site: Site) -> None:
     make_tree(site.source, {"big": 6 * BLOCK_SIZE})
     (site.root / "c.yaml").write_text("copy: {checkpoint_size: 8MiB, checkpoint_time: 1ms, bwlimit: 8MiB/s}\n")
     running = site.start("sync", "-c", site.root / "c.yaml")
-    (ledger,) = _ledgers(site, 1)
-    wait_until(lambda: _ask(ledger, "SELECT offset > 0 FROM checkpoint") == [(1,)])
+    (ledger,) = ledgers_of(site, 1)
+    wait_until(lambda: ask_ledger(ledger, "SELECT offset > 0 FROM checkpoint") == [(1,)])
     (partial,) = site.dest.glob("*.partial")
     told = explained(site, partial.name)
     running.end(signal.SIGKILL)

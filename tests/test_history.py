@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import trio.testing
 from typer.testing import CliRunner
 
 import odd_mover
+from pasts import ask_ledger, filled, ledgers_of, line
 from support import OUTCOMES, PATIENCE, TRIOFT, Site, make_tree, run_without_privilege, wait_until
 from trioft.agent import run_agent
 from trioft.board import Board
@@ -26,9 +27,8 @@ from trioft.cli import app
 from trioft.config import Config, Destination, Retry, Source
 from trioft.history import EVENTS
 from trioft.journal import Journal
-from trioft.ledger import Ledger, Line, ledger_path, open_port, run_ledger
+from trioft.ledger import Ledger, open_port, run_ledger
 from trioft.model import BLOCK_SIZE, FileState, Fingerprint
-from trioft.notation import timestamp
 from trioft.records import Filter, Records
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
@@ -45,23 +45,6 @@ def ask(site: Site, *options: str | Path) -> list[dict[str, Any]]:
 def events_of(site: Site, path: str) -> list[tuple[str, str]]:
     """Return event and detail of all that happened to one file."""
     return [(line["event"], line["detail"]) for line in ask(site) if line["path"] == path]
-
-
-def filled(site: Site, lines: list[Line], *, at: str = "") -> str:
-    """Make a ledger with these lines, for the site or for a folder *at* in the place of its source; return its file."""
-    source, dest = os.fsencode(site.source) + os.fsencode(at), os.fsencode(site.dest)
-    site.state.mkdir(exist_ok=True)
-    path = ledger_path(str(site.state), source, dest)
-    with contextlib.closing(Ledger(path)) as ledger, ledger.transaction():
-        ledger.begin_run(source, dest)
-        ledger.add_history(lines)
-    return path
-
-
-def line(event: str, path: bytes, ago: float = 0, size: int = 7, detail: str = "") -> Line:
-    """Return a line of history that is *ago* seconds old."""
-    time = timestamp(datetime.now(UTC) - timedelta(seconds=ago))
-    return Line(time, event, path, path, size, b"d" * 16 if event == "delivered" else None, detail)
 
 
 # --- what is recorded -------------------------------------------------------------------------------------------------
@@ -84,8 +67,8 @@ def test_a_file_that_is_held_open_waits_in_one_line(site: Site) -> None:
         file.flush()
         agent = site.watch()
         agent.wait_for_file("held", "settling")
-        (ledger,) = _ledgers(site, 1)
-        wait_until(lambda: _ask(ledger, "SELECT 1 FROM history WHERE event = 'settling'"))
+        (ledger,) = ledgers_of(site, 1)
+        wait_until(lambda: ask_ledger(ledger, "SELECT 1 FROM history WHERE event = 'settling'"))
         for number in range(5):  # each time it settles anew, and is found to be open
             os.utime(file.fileno())
             (site.source / f"{number}").write_bytes(b"1")
@@ -136,8 +119,8 @@ def test_where_a_transfer_was_resumed_and_what_it_was_called(site: Site) -> None
     (site.root / "c.yaml").write_text("copy: {checkpoint_size: 8MiB, checkpoint_time: 1ms, bwlimit: 16MiB/s}\n")
     options = ("-c", site.root / "c.yaml")
     running = site.start("sync", *options)
-    (ledger,) = _ledgers(site, 1)
-    wait_until(lambda: _ask(ledger, "SELECT max(offset) >= 8388608 FROM checkpoint") == [(1,)])
+    (ledger,) = ledgers_of(site, 1)
+    wait_until(lambda: ask_ledger(ledger, "SELECT max(offset) >= 8388608 FROM checkpoint") == [(1,)])
     assert running.end(signal.SIGTERM).code == 143
     os.rename(site.source / "take.tmp", site.source / "take.mxf")
     assert site.sync().code == 0
@@ -148,19 +131,6 @@ def test_where_a_transfer_was_resumed_and_what_it_was_called(site: Site) -> None
     offset = int(events["copying"].partition("from byte ")[2].partition(";")[0])
     assert 0 < offset < LARGE
     assert offset % BLOCK_SIZE == 0
-
-
-def _ledgers(site: Site, count: int) -> list[Path]:
-    wait_until(lambda: len(list(site.state.glob("*.sqlite"))) == count)
-    return list(site.state.glob("*.sqlite"))
-
-
-def _ask(ledger: Path, query: str) -> list[Any]:
-    try:
-        with contextlib.closing(sqlite3.connect(ledger)) as db:
-            return db.execute(query).fetchall()
-    except sqlite3.OperationalError:  # it is just being made
-        return []
 
 
 def test_a_folder_that_cannot_be_read_has_failed(site: Site) -> None:
