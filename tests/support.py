@@ -186,8 +186,12 @@ class Site:
 
     def start(self, command: str, *options: str | Path) -> Running:
         """Start ``trioft sync`` or ``trioft watch`` on this site, with JSON lines."""
+        return self.begin(*self._arguments(command, options))
+
+    def begin(self, *arguments: str | Path) -> Running:
+        """Start ``trioft`` with these arguments and nothing else; it writes JSON lines."""
         process = subprocess.Popen(
-            [*TRIOFT, *map(os.fsencode, self._arguments(command, options))],
+            [*TRIOFT, *map(os.fsencode, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -16,16 +16,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trioft import configfile
-from trioft.config import Config, Copy, Destination, Growing, Retry, Source, State
+from trioft.config import GROUPS, Config, Copy, Destination, Growing, Retry, Source, State
 from trioft.configfile import load_config
 from trioft.errors import ConfigError
 from trioft.kinds import MinFree, OnSuccess
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.yaml"
-GROUPS: dict[str, type[Any]] = {group.name: type(group.default) for group in attrs.fields(Config)}
 OPTIONS = [f"{name}.{field.name}" for name, cls in GROUPS.items() for field in attrs.fields(cls)]
 
 Load = Callable[..., Config]
+TRANSFERS = "did you mean growing.transfers or copy.transfers or agent.transfers?"
 
 
 @pytest.fixture
@@ -363,12 +363,12 @@ def test_values_that_were_refused_are_in_no_conflict(load: Load) -> None:
     [
         ("destination: {min_fre: 1%}", "destination.min_fre: unknown key, did you mean min_free?"),
         ("sorce: {path: /a}", "sorce: unknown key, did you mean source?"),
-        ("source: {transfers: 4}", "source.transfers: unknown key, did you mean growing.transfers or copy.transfers?"),
-        ("transfers: 4", "transfers: unknown key, did you mean growing.transfers or copy.transfers?"),
+        ("source: {transfers: 4}", f"source.transfers: unknown key, {TRANSFERS}"),
+        ("transfers: 4", f"transfers: unknown key, {TRANSFERS}"),
         ("log: {qqq: 4}", "log.qqq: unknown key, known here: level, format, file, max_size, keep"),
         ("log: {1: 4}", "log.1: unknown key, known here: level, format, file, max_size, keep"),
         ('log: {"\\e": 4}', "log.\\x1b: unknown key, known here: level, format, file, max_size, keep"),
-        ("7: {}", f"7: unknown key, known here: {', '.join(GROUPS)}"),
+        ("7: {}", f"7: unknown key, known here: {', '.join(GROUPS)}, jobs"),
     ],
 )
 def test_unknown_keys_are_refused_with_the_nearest_known_one(load: Load, text: str, problem: str) -> None:

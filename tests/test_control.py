@@ -52,13 +52,14 @@ class Operator:
                 self.files |= {file["id"]: file for file in message["files"]}
                 for number in message["gone"]:
                     self.files.pop(number, None)
-                self.sections |= {name: fields for name, fields in message.items() if isinstance(fields, dict)}
+                sections = {name: fields for name, fields in message.items() if isinstance(fields, dict)}
+                self.sections |= sections | {"jobs": message.get("jobs", self.sections.get("jobs"))}
         except trio_websocket.ConnectionClosed:
             self._end = True
 
-    def ask(self, what: object, number: object = None) -> tuple[bool, str]:
+    def ask(self, what: object, number: object = None, job: object = None) -> tuple[bool, str]:
         """Ask for something, and return what is answered to that."""
-        self._asked.append({"do": what, "id": number, "ref": what})
+        self._asked.append({"do": what, "id": number, "job": job, "ref": what})
         answer = self.answers.get(timeout=30)
         assert answer["ref"] == what
         return answer["ok"], answer["text"]

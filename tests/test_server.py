@@ -42,7 +42,7 @@ class Agent:
         self.board.notices.append(lambda what, text: self.told.append(text))
         self.config = Config(feed=Feed(listen=Address("127.0.0.1", 0), **settings))
         self.token = self.config.feed.token
-        self.server = Server(JobRun(self.config, self.board), self.token, False)
+        self.server = Server(self.config, self.token, self.board, [JobRun(self.config, self.board)], False)
         self.port = 0
 
     def add(self, path: bytes = b"a", state: FileState = FileState.READY) -> Any:

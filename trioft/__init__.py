@@ -22,7 +22,8 @@ Glossary
 
 ready        nobody has the file open for writing, and it has been quiet for long enough
 growing      somebody is writing the file: it is followed, that is, copied meanwhile
-job          what a copier takes at a time: one large file, or a bundle of small ones
+job          of an agent: one source and one destination, with their options; one agent may have several
+job          of a copier: what it takes at a time, that is, one large file, or a bundle of small ones
 block        8 MiB: one digest, one comparison
 span         up to eight blocks: what a mover copies in one call
 settle       make what was written durable, read it back, compare
@@ -72,6 +73,7 @@ mover            the child process: read a request, run one operation, answer
 watcher          the child process behind ``events``
 kinds            what the values of an option may be, and how they are read and written
 config           frozen attrs classes that are the option manual
+joblist          the jobs of a configuration: read, and which do not go together
 configfile       strict cattrs from YAML, every problem at once; the example
 child            a child process of ours: pipes, messages, its end
 movers           the pool of movers: call with a deadline, kill, leave behind, replace
@@ -79,6 +81,7 @@ shutdown         who is stopped by the first signal, and what may still be finis
 throttle         the limit on throughput, and how it is measured
 memory           gives free memory back
 board            live state of all files, totals; the source of display and JSON lines
+overview         the boards of several jobs, read as one
 backlog          files that are not delivered yet, and when to look at each again; bounded; makes the jobs
 events           file events: hints for the scanner
 lock             one trioft at a time for each pair of source and destination

@@ -1,26 +1,29 @@
 """
-The agent: the composition root of a run. Opens the nurseries that all have in common, owns the signals.
+The agent: the composition root of a run. Opens what all jobs have in common, owns the signals, keeps jobs apart.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
 
 import trio
 
 from trioft.board import Board
 from trioft.config import Config
-from trioft.errors import Side
-from trioft.job import JobRun, run_job
+from trioft.errors import Side, TrioftError, UnusableError, meaning_of
+from trioft.job import JobRun, Shared, run_job
 from trioft.memory import stay_small
 from trioft.notify import notifying
+from trioft.overview import Overview
 
 
 async def run_agent(
     config: Config,
-    board: Board,
+    board: Board | Overview,
     *,
     once: bool,
     state_dir: str,
@@ -31,34 +34,86 @@ async def run_agent(
     """
     Transfer everything, ``once`` or until stopped. Returns the number of the signal that stopped it, or None.
 
-    What happens is told to *board*. *display* is a task that shows it. The rest is for ``run_job``, and it raises what
-    that raises.
+    What happens is told to *board*: an overview of the jobs, where *config* has several. *display* is a task that shows
+    it. The rest is for ``JobRun`` and ``run_job``. What that raises is raised; of one of several jobs, it becomes the
+    ``problem`` of its board.
     """
-    run = JobRun(config, board)
+    shared = Shared(config)
+    runs = [JobRun(config.of(one.job), one, shared, accept_new) for one in board.boards]
     async with (
-        _signals(run) as received,
-        notifying([run]),
+        _signals(runs, board) as received,
+        notifying(runs, board),
         _alongside(display),
-        _served(run, once, state_dir),
+        _served(config, board, runs, once, state_dir),
         _alongside(stay_small),
+        trio.open_nursery() as jobs,
     ):
-        await run_job(run, once=once, state_dir=state_dir, accept_new=accept_new, mover=mover)
+        for run in runs:
+            work = functools.partial(run_job, run, once=once, state_dir=state_dir, mover=mover)
+            if run.board.job is None:
+                jobs.start_soon(work)
+            else:
+                several = functools.partial(_run_one_of_several, run, work, patient=not once)
+                jobs.start_soon(several, name=run.board.job)
     return received[0] if received else None
 
 
+async def _run_one_of_several(run: JobRun, work: Callable[[], Awaitable[None]], *, patient: bool) -> None:
+    """
+    Do the *work* of a job. If *patient*, it is begun again after an error that may pass, with growing pauses.
+
+    Ends with the job, or where that has met a bug or a wrong configuration.
+    """
+    pause, longest = 0.0, run.config.retry.longest
+    while True:
+        began = trio.current_time()
+        problem = await contain(run.board, work)
+        if not patient or not isinstance(problem, UnusableError):
+            return
+        pause = run.config.retry.longer(0.0 if trio.current_time() - began > longest else pause)
+        with run.shutdown.until_stopped():
+            await trio.sleep(pause)
+        if run.shutdown.stopped:
+            return
+        run.begin_again()
+
+
+async def contain(board: Board, work: Callable[[], Awaitable[None]]) -> TrioftError | None:
+    """
+    Do the *work* of one of several jobs. An error that ends it ends no other: it is put on its *board*, and returned.
+
+    It is told once, as long as it stays the same.
+    """
+    try:
+        await work()
+    except Exception as error:
+        meaning = meaning_of(error)
+        problem = meaning or TrioftError(f"this is a bug in trioft: {error!r}")
+        is_news = board.problem is None or str(board.problem) != str(problem)
+        board.fail(problem)
+        if is_news:
+            text = "; ".join(str(problem).splitlines()) + (f" ({problem.hint})" if problem.hint else "")
+            story = "" if meaning is not None else "\n" + "".join(traceback.format_exception(error)).rstrip()
+            told = f"the job has ended: {text}{story}"
+            board.notice("job", told, level="error", event="job.failed", reason=text + story)
+        return problem
+    return None
+
+
 @contextlib.asynccontextmanager
-async def _signals(run: JobRun) -> AsyncIterator[list[int]]:
-    """The first SIGINT or SIGTERM stops the pipeline, the second ends its grace. Yields the signals received so far."""
+async def _signals(runs: Sequence[JobRun], board: Board | Overview) -> AsyncIterator[list[int]]:
+    """The first SIGINT or SIGTERM stops the pipelines, the second ends the grace. Yields the signals so far."""
     received: list[int] = []
 
     async def watch() -> None:
         async for number in signals:
             received.append(number)
-            run.board.record("info", "signal.received", signal=signal.Signals(number).name)
-            if len(received) == 1:
-                run.shutdown.stop()
-            else:
-                run.shutdown.stop_now()
+            board.record("info", "signal.received", signal=signal.Signals(number).name)
+            for run in runs:
+                if len(received) == 1:
+                    run.shutdown.stop()
+                else:
+                    run.shutdown.stop_now()
 
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
@@ -68,14 +123,16 @@ async def _signals(run: JobRun) -> AsyncIterator[list[int]]:
 
 
 @contextlib.asynccontextmanager
-async def _served(run: JobRun, once: bool, state_dir: str) -> AsyncIterator[None]:
+async def _served(
+    config: Config, board: Board | Overview, runs: Sequence[JobRun], once: bool, state_dir: str
+) -> AsyncIterator[None]:
     """Serve the feed while inside, if there is to be one; also while the ends are still waited for."""
-    if run.config.feed.listen is None:
+    if config.feed.listen is None:
         yield
         return
     from trioft.server import serving
 
-    async with serving(run, once, state_dir):
+    async with serving(config, board, runs, once, state_dir):
         yield
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
 import attrs
 import trio
 
-from trioft.errors import Side, Trouble
+from trioft.errors import Side, TrioftError, Trouble
 from trioft.model import FINAL, TRANSITIONS, FileState, Fingerprint
 
 
@@ -26,6 +26,7 @@ class Entry:
     id: int
     path: bytes
     size: int
+    job: str | None = None  # whose it is, where there are several
     state: FileState = FileState.SETTLING
     reason: str | None = None  # why it is in this state, in words
     strategy: str | None = None
@@ -64,17 +65,65 @@ class Totals:
     bytes_resumed: int = 0
     bytes_patched: int = 0
 
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(**{name: getattr(other, name) + count for name, count in attrs.asdict(self).items()})
+
 
 Listener = Callable[[Entry], None]
 
 
-class Board:
-    """Live files, totals and the state of the ends. ``revision`` grows by one with every change."""
+class Herald:
+    """Tells what is worth a person's attention and belongs to no file; *job* is whose business it is, if not all's."""
 
-    def __init__(self) -> None:
+    def __init__(self, job: str | None = None) -> None:
+        self.job = job
+        self.notices: list[Callable[[str, str], None]] = []  # (what, text): told once each
+        self.records: list[Callable[[str, str, dict[str, object]], None]] = []  # (level, event, fields): for the log
+        self._said: set[str] = set()
+
+    def notice_once(self, what: str, text: str, *, event: str | None = None) -> None:
+        """Say something only the first time."""
+        if text not in self._said:
+            self._said.add(text)
+            self.notice(what, text, event=event)
+
+    def notice(
+        self, what: str, text: str, *, level: str = "warning", event: str | None = None, **fields: object
+    ) -> None:
+        """
+        Say something that is worth a person's attention and belongs to no file.
+
+        The log calls it *event*, of weight *level*, with *fields*; where there are none, the text is its reason.
+        """
+        for listener in self.notices:
+            listener(what, text)
+        self.record(level, event or f"{what}.noticed", **(fields or {"reason": text}))
+
+    def record(self, level: str, event: str, **fields: object) -> None:
+        """Have something written to the log, and nowhere else."""
+        fields = fields if self.job is None else {"job": self.job, **fields}
+        for write in self.records:
+            write(level, event, fields)
+
+
+def named(job: str | None, text: str) -> str:
+    """Say whose *text* is, where there are several jobs."""
+    return text if job is None else f"{job}: {text}"
+
+
+class Board(Herald):
+    """
+    Live files, totals and the state of the ends of one job. ``revision`` grows by one with every change.
+
+    Boards that are to be read as one (``Overview``) get their *ids* from the same source.
+    """
+
+    def __init__(self, job: str | None = None, ids: Iterator[int] | None = None) -> None:
+        super().__init__(job)
         self.live: dict[int, Entry] = {}
         self.totals = Totals()
         self.revision = 0
+        self.problem: TrioftError | None = None  # that ended the job, or keeps it from beginning
         self.source: str | None = None  # None: well; else what is wrong, in words
         self.destination: str | None = None
         self.paused = False
@@ -88,13 +137,10 @@ class Board:
         self.listeners: list[Listener] = []  # called at each change of a file's state, synchronously
         self.remarks: list[Callable[[Entry, str, str], None]] = []  # (file, event, text): see ``remark``
         self.dropped: list[Listener] = []  # called when a file is taken off in the middle
-        self.notices: list[Callable[[str, str], None]] = []  # (what, text): told once each
-        self.records: list[Callable[[str, str, dict[str, object]], None]] = []  # (level, event, fields): for the log
-        self._said: set[str] = set()
-        self._ids = itertools.count(1)
+        self._ids = itertools.count(1) if ids is None else ids
 
     def add(self, path: bytes, fingerprint: Fingerprint) -> Entry:
-        entry = Entry(id=next(self._ids), path=path, size=fingerprint.size)
+        entry = Entry(id=next(self._ids), path=path, size=fingerprint.size, job=self.job)
         self.live[entry.id] = entry
         self.pending_files += 1
         self.pending_bytes += entry.size
@@ -160,6 +206,14 @@ class Board:
         for listener in self.dropped:
             listener(entry)
 
+    def fail(self, problem: TrioftError) -> None:
+        """The job has ended, as *problem* says: none of its files is at hand any more."""
+        for entry in list(self.live.values()):
+            self.drop(entry)
+        self.problem = problem
+        self.scanned, self.full_in, self.look_due = False, None, math.inf
+        self.revision += 1
+
     def _take_off(self, entry: Entry) -> None:
         del self.live[entry.id]
         self.pending_files -= 1
@@ -201,7 +255,8 @@ class Board:
         self.totals.failed += 1
 
     def _end_at_once(self, path: bytes, state: FileState, reason: str, trouble: Trouble | None) -> Entry:
-        entry = Entry(id=next(self._ids), path=path, size=0, state=state, reason=reason, trouble=trouble)
+        number = next(self._ids)
+        entry = Entry(id=number, path=path, size=0, job=self.job, state=state, reason=reason, trouble=trouble)
         self.revision += 1
         for listener in self.listeners:
             listener(entry)
@@ -242,37 +297,26 @@ class Board:
 
     @property
     def waits_for(self) -> str | None:
-        """Say which end all files wait for, and why; None where they need not wait."""
+        """Say what all files wait for, and why; None where they need not wait."""
         return "; ".join(self.outages) or None
 
     @property
     def outages(self) -> list[str]:
-        """Say of each end that cannot be used what is wrong with it."""
+        """Say what ended the job; or of each end that cannot be used what is wrong with it."""
+        if self.problem is not None:
+            return [str(self.problem)]
         return [f"{side} {text}" for side in Side if (text := self.wrong_with(side)) is not None]
 
     def wrong_with(self, side: Side) -> str | None:
         """Say what is wrong with one end, or None."""
         return self.source if side == Side.SOURCE else self.destination
 
-    def notice_once(self, what: str, text: str, *, event: str | None = None) -> None:
-        """Say something only the first time."""
-        if text not in self._said:
-            self._said.add(text)
-            self.notice(what, text, event=event)
+    @property
+    def boards(self) -> Sequence[Board]:
+        """Those of all jobs: this one."""
+        return (self,)
 
-    def notice(
-        self, what: str, text: str, *, level: str = "warning", event: str | None = None, **fields: object
-    ) -> None:
-        """
-        Say something that is worth a person's attention and belongs to no file.
-
-        The log calls it *event*, of weight *level*, with *fields*; where there are none, the text is its reason.
-        """
-        for listener in self.notices:
-            listener(what, text)
-        self.record(level, event or f"{what}.noticed", **(fields or {"reason": text}))
-
-    def record(self, level: str, event: str, **fields: object) -> None:
-        """Have something written to the log, and nowhere else."""
-        for write in self.records:
-            write(level, event, fields)
+    @property
+    def heralds(self) -> Sequence[Herald]:
+        """All that have something to tell: this one."""
+        return (self,)

@@ -17,6 +17,8 @@ import typer
 from trioft import __version__
 from trioft.errors import ConfigError, Side, TrioftError
 from trioft.options import (
+    EXIT_STATUS,
+    VERIFY_STATUS,
     AcceptNewDestination,
     AcceptNewSource,
     Again,
@@ -30,6 +32,8 @@ from trioft.options import (
     GrowingMode,
     IfExists,
     Include,
+    JobName,
+    JobNames,
     Json,
     JsonLines,
     Limit,
@@ -48,18 +52,6 @@ from trioft.options import (
     Verify,
     load,
 )
-
-EXIT_STATUS = """
-EXIT STATUS:  0 everything is at the destination (watch: stopped by a signal).  1 some files failed.  2 wrong usage or
-configuration.  3 source or destination unusable, or another trioft works on the same pair.  4 nothing failed, but files
-still being written were left for the next run.  130, 143 sync was interrupted; partials are resumable.
-"""
-
-VERIFY_STATUS = """
-EXIT STATUS:  0 all that was delivered is there, as it was delivered, or somebody has replaced it since.  1 something is
-missing, has other bytes, or cannot be read.  2 wrong usage or configuration.  3 the destination or the ledger cannot be
-used.  130, 143 interrupted; the same command goes on where it stopped.
-"""
 
 app = typer.Typer(
     name="trioft",
@@ -115,6 +107,7 @@ def sync(
     bwlimit: Bwlimit = None,
     min_free: MinFree = None,
     feed: Feed = None,
+    job: JobNames = None,
     state_dir: StateDir = None,
     accept_new_destination: AcceptNewDestination = False,
     accept_new_source: AcceptNewSource = False,
@@ -161,6 +154,7 @@ def watch(
     bwlimit: Bwlimit = None,
     min_free: MinFree = None,
     feed: Feed = None,
+    job: JobNames = None,
     state_dir: StateDir = None,
     accept_new_destination: AcceptNewDestination = False,
     accept_new_source: AcceptNewSource = False,
@@ -216,6 +210,7 @@ def history(
     source: Source = None,
     dest: Destination = None,
     config: ConfigFile = None,
+    job: JobName = None,
     since: Since = None,
     until: Until = None,
     failed: Failed = False,
@@ -230,7 +225,7 @@ def history(
 
     Example:  trioft history /ingest /mnt/nas/ingest --since 24h --failed
     """
-    settings = load({"source": source, "dest": dest, "config": config, "state_dir": state_dir}, ends=False)
+    settings = load(locals(), ends=False)
     from trioft.console import state_dir_of
     from trioft.history import Wish, run_history
 
@@ -246,6 +241,7 @@ def explain(
     source: Source = None,
     dest: Destination = None,
     config: ConfigFile = None,
+    job: JobName = None,
     state_dir: StateDir = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
@@ -254,7 +250,7 @@ def explain(
 
     Example:  trioft explain /ingest/take1.mxf
     """
-    settings = load({"source": source, "dest": dest, "config": config, "state_dir": state_dir}, ends=False)
+    settings = load(locals(), ends=False)
     from trioft.console import state_dir_of
     from trioft.explain import run_explain
 
@@ -266,6 +262,7 @@ def verify(
     source: Source = None,
     dest: Destination = None,
     config: ConfigFile = None,
+    job: JobName = None,
     since: Since = None,
     path: PathGlob = None,
     again: Again = False,

@@ -12,13 +12,15 @@ What ``load_config`` returns has been checked. A class that is built by hand, as
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import attrs
 
 from trioft.kinds import (
     ADDRESS,
     COUNT,
+    COUNT_OR_NONE,
     MARKER,
     MIN_FREE,
     NAMES,
@@ -40,9 +42,6 @@ from trioft.kinds import (
     size,
     whole,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def option(default: object, kind: Kind, reason: str, *, at_most: str | None = None) -> Any:
@@ -240,6 +239,18 @@ class Log:
 
 
 @attrs.frozen(kw_only=True)
+class Agent:
+    """What all jobs share; each has its own limits too."""
+
+    transfers: int | None = option(
+        None,
+        COUNT_OR_NONE,
+        "Files or bundles copied at the same time by all jobs; recordings do not count, they do not wait.",
+    )
+    bwlimit: int | None = option("off", RATE, "The most that all jobs together use, such as 100MiB/s.")
+
+
+@attrs.frozen(kw_only=True)
 class State:
     """What trioft remembers."""
 
@@ -260,7 +271,18 @@ class Config:
     metadata: Metadata = Metadata()
     feed: Feed = Feed()
     log: Log = Log()
+    agent: Agent = Agent()
     state: State = State()
+    jobs: Mapping[str, Config] = attrs.field(factory=dict)
+    """By name; empty where there is only one, without a name, which is this. The groups of the agent are in each."""
+
+    def of(self, job: str | None) -> Config:
+        """Return the options of one *job*."""
+        return self if job is None else self.jobs[job]
 
 
-GROUPS: dict[str, type[Any]] = {group.name: type(group.default) for group in attrs.fields(Config)}
+GROUPS: dict[str, type[Any]] = {
+    group.name: type(group.default) for group in attrs.fields(Config) if attrs.has(type(group.default))
+}
+# Those that belong to the agent alone; of the others, a job may have its own.
+AGENT_GROUPS = ("feed", "log", "agent", "state")

@@ -4,7 +4,6 @@ The configuration file: read, with every problem at once; and written, as it is 
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,7 @@ import attrs
 
 from trioft.config import GROUPS, Config
 from trioft.errors import ConfigError
+from trioft.joblist import Tree, read_jobs, unknown, why_not_together
 from trioft.kinds import Kind
 from trioft.notation import as_written, visible
 
@@ -38,36 +38,79 @@ def load_config(file: str | None, options: Mapping[str, tuple[str, object]]) -> 
     *options* are the command line's: ``{"copy.transfers": ("--transfers", "4")}``. Messages name the label
     instead of the key. None and an empty list stand for an option that was not given.
     """
-    import cattrs
-
     problems: list[str] = []
     tree = _read_file(file, problems) if file is not None else {}
     labels = {path: label for path, (label, value) in options.items() if value not in (None, [], ())}
+    words: Tree = {}
     for path in labels:
         group, _, key = path.partition(".")
-        tree.setdefault(group, {})[key] = options[path][1]
+        words.setdefault(group, {})[key] = options[path][1]
+    listed = tree.pop("jobs", None)
 
-    def add(group: str, key: str, text: str) -> None:
-        path = f"{group}.{key}" if group else key
+    def add(path: str, text: str) -> None:
         where = labels.get(path) or (f"{visible(file)}: {visible(path)}" if file is not None else path)
         problems.append(f"{where}: {text}")
 
     converter = _converter(labels)
+    config, faults = _structure(_over(tree, words), converter, labels)
+    for path, text, _ in faults:
+        add(path, text)
+    if listed is not None:
+        for side in ("source", "destination"):
+            if getattr(config, side).path is not None:
+                add(f"{side}.path", "there are jobs, which have their own")
+            for groups in (tree, words):
+                groups.get(side, {}).pop("path", None)
+        common = {group: values for group, values in tree.items() if group in GROUPS}
+        jobs, refused = read_jobs(listed)
+        found: list[tuple[str, str, Config]] = []
+        for place, name, own in jobs:
+            job, faults = _structure(_over(_over(common, own), words), converter, labels)
+            # What a job has not got of its own was told above.
+            its = [(path, text) for path, text, keys in faults if any(key in own.get(group, {}) for group, key in keys)]
+            refused += [(f"{place}.{path}", text) for path, text in its]
+            found.append((place, name, job))
+        for path, text in [*refused, *why_not_together(found)]:
+            add(path, text)
+        config = attrs.evolve(config, jobs={name: job for _, name, job in found})
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _over(tree: Tree, more: Tree) -> Tree:
+    """Return *more* laid over *tree*, key by key."""
+    laid = {**tree}
+    for group, values in more.items():
+        below = tree.get(group)
+        laid[group] = {**below, **values} if isinstance(below, dict) else values
+    return laid
+
+
+# Path, what is wrong there, and the groups and keys that this is about.
+_Fault = tuple[str, str, list[tuple[str, str]]]
+
+
+def _structure(tree: Tree, converter: cattrs.Converter, labels: Mapping[str, str]) -> tuple[Config, list[_Fault]]:
+    """Return what *tree* says, with defaults for what it has not, or has wrongly; and what is wrong with that."""
+    import cattrs
+
+    tree = {group: {**values} if isinstance(values, dict) else values for group, values in tree.items()}
+    faults: list[_Fault] = []
     refused: set[tuple[str, str]] = set()
     try:
         config = converter.structure(tree, Config)
     except cattrs.ClassValidationError as error:
         for (group, key), text in _refusals(error):
-            add(group, key, text)
+            faults.append((f"{group}.{key}" if group else key, text, [(group, key)]))
             refused.add((group, key))
             del (tree[group] if group else tree)[key]
         config = converter.structure(tree, Config)  # the rest, to find what does not go together
     for group, key, other, text in _conflicts(config):
         if not refused & {(group, key), (group, other)}:
-            add(group, key, text.format(other=labels.get(f"{group}.{other}", f"{group}.{other}")))
-    if problems:
-        raise ConfigError(problems)
-    return config
+            told = text.format(other=labels.get(f"{group}.{other}", f"{group}.{other}"))
+            faults.append((f"{group}.{key}", told, [(group, key), (group, other)]))
+    return config, faults
 
 
 def _converter(labels: Mapping[str, str]) -> cattrs.Converter:
@@ -93,6 +136,8 @@ def _converter(labels: Mapping[str, str]) -> cattrs.Converter:
             for field in attrs.fields(cls)
         }
         converter.register_structure_hook(cls, make_dict_structure_fn(cls, converter, **hooks))
+    whole = make_dict_structure_fn(Config, converter, jobs=override(omit=True))
+    converter.register_structure_hook(Config, whole)
     return converter
 
 
@@ -117,8 +162,7 @@ def _refusals(error: Exception) -> Iterator[tuple[tuple[str, str], str]]:
 def _unknown_key(group: str, key: str) -> str:
     known = _keys(GROUPS.get(group, Config))
     elsewhere = [f"{name}.{key}" for name, cls in GROUPS.items() if key in _keys(cls)]
-    near = difflib.get_close_matches(key, known, 1) or elsewhere
-    return f"unknown key, did you mean {' or '.join(near)}?" if near else f"unknown key, known here: {', '.join(known)}"
+    return unknown(key, known, elsewhere)
 
 
 def _keys(cls: type[Any]) -> list[str]:
@@ -140,7 +184,7 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str, str, str]]:
         yield "copy", "on_success", "verify", text
 
 
-def _read_file(file: str, problems: list[str]) -> dict[str, Any]:
+def _read_file(file: str, problems: list[str]) -> Tree:
     """Return the groups of *file*, and add to *problems* what belongs to no option."""
     try:
         with open(file, "rb") as stream:
@@ -202,6 +246,21 @@ def _shown(config: Config) -> dict[str, dict[str, object]]:
     }
 
 
+def _shown_with_jobs(config: Config) -> dict[str, object]:
+    """Return the values of *config*, and of its jobs those that are others than its own."""
+    groups = _shown(config)
+    if not config.jobs:
+        return {**groups}
+    jobs: list[dict[str, object]] = []
+    for name, job in config.jobs.items():
+        its = {
+            group: {key: value for key, value in values.items() if value != groups[group][key]}
+            for group, values in _shown(job).items()
+        }
+        jobs.append({"name": name, **{group: values for group, values in its.items() if values}})
+    return {**groups, "jobs": jobs}
+
+
 def dump(config: Config) -> str:
     """Return *config* as YAML from which ``load_config`` reads it back."""
     import yaml
@@ -212,7 +271,7 @@ def dump(config: Config) -> str:
             return self.represent_scalar("tag:yaml.org,2002:str", data, style)
 
     Dumper.add_representer(str, Dumper.represent_str)
-    return str(yaml.dump(_shown(config), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=2**31))
+    return str(yaml.dump(_shown_with_jobs(config), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=2**31))
 
 
 _HEAD = """\
@@ -221,6 +280,14 @@ _HEAD = """\
 #
 # Durations: 500ms, 10s, 1.5h, 2h45m, 14d. Sizes: 64MiB (binary), 10GB (decimal). Rates: 20MiB/s.
 # Patterns are relative to the source; ** spans folders; they need quotes: ["**/*.mov", "dailies/*"].
+"""
+
+_JOBS = """
+# Several jobs in one agent: each has a name, a source and a destination. The options above hold for all of them, and
+# each may have others of its own; only feed, log, agent and state are the agent's. With jobs, there is no path above.
+# jobs:
+# - {name: cam-1, source: {path: /ingest/cam-1}, destination: {path: /mnt/nas/cam-1}}
+# - {name: scans, source: {path: /scans}, destination: {path: /mnt/archive/scans}, copy: {verify: transfer}}
 """
 
 
@@ -233,4 +300,4 @@ def example() -> str:
             value = values[field.name]
             entry = f"{field.name}: {value if isinstance(value, str) else json.dumps(value)}"
             lines.append(f"#   {entry:24} # {field.metadata['kind'].unit}. {field.metadata['reason']}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + _JOBS

@@ -11,23 +11,24 @@ import os
 import signal
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import attrs
 import trio
 
 from trioft import __version__
-from trioft.agent import run_agent
-from trioft.board import Board, Entry, Totals
+from trioft.agent import contain, run_agent
+from trioft.board import Board, Entry, Herald, named
 from trioft.config import Config
 from trioft.display import DRAWING, run_display
-from trioft.errors import FileTrouble, Side, TrioftError, UnusableError, hint_for, show_path
+from trioft.errors import Side, TrioftError, first_of, hint_for, meaning_of, show_path
 from trioft.job import list_missing
 from trioft.ledger import now
 from trioft.logs import LEVELS, Log, Waits, kind_of_wait, log_file_outlet
 from trioft.model import FINAL, FileState, Found
 from trioft.notation import size_text
 from trioft.outlet import Outlet, write_to
+from trioft.overview import Overview
 from trioft.view import describe, path_fields
 
 if TYPE_CHECKING:
@@ -69,9 +70,11 @@ class Voice:
         """JSON lines that were not read in time."""
         return 0 if self._data is None else self._data.lost
 
-    def attach(self, board: Board) -> None:
-        board.listeners.append(self.file_changed)
-        board.notices.append(self.notice)
+    def attach(self, board: Board | Overview) -> None:
+        for herald in board.heralds:
+            herald.notices.append(functools.partial(self.notice, herald))
+        for one in board.boards:
+            one.listeners.append(self.file_changed)
 
     def say(self, level: str, text: str) -> None:
         if self._talk is None or LEVELS[level] < self._level:
@@ -83,12 +86,13 @@ class Voice:
         if self._data is not None:
             self._data.put(json.dumps({"event": event, "time": now(), **fields}), always=event == "summary")
 
-    def notice(self, what: str, text: str) -> None:
-        self.say("info" if what == "feed" else "warning", text)
-        self.emit(what, text=text)
+    def notice(self, herald: Herald, what: str, text: str) -> None:
+        has_ended = what == "job" and isinstance(herald, Board) and herald.problem is not None
+        self.say("info" if what == "feed" else "error" if has_ended else "warning", named(herald.job, text))
+        self.emit(what, **({} if herald.job is None else {"job": herald.job}), text=text)
 
     def file_changed(self, entry: Entry) -> None:
-        path = show_path(entry.path)
+        path = named(entry.job, show_path(entry.path))
         match entry.state:
             case FileState.FAILED:
                 self.say("error", f"{path}: {entry.reason}")
@@ -178,15 +182,18 @@ def _run(
     log = None if dry_run else _open_log(settings, stderr, level, watching=not once)
     is_talking = log is None or settings.log.file is not None
     voice = Voice(level, stderr if is_talking else None, as_json=as_json)
-    boards: list[Board] = []
+    boards: list[Board | Overview] = []
 
     async def run() -> int | None:
-        board = Board()
+        board = Overview(settings.jobs) if settings.jobs else Board()
         boards.append(board)
         voice.attach(board)
         state_dir = state_dir_of(settings)
         if dry_run:
-            await list_missing(settings, lambda found: _tell_missing(found, as_json, voice), board, state_dir=state_dir)
+            for one in board.boards:
+                tell = functools.partial(_tell_missing, as_json, voice, one.job)
+                look = functools.partial(list_missing, settings.of(one.job), tell, one, state_dir=state_dir)
+                await (look() if one.job is None else contain(one, look))
             return None
         if log is not None:
             log.attach(board)
@@ -215,18 +222,33 @@ def _run(
         return known.exit_code
     board = boards[0]
     seconds = _monotonic() - began
-    totals = attrs.asdict(board.totals)
+    was_stopped = stopped_by is not None and not once  # a watch, as is its way
+    jobs = {"jobs": [_summary_of(one, was_stopped) for one in board.boards]} if settings.jobs else {}
     if log is not None:
-        log.record("info", "agent.stopped", {**totals, "seconds": round(seconds, 3)})
-    del totals["bytes_patched"]  # each file's line has its own
-    voice.emit("summary", **totals, seconds=round(seconds, 3))
-    _say_summary(voice, board.totals, seconds, settings.copy.verify, talkative=verbose or screen is not None)
+        log.record("info", "agent.stopped", {**attrs.asdict(board.totals), "seconds": round(seconds, 3)})
+    voice.emit("summary", **_totals_of(board), seconds=round(seconds, 3), **jobs)
+    for one in board.boards:
+        is_talkative = verbose or screen is not None
+        _say_summary(voice, one, seconds, settings.of(one.job).copy.verify, talkative=is_talkative)
     if stopped_by is not None and once:
         voice.say("warning", "interrupted; start the same command again and it goes on where it stopped")
     # Whoever was told to end does not wait for a slow reader.
     _end_output(voice, log, None if stopped_by is None else 1)
-    if stopped_by is not None:
-        return 128 + stopped_by if once else 0
+    if stopped_by is not None and once:
+        return 128 + stopped_by
+    return min((_exit_code_of(one, was_stopped) for one in board.boards), key=_FROM_THE_WORST.index)
+
+
+# The exit code of several jobs is that of the one that is worst off.
+_FROM_THE_WORST = (2, 3, 1, 4, 0)
+
+
+def _exit_code_of(board: Board, was_stopped: bool) -> int:
+    """Return the exit code of one job; *was_stopped* says that it was a watch, ended by a signal."""
+    if board.problem is not None:
+        return board.problem.exit_code
+    if was_stopped:
+        return 0
     if board.totals.failed:
         return 1
     return 4 if board.totals.busy else 0
@@ -246,6 +268,12 @@ def _describe_run(settings: Config, once: bool) -> dict[str, object]:
         "version": __version__,
         "pid": os.getpid(),
         "mode": "sync" if once else "watch",
+        **({"jobs": ",".join(settings.jobs)} if settings.jobs else _describe_job(settings)),
+    }
+
+
+def _describe_job(settings: Config) -> dict[str, object]:
+    return {
         **path_fields("source", os.fsencode(os.path.abspath(settings.source.path or ""))),
         **path_fields("destination", os.fsencode(os.path.abspath(settings.destination.path or ""))),
         "verify": settings.copy.verify,
@@ -260,6 +288,18 @@ def _end_output(voice: Voice, log: Log | None, seconds: float | None) -> None:
         if voice.lost:
             log.record("warning", "output.lost", {"lines": voice.lost})
         log.end(seconds)
+
+
+def _summary_of(board: Board, was_stopped: bool) -> dict[str, object]:
+    problem = None if board.problem is None else str(board.problem)
+    code = _exit_code_of(board, was_stopped)
+    return {"name": board.job, **_totals_of(board), "exit_code": code, "problem": problem}
+
+
+def _totals_of(board: Board | Overview) -> dict[str, object]:
+    totals = attrs.asdict(board.totals)
+    del totals["bytes_patched"]  # each file's line has its own
+    return totals
 
 
 def _monotonic() -> float:
@@ -284,15 +324,17 @@ def state_dir_of(settings: Config) -> str:
     return platformdirs.user_state_dir("trioft")
 
 
-def _tell_missing(found: Found, as_json: bool, voice: Voice) -> None:
+def _tell_missing(as_json: bool, voice: Voice, job: str | None, found: Found) -> None:
     size = found.fingerprint.size
     if as_json:
-        voice.emit("file", **path_fields("path", found.path), state="ready", reason="would be copied", size=size)
+        path = path_fields("path", found.path)
+        voice.emit("file", job=job, **path, state="ready", reason="would be copied", size=size)
     else:
-        _print(f"{size:>15,}  {show_path(found.path)}")
+        _print(f"{size:>15,}  {named(job, show_path(found.path))}")
 
 
-def _say_summary(voice: Voice, totals: Totals, seconds: float, verify: str, *, talkative: bool) -> None:
+def _say_summary(voice: Voice, board: Board, seconds: float, verify: str, *, talkative: bool) -> None:
+    totals = board.totals
     resumed = f", {size_text(totals.bytes_resumed)} resumed" if totals.bytes_resumed else ""
     parts = [f"{totals.delivered:,} delivered and verified ({verify}): {size_text(totals.bytes)} copied{resumed}"]
     for count, word in (
@@ -303,8 +345,10 @@ def _say_summary(voice: Voice, totals: Totals, seconds: float, verify: str, *, t
     ):
         if count:
             parts.append(f"{count:,} {word}")
-    text = f"{', '.join(parts)} in {seconds:.1f} s"
-    if totals.failed:
+    text = named(board.job, f"{', '.join(parts)} in {seconds:.1f} s")
+    if board.problem is not None:
+        voice.say("error", f"{text}; then it ended: {board.problem}")
+    elif totals.failed:
         voice.say("error", text)
     elif totals.busy:
         voice.say("warning", text)
@@ -319,15 +363,10 @@ def translate(error: BaseException) -> NoReturn:
 
 def _meaning_of(error: BaseException) -> TrioftError:
     """Return what an ended run means to a person. A bug is told with the whole story, and ends it here."""
-    leaves = list(_leaves(error))
-    known: list[Any] = [leaf for leaf in leaves if isinstance(leaf, TrioftError)]
-    if known:
-        first: TrioftError = known[0]
-        return first
-    troubles = [leaf for leaf in leaves if isinstance(leaf, FileTrouble)]
-    if troubles and len(troubles) == len(leaves):
-        return UnusableError(str(troubles[0]), hint=hint_for(troubles[0].trouble))
-    if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
+    known = meaning_of(error)
+    if known is not None:
+        return known
+    if first_of(BaseExceptionGroup("", [error]), KeyboardInterrupt) is not None:
         sys.exit(128 + signal.SIGINT)
     traceback.print_exception(error)
     print(  # noqa: T201
@@ -335,11 +374,3 @@ def _meaning_of(error: BaseException) -> TrioftError:
         file=sys.stderr,
     )
     sys.exit(1)
-
-
-def _leaves(error: BaseException) -> Any:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error

@@ -7,6 +7,9 @@ left fails at its next span. Partials stay, and are continued.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import trio
 
 from trioft.backlog import Backlog
@@ -19,11 +22,26 @@ from trioft.throttle import Throttle
 
 
 class Control:
-    """Does what operators ask for."""
+    """Does what operators ask of one job."""
 
-    def __init__(self, board: Board, backlog: Backlog, changes: Changes, throttle: Throttle, ledger: Port) -> None:
-        self._board, self._backlog, self._changes = board, backlog, changes
-        self._throttle, self._ledger = throttle, ledger
+    def __init__(self, board: Board, throttle: Throttle) -> None:
+        self._board, self._throttle = board, throttle
+        self._work: tuple[Backlog, Changes, Port] | None = None
+
+    @property
+    def is_at_work(self) -> bool:
+        """There are files at hand."""
+        return self._work is not None
+
+    @contextlib.contextmanager
+    def of(self, backlog: Backlog, changes: Changes, ledger: Port) -> Iterator[None]:
+        """While inside, there are files to control; a job can be paused at any time."""
+        with ledger:
+            self._work = backlog, changes, ledger
+            try:
+                yield
+            finally:
+                self._work = None
 
     async def obey(self, what: object, entry: Entry | None) -> tuple[bool, str]:
         """Do *what* (pause, resume; retry or cancel *entry*); return whether it was done, and in words."""
@@ -39,34 +57,36 @@ class Control:
             case "retry" | "cancel":
                 if entry is None:
                     return False, "there is no such file"
-                return await self._retry(entry) if what == "retry" else self._cancel(entry)
+                if self._work is None:
+                    return False, "there is nothing to control yet"
+                return await self._retry(entry, *self._work) if what == "retry" else self._cancel(entry, self._work[0])
         return False, "this is none of pause, resume, retry, cancel"
 
-    async def _retry(self, entry: Entry) -> tuple[bool, str]:
+    async def _retry(self, entry: Entry, backlog: Backlog, changes: Changes, ledger: Port) -> tuple[bool, str]:
         path = show_path(entry.path)
-        pending = self._backlog.get(entry.path)
+        pending = backlog.get(entry.path)
         if pending is not None:
             if pending.entry.state != FileState.WAITING or pending.in_work:
                 return False, f"{path} is not waiting: it is {pending.entry.state}"
             self._board.remark(entry, "retried", "an operator has asked for it")
-            self._backlog.look_again(pending, trio.current_time())
-            self._backlog.wake()
+            backlog.look_again(pending, trio.current_time())
+            backlog.wake()
             return True, f"{path} is tried again"
         if entry.state not in (FileState.FAILED, FileState.SKIPPED):
             return False, f"{path} is {entry.state}"
         # A failure is remembered, so that it is not tried again at each scan.
-        await self._ledger.call(Ledger.forget_failure, entry.path)
+        await ledger.call(Ledger.forget_failure, entry.path)
         self._board.remark(entry, "retried", "an operator has asked for it")
-        self._changes.add([entry.path])
+        changes.add([entry.path])
         return True, f"{path} is tried again"
 
-    def _cancel(self, entry: Entry) -> tuple[bool, str]:
+    def _cancel(self, entry: Entry, backlog: Backlog) -> tuple[bool, str]:
         path = show_path(entry.path)
-        pending = self._backlog.find(entry.id)
+        pending = backlog.find(entry.id)
         if pending is None or entry.state in FINAL:
             return False, f"{path} is {entry.state}"
         entry.left = True  # whoever works on it, or begins to, sees that before the next span
         if entry.state == FileState.WAITING and not pending.in_work:
-            self._backlog.look_again(pending, trio.current_time())
-            self._backlog.wake()
+            backlog.look_again(pending, trio.current_time())
+            backlog.wake()
         return True, f"{path} is left; its partial stays, and goes on when it is tried again"

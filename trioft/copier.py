@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import random
+from collections.abc import AsyncIterator
 
 import attrs
 import trio
@@ -63,8 +64,9 @@ async def _take(job: Job, backlog: Backlog, tools: Tools) -> None:
         tools = attrs.evolve(tools, call=functools.partial(tools.call, owner=owner))
         name = choose_strategy(job, checkpoint)
         partial = checkpoint.partial if checkpoint is not None else _partial_of(job.items[0])
-        if await _admit(name, pending, partial, backlog, tools):
-            await _carry(name, job, pending, backlog, tools)
+        async with _usable(pending, tools):
+            if await _admit(name, pending, partial, backlog, tools):
+                await _carry(name, job, pending, backlog, tools)
 
 
 def _start(item: Item, growing: bool, backlog: Backlog) -> Pending | None:
@@ -104,12 +106,30 @@ def _partial_of(item: Item) -> bytes:
     return partial_of(item.path, *item.fingerprint[:2], item.life)
 
 
+@contextlib.asynccontextmanager
+async def _usable(pending: list[Pending], tools: Tools) -> AsyncIterator[None]:
+    """
+    Wait until both ends are usable, and there is a place for one more transfer; have that while inside.
+
+    Nobody has a place while he waits for the ends: other jobs, with other ends, may go on.
+    """
+    async with contextlib.AsyncExitStack() as held:
+        while True:
+            if not tools.storage.is_open:
+                for p in pending:
+                    tools.board.move(p.entry, FileState.WAITING, tools.board.waits_for)
+                await tools.storage.usable()
+            if tools.places is None:
+                break
+            await held.enter_async_context(tools.places)
+            if tools.storage.is_open:
+                break
+            await held.aclose()
+        yield
+
+
 async def _admit(name: str, pending: list[Pending], partial: bytes, backlog: Backlog, tools: Tools) -> bool:
-    """Wait until the destination is usable; return whether it has room for what *partial* does not hold already."""
-    if not tools.storage.is_open:
-        for p in pending:
-            tools.board.move(p.entry, FileState.WAITING, tools.board.waits_for)
-        await tools.storage.usable()
+    """Return whether the destination has room for what *partial* does not hold already."""
     held = 0
     if name != "bundle":
         with contextlib.suppress(FileTrouble):  # whoever copies it meets it again, and says what it is

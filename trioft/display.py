@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trioft.board import named
 from trioft.errors import show_path
 from trioft.model import FileState
 from trioft.notation import size_text, span_text
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from trioft.board import Board, Entry
+    from trioft.overview import Overview
 
 _INTERVAL = 0.25  # seconds between two drawings
 # Whoever writes to the terminal holds this: where a line is printed between the moment at which Rich finds out what is
@@ -28,7 +30,7 @@ DRAWING = threading.Lock()
 _FILES = 8  # active files shown; the rest is counted
 
 
-async def run_display(board: Board, console: Console) -> None:
+async def run_display(board: Board | Overview, console: Console) -> None:
     """Draw the board on *console*. Runs until cancelled."""
     rate = Rate()
     await draw(lambda: render(board, rate.add(trio.current_time(), board.totals.bytes)), console)
@@ -59,7 +61,7 @@ def _draw(draw: Callable[[], None]) -> None:
         draw()
 
 
-def render(board: Board, rate: float | None) -> RenderableType:
+def render(board: Board | Overview, rate: float | None) -> RenderableType:
     """Return what the terminal shows: pure, so that a test can read it."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
@@ -85,7 +87,7 @@ def render(board: Board, rate: float | None) -> RenderableType:
     table = Table.grid(padding=(0, 1))
     for entry in active[:_FILES]:
         table.add_row(
-            Text(_shorten(show_path(entry.path)), no_wrap=True),
+            Text(_shorten(named(entry.job, show_path(entry.path))), no_wrap=True),
             ProgressBar(total=max(1, entry.size), completed=entry.bytes_copied, width=24),
             f"{_percent(entry)}",
             f"{size_text(entry.size)}",

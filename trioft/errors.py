@@ -113,6 +113,18 @@ def first_of(group: BaseExceptionGroup[BaseException], kind: type[BaseException]
     return error
 
 
+def meaning_of(error: BaseException) -> TrioftError | None:
+    """Return what the *error* that ended a run, or a group of them, means to a person; None where it is a bug."""
+    group = BaseExceptionGroup("", [error])
+    known = first_of(group, TrioftError)
+    if isinstance(known, TrioftError):
+        return known
+    trouble = first_of(group, FileTrouble)
+    if isinstance(trouble, FileTrouble) and group.split(FileTrouble)[1] is None:
+        return UnusableError(str(trouble), hint=hint_for(trouble.trouble))
+    return None
+
+
 class Remedy(enum.StrEnum):
     """What to do about a ``Trouble``."""
 

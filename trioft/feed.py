@@ -17,7 +17,7 @@ import operator
 import sys
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ import trio
 from trioft.board import Board, Entry
 from trioft.model import FINAL, FileState
 from trioft.notation import timestamp
+from trioft.overview import Overview
 from trioft.throttle import Rate
 from trioft.view import describe, moment
 
@@ -37,7 +38,7 @@ FINISHED = 1_000
 REMOVED = 1_000
 
 _MOVING = (FileState.COPYING, FileState.VERIFYING)
-Sections = Callable[[], dict[str, dict[str, object]]]
+Sections = Callable[[], Mapping[str, object]]
 
 
 class Cursor(NamedTuple):
@@ -69,10 +70,11 @@ class Feed:
     """
     The state of one run.
 
-    *sections* returns what there is to be told beside the files: ``agent``, ``source``, ``destination``, ``totals``.
+    *sections* returns what there is to be told beside the files: ``agent``, ``source``, ``destination``, ``totals``,
+    and ``jobs`` where there are several.
     """
 
-    def __init__(self, board: Board, sections: Sections) -> None:
+    def __init__(self, board: Board | Overview, sections: Sections) -> None:
         self.epoch = str(time.time_ns())  # revisions of one process mean nothing to another
         self.head = 0
         self._board = board
@@ -81,12 +83,13 @@ class Feed:
         self._finished: deque[int] = deque()
         self._removed: deque[tuple[int, int]] = deque()  # revision, id
         self._floor = 0  # the newest removal that is forgotten
-        self._sections: dict[str, tuple[int, dict[str, object]]] = {}
+        self._sections: dict[str, tuple[int, object]] = {}
         self._messages: dict[Cursor, tuple[str, Cursor]] = {}  # of this head
-        board.listeners.append(self.changed)
-        board.dropped.append(self.remove)
-        for entry in board.live.values():
-            self.changed(entry)
+        for one in board.boards:
+            one.listeners.append(self.changed)
+            one.dropped.append(self.remove)
+            for entry in one.live.values():
+                self.changed(entry)
 
     def changed(self, entry: Entry) -> None:
         """*entry* has another state, or anything else that is told of it."""
@@ -123,7 +126,7 @@ class Feed:
     def tick(self) -> None:
         """Notice what changes without an event: progress, rates, sections. To be called a few times a second."""
         now = trio.current_time()
-        for entry in self._board.live.values():
+        for entry in itertools.chain.from_iterable(one.live.values() for one in self._board.boards):
             if entry.id not in self._records:  # it was found, and is in its first state still
                 self.changed(entry)
             if entry.state in _MOVING or entry.growing:

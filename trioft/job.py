@@ -22,6 +22,7 @@ from trioft.ends import Pair, check_ends, find_ends, with_patience
 from trioft.endsio import KEEPS_NO_TIMES
 from trioft.errors import Side
 from trioft.events import Changes, run_events
+from trioft.joblist import have_common_destination
 from trioft.journal import Journal
 from trioft.ledger import Ledger, forget_old_history, ledger_path, open_port, run_ledger
 from trioft.lock import Lock
@@ -44,27 +45,65 @@ _COARSEST_NS = 2_000_000_000
 _SWEEP_AT_LEAST = 5
 
 
+class Shared:
+    """What all jobs of an agent have in common: limits."""
+
+    def __init__(self, config: Config) -> None:
+        self.throttle = Throttle(config.agent.bwlimit)
+        transfers = config.agent.transfers
+        self.places = None if transfers is None else trio.CapacityLimiter(transfers)
+        self._jobs = config.jobs
+
+    def sweeps(self, name: str | None) -> bool:
+        """May a job remove what nobody continues? Not where others have partials too: their ledgers are not its."""
+        return name is None or not have_common_destination(self._jobs, name)
+
+
 class JobRun:
     """A job as it runs: what it is, and what others may see of it and ask of it."""
 
-    def __init__(self, config: Config, board: Board) -> None:
-        self.config, self.board = config, board
+    def __init__(
+        self, config: Config, board: Board, shared: Shared | None = None, accept_new: Container[Side] = ()
+    ) -> None:
+        self.config, self.board, self.accept_new = config, board, accept_new
+        self.shared = shared or Shared(config)
         self.shutdown = Shutdown(config.state.shutdown_grace)
+        self.throttle = Throttle(config.copy.bwlimit, self.shared.throttle)
         self.stuck = Stuck(lambda text: board.notice("mover", text, event="mover.abandoned"))
+        self.control = Control(board, self.throttle)
+        self.journal = Journal(board)
         self.pools: tuple[Movers, ...] = ()
         self.changes: Changes | None = None
-        # There are none while the ends have not been found.
-        self.storage: Storage | None = None
-        self.control: Control | None = None
+        self.storage: Storage | None = None  # there is none while the ends have not been found
+
+    @property
+    def state(self) -> str:
+        """Say how it goes, in a word: starting, running, failed, ended."""
+        if self.board.problem is not None:
+            return "failed"
+        if self.control.is_at_work:
+            return "running"
+        return "starting" if self.storage is None else "ended"
+
+    def found(self, storage: Storage, changes: Changes) -> None:
+        """The ends have been found, and are usable."""
+        had_ended = self.board.problem is not None
+        self.storage, self.changes, self.board.problem = storage, changes, None
+        if had_ended:
+            self.board.notice("job", "the job is at work again", level="info", event="job.resumed")
+        self.accept_new = ()  # it was meant for the start, not for what may be mounted there later
+
+    def begin_again(self) -> None:
+        """It has ended with an error, and is to be run once more."""
+        self.shutdown = Shutdown(self.config.state.shutdown_grace)  # the period of grace of the other one is over
+        self.storage = None
 
 
-async def run_job(
-    run: JobRun, *, once: bool, state_dir: str, accept_new: Container[Side] = (), mover: Sequence[str] | None = None
-) -> None:
+async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[str] | None = None) -> None:
     """
     Transfer everything, ``once`` or until stopped. *mover* is another command that starts a mover.
 
-    An end that is elsewhere than in earlier runs is used only if *accept_new* says so.
+    An end that is elsewhere than in earlier runs is used only if ``accept_new`` says so.
 
     Raises ``TrioftError`` where the ends, the configuration or the ledger do not allow to work. A destination that is
     away, or not the right one, is waited for if not ``once``.
@@ -88,7 +127,7 @@ async def run_job(
         stuck.paths = (pair.source.path, pair.destination.path)
         with _ledger_of(pair, config, state_dir) as ledger:
             port, requests = open_port(copying_capacity(config))
-            known = {side: None if side in accept_new else ledger.identity_of(side) for side in Side}
+            known = {side: None if side in run.accept_new else ledger.identity_of(side) for side in Side}
             storage = Storage(pair.ends, known, config, board)
             with shutdown.until_stopped():
                 await with_patience(lambda: check_ends(storage, looking.call), config, board, patient=not once)
@@ -100,7 +139,7 @@ async def run_job(
                     ledger.note_identity(side, identity)
             _record_ends(storage, board)
             backlog = Backlog(board, oldest_first=not once, bundle_bytes=bundle_bytes(config))
-            changes, throttle = Changes(backlog.wake), Throttle(config.copy.bwlimit)
+            changes = Changes(backlog.wake)
             manner = how_to_copy(config, once, storage.resolution_ns)
             tools = Tools(
                 config=config,
@@ -113,24 +152,26 @@ async def run_job(
                 ledger=port,
                 storage=storage,
                 manner=manner,
-                throttle=throttle,
+                throttle=run.throttle,
                 shutdown=shutdown,
                 stuck=stuck,
             )
             # The ledger outlives all that may still have something to say to it: it ends when the last port closes.
             async with trio.open_nursery() as services:
                 services.start_soon(run_ledger, ledger, requests)
-                with port, port.clone() as port_of_control:
-                    run.storage, run.changes = storage, changes
-                    run.control = Control(board, backlog, changes, throttle, port_of_control)
+                run.found(storage, changes)
+                with port, run.control.of(backlog, changes, port.clone()):
                     async with trio.open_nursery() as helpers:
                         helpers.start_soon(storage.run, looking.call, backlog.offer_again)
                         helpers.start_soon(forget_old_history, port.clone(), config.state.keep_history)
-                        helpers.start_soon(Journal(board).run, port.clone())
+                        helpers.start_soon(run.journal.run, port.clone())
                         if not once:
                             helpers.start_soon(_watch_source, pair, storage, changes, board)
                         swept = trio.Event()
-                        helpers.start_soon(sweep, looking.call, storage, backlog, port.clone(), board, swept)
+                        if run.shared.sweeps(run.board.job):
+                            helpers.start_soon(sweep, looking.call, storage, backlog, port.clone(), board, swept)
+                        else:
+                            swept.set()
                         with shutdown.until_stopped():
                             # Ends when the scanner has closed the jobs and the last is done, or by a signal.
                             async with trio.open_nursery() as pipeline:
@@ -150,12 +191,15 @@ async def run_job(
                                     changes=changes,
                                 )
                                 pipeline.start_soon(scanner.run, send_jobs, send_growing)
-                                lanes = [(jobs, "copier", config.copy.transfers, copying.call)]
-                                lanes += [(growing, "follower", config.growing.transfers, following.call)]
+                                # Recordings wait for nobody, so they take no place that a file may be waiting for.
+                                lanes = [(jobs, "copier", config.copy.transfers, copying.call, run.shared.places)]
+                                lanes += [(growing, "follower", config.growing.transfers, following.call, None)]
                                 with jobs, growing:
-                                    for lane, kind, count, call in lanes:
+                                    for lane, kind, count, call, places in lanes:
                                         for n in range(count):
-                                            its_tools = attrs.evolve(tools, ledger=port.clone(), call=call)
+                                            its_tools = attrs.evolve(
+                                                tools, ledger=port.clone(), call=call, places=places
+                                            )
                                             name = f"{kind}-{n + 1}"
                                             pipeline.start_soon(run_copier, lane.clone(), backlog, its_tools, name=name)
                             # It searches all of the destination: not for that long does anybody like to wait.
@@ -179,8 +223,8 @@ def copying_capacity(config: Config) -> int:
 
 def bundle_bytes(config: Config) -> int:
     """How large a bundle may be: with a limited throughput not much more than a second's worth, as it goes at once."""
-    rate = config.copy.bwlimit
-    return BUNDLE_BYTES if rate is None else min(BUNDLE_BYTES, max(BUNDLE_FILE_SIZE, rate))
+    rates = [rate for rate in (config.copy.bwlimit, config.agent.bwlimit) if rate is not None]
+    return min(BUNDLE_BYTES, max(BUNDLE_FILE_SIZE, min(rates))) if rates else BUNDLE_BYTES
 
 
 def how_to_copy(config: Config, once: bool, resolution_ns: int) -> Manner:

@@ -199,6 +199,12 @@ TIME, PERIOD = duration("0s"), duration("100ms")
 SIZE = size("0B")
 RATE = Kind("rate or off", parse_rate, format_rate)
 COUNT = whole("whole number from 1 to 64", range(1, 65))
+COUNT_OR_NONE = Kind(f"{COUNT.unit} or null", lambda value: None if value is None else COUNT.read(value))
+JOB_NAME = plain(
+    "1 to 32 letters, digits, - or _",
+    "1 to 32 letters, digits, - or _, such as cam-1",
+    lambda value: isinstance(value, str) and re.fullmatch("[A-Za-z0-9_-]{1,32}", value) is not None,
+)
 MIN_FREE = Kind("percentage or size", _read_min_free, str)
 ADDRESS = Kind("HOST:PORT", _read_address, lambda value: None if value is None else str(value))
 NAMES = Kind("list of host names", _read_names, list)

@@ -19,6 +19,7 @@ from trioft.errors import ConfigError, show_path
 from trioft.ledger import now
 from trioft.model import FINAL, FileState
 from trioft.outlet import Outlet, write_all
+from trioft.overview import Overview
 from trioft.view import describe, describe_trouble, moment, path_fields
 
 LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
@@ -61,9 +62,11 @@ class Log:
         self._render = _as_json if form == "json" else _as_text
         self._waits = Waits()
 
-    def attach(self, board: Board) -> None:
-        board.listeners.append(self.file_changed)
-        board.records.append(self.record)
+    def attach(self, board: Board | Overview) -> None:
+        for herald in board.heralds:
+            herald.records.append(self.record)
+        for one in board.boards:
+            one.listeners.append(self.file_changed)
 
     def record(self, level: str, event: str, fields: dict[str, object]) -> None:
         """Write one event."""
@@ -109,7 +112,7 @@ def _level_and_event(entry: Entry) -> tuple[str, str] | None:
 
 def _fields_of(entry: Entry) -> dict[str, object]:
     known = describe(entry)
-    fields = path_fields("path", entry.path)
+    fields = {"job": entry.job, **path_fields("path", entry.path)}
     if entry.target not in (None, entry.path):
         fields |= {key: known[key] for key in ("dest", "dest_b64") if key in known}
     if entry.state != FileState.DONE:

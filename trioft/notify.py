@@ -15,11 +15,12 @@ from collections.abc import AsyncIterator, MutableMapping, Sequence
 
 import trio
 
-from trioft.board import Board
+from trioft.board import Board, named
 from trioft.health import Pulse
 from trioft.job import JobRun
 from trioft.model import FileState
 from trioft.notation import size_text, visible
+from trioft.overview import Overview
 from trioft.throttle import Rate
 
 _INTERVAL = 2.0  # seconds between two looks at what there is to tell
@@ -69,13 +70,13 @@ class Manager:
 
 
 @contextlib.asynccontextmanager
-async def notifying(runs: Sequence[JobRun]) -> AsyncIterator[None]:
+async def notifying(runs: Sequence[JobRun], board: Board | Overview) -> AsyncIterator[None]:
     """Keep the service manager informed while inside; on leaving, it is told that the service ends."""
     manager = Manager(os.environ)
     try:
         async with trio.open_nursery() as nursery:
             if manager.listens:
-                nursery.start_soon(_notify, manager, runs)
+                nursery.start_soon(_notify, manager, runs, board)
             yield
             nursery.cancel_scope.cancel()
     finally:
@@ -83,7 +84,7 @@ async def notifying(runs: Sequence[JobRun]) -> AsyncIterator[None]:
         manager.close()
 
 
-async def _notify(manager: Manager, runs: Sequence[JobRun]) -> None:
+async def _notify(manager: Manager, runs: Sequence[JobRun], board: Board | Overview) -> None:
     """Runs until cancelled."""
     rates = [Rate() for _ in runs]
     pulses = [Pulse(run.board, run.config.feed.stalled_after) for run in runs]
@@ -93,7 +94,8 @@ async def _notify(manager: Manager, runs: Sequence[JobRun]) -> None:
             manager.ready()
         now = trio.current_time()
         text = "; ".join(
-            describe(run.board, rate.add(now, run.board.totals.bytes)) for run, rate in zip(runs, rates, strict=True)
+            named(run.board.job, describe(run.board, rate.add(now, run.board.totals.bytes)))
+            for run, rate in zip(runs, rates, strict=True)
         )
         if text != told:
             manager.tell(STATUS=text)
@@ -103,7 +105,7 @@ async def _notify(manager: Manager, runs: Sequence[JobRun]) -> None:
             manager.tell(WATCHDOG=1)
             next_sign = now + manager.watchdog
         if reasons and not stalled:
-            runs[0].board.record("error", "agent.stalled", reason="; ".join(reasons))
+            board.record("error", "agent.stalled", reason="; ".join(reasons))
         stalled = bool(reasons)
         with trio.move_on_after(min(_INTERVAL if manager.is_ready else _FIRST_INTERVAL, manager.watchdog)):
             if runs[0].shutdown.stopped:

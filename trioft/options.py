@@ -1,5 +1,5 @@
 """
-The command line's arguments and options, each declared once and shared by the commands; and what they amount to.
+The command line's arguments and options, each declared once and shared by the commands; what they amount to; exit codes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,20 @@ from trioft.errors import ConfigError
 
 if TYPE_CHECKING:
     from trioft.config import Config
+
+# What a command's help ends with.
+EXIT_STATUS = """
+EXIT STATUS:  0 everything is at the destination (watch: stopped by a signal).  1 some files failed.  2 wrong usage or
+configuration.  3 source or destination unusable, or another trioft works on the same pair.  4 nothing failed, but files
+still being written were left for the next run.  130, 143 sync was interrupted; partials are resumable.
+Of several jobs it is the code of the one that is worst off: 2, 3, 1, 4, 0.
+"""
+
+VERIFY_STATUS = """
+EXIT STATUS:  0 all that was delivered is there, as it was delivered, or somebody has replaced it since.  1 something is
+missing, has other bytes, or cannot be read.  2 wrong usage or configuration.  3 the destination or the ledger cannot be
+used.  130, 143 interrupted; the same command goes on where it stopped.
+"""
 
 Source = Annotated[
     str | None, typer.Argument(metavar="SOURCE", help="A local folder, or one file. May come from the config file.")
@@ -76,6 +90,13 @@ MinFree = Annotated[
 Feed = Annotated[
     str | None,
     typer.Option("--feed", metavar="HOST:PORT", help="Serve the page, the feed and metrics there. Default: off."),
+]
+JobNames = Annotated[
+    list[str] | None,
+    typer.Option("--job", metavar="NAME", help="Only this one of the configuration file's jobs. Repeatable."),
+]
+JobName = Annotated[
+    str | None, typer.Option("--job", metavar="NAME", help="The pair of this one of the configuration file's jobs.")
 ]
 StateDir = Annotated[
     str | None,
@@ -146,10 +167,14 @@ def load(arguments: dict[str, Any], *, ends: bool = True) -> Config:
 
     options = {key: (label, arguments.get(name)) for name, (label, key) in KEYS.items()}
     settings = load_config(arguments["config"], options)
+    if wanted := arguments.get("job"):
+        from trioft.joblist import choose
+
+        settings = choose(settings, wanted) if isinstance(wanted, list) else choose(settings, [wanted]).of(wanted)
     missing = [
         label for label, path in (("SOURCE", settings.source.path), ("DEST", settings.destination.path)) if not path
     ]
-    if ends and missing:
+    if ends and missing and not settings.jobs:
         raise ConfigError(
             [f"{' and '.join(missing)} missing"],
             hint="give them as arguments, or as source.path and destination.path in the configuration file",

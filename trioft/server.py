@@ -11,28 +11,30 @@ import json
 import os
 import re
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from urllib.parse import parse_qs
 
 import trio
 import trio_websocket
 
+from trioft.board import Board, Entry
 from trioft.config import Config
-from trioft.errors import ConfigError, UnusableError
+from trioft.errors import ConfigError, LedgerError, UnusableError
 from trioft.feed import Cursor, Feed
 from trioft.front import Answer, Front, Request, Upgrade, is_handshake
 from trioft.guard import COOKIE, Guard, is_loopback
-from trioft.health import Health
+from trioft.health import Health, metrics
 from trioft.job import JobRun
 from trioft.model import FINAL
-from trioft.view import Run
+from trioft.overview import Overview
+from trioft.view import View
 
 _TICK = 0.25  # seconds: at most four messages a second for each client
 _HEARTBEAT = 5.0  # seconds without a change after which an empty message says that all is well
 _SEND_SECONDS = 20.0  # a client that has not taken a message by then is cut
 # Clients are woken some at a time, so that the engine is never late for long.
 _WOKEN, _WAKE_PAUSE = 16, 0.001
-_SCRIPTS = ("page", "feed", "files", "table", "dom", "words")
+_SCRIPTS = ("page", "feed", "files", "jobs", "table", "dom", "words")
 # The page's files, by the path they are asked for.
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -78,22 +80,23 @@ def url_of(config: Config, listeners: list[trio.SocketListener]) -> str:
 
 
 @contextlib.asynccontextmanager
-async def serving(run: JobRun, once: bool, state_dir: str) -> AsyncIterator[Server]:
+async def serving(
+    config: Config, board: Board | Overview, runs: Sequence[JobRun], once: bool, state_dir: str
+) -> AsyncIterator[Server]:
     """
     Serve the port of an agent while inside, and have its address where ``trioft status`` looks for it.
 
     Raises ``ConfigError`` or ``UnusableError`` if it cannot be opened.
     """
-    config = run.config
     token = os.environ.get("TRIOFT_FEED_TOKEN") or config.feed.token
     listeners = await listen(config, token)
     url = url_of(config, listeners)
-    server = Server(run, token, once)
+    server = Server(config, token, board, runs, once)
     streams = server.wrapped(listeners)
     card = os.path.join(state_dir, f"feed-{os.getpid()}.json")
     with contextlib.suppress(OSError):  # the ledger will say what is wrong with the state directory
         _write_card(card, url)
-    run.board.notice("feed", f"watch it at {url}", level="info", event="feed.opened", url=url)
+    board.notice("feed", f"watch it at {url}", level="info", event="feed.opened", url=url)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.run, streams)
@@ -117,11 +120,13 @@ def _write_card(path: str, url: str) -> None:
 class Server:
     """The port of one agent."""
 
-    def __init__(self, run: JobRun, token: str | None, once: bool) -> None:
-        config, board = run.config, run.board
-        self._run, self._config = run, config
-        self._health = Health(run)
-        self._feed = Feed(board, Run(run, once=once).sections)
+    def __init__(
+        self, config: Config, token: str | None, board: Board | Overview, runs: Sequence[JobRun], once: bool
+    ) -> None:
+        self._config = config
+        self._jobs = {run.board.job: run for run in runs}
+        self._health = [Health(run) for run in runs]
+        self._feed = Feed(board, View(config, board, runs, once=once).sections)
         self._guard = Guard(frozenset(config.feed.hosts), token, config.feed.tls_cert is not None)
         self._front = Front(self._respond, lambda text: board.notice("feed", text, event="feed.failed"))
         self._routes: dict[str, Callable[[Request], Answer | Upgrade]] = {
@@ -134,7 +139,6 @@ class Server:
         }
         self.clients = 0
         self._parked = trio.lowlevel.ParkingLot()
-        self._health.clients = lambda: self.clients
 
     async def run(self, listeners: list[trio.abc.Listener[trio.abc.Stream]]) -> None:
         """Serve until cancelled; then clients of the feed get a Close frame (1001) first."""
@@ -189,11 +193,11 @@ class Server:
         return Answer(200, self._feed.snapshot().encode(), "application/json")
 
     def _metrics(self, _: Request) -> Answer:
-        return Answer(200, self._health.metrics(), "text/plain; version=0.0.4; charset=utf-8")
+        return Answer(200, metrics(self._health, self.clients), "text/plain; version=0.0.4; charset=utf-8")
 
     def _healthz(self, request: Request) -> Answer:
         """Anybody may know whether all is well; why not, says paths, and is for those with the token."""
-        reasons = self._health.reasons()
+        reasons = [reason for job in self._health for reason in job.reasons()]
         told = reasons if self._guard.knows(request.headers) else []
         body = {"status": "unwell" if reasons else "ok", "reasons": told}
         return Answer(503 if reasons else 200, json.dumps(body).encode() + b"\n", "application/json")
@@ -255,18 +259,30 @@ class Server:
         ref = None
         try:
             message = json.loads(asked)
-            ref, what, number = message.get("ref"), message.get("do"), message.get("id")
+            ref, what, number, job = (message.get(key) for key in ("ref", "do", "id", "job"))
         except (ValueError, AttributeError, RecursionError):
             done, text = False, "this is no JSON object"
         else:
             entry = self._feed.entry_of(number) if type(number) is int else None
-            if self._run.control is None:
-                done, text = False, "there is nothing to control yet"
-            else:
-                done, text = await self._run.control.obey(what, entry)
+            done, text = await self._obey(what, entry, job)
             if done and what == "retry" and entry is not None and entry.state in FINAL:
                 self._feed.remove(entry)  # it begins a new life, under another id
         return json.dumps({"type": "answer", "v": 1, "ref": ref, "ok": done, "text": text})
+
+    async def _obey(self, what: object, entry: Entry | None, name: object) -> tuple[bool, str]:
+        """Have a file's job, the one with a *name*, or all do what is asked for."""
+        is_of_file = what in ("retry", "cancel")
+        if is_of_file and entry is not None:
+            jobs = [self._jobs[entry.job]]
+        else:
+            jobs = [run for job, run in self._jobs.items() if name in (None, job) or is_of_file]
+        done, text = False, "there is no such job"
+        try:
+            for run in jobs:
+                done, text = await run.control.obey(what, entry)
+        except (LedgerError, trio.ClosedResourceError) as error:  # the job ends in this moment
+            return False, f"it has not been done: {error or 'the job has ended'}"
+        return done, text
 
 
 def _file(request: Request) -> Answer:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _CONNECTING = 10.0  # seconds
 _MESSAGE = 1024 * 1024  # bytes: the feed cuts its messages well below that
 _ROWS = 20
-_SECTIONS = ("agent", "source", "destination", "totals")
+_SECTIONS = ("agent", "source", "destination", "totals", "jobs")
 # What a person looks for first, first.
 _ORDER = ("failed", "verifying", "copying", "growing", "waiting", "ready", "settling", "done", "skipped", "gone")
 
@@ -167,29 +167,13 @@ def render(state: State) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    agent, totals = state.sections["agent"], state.sections["totals"]
+    agent, jobs = state.sections["agent"], state.sections.get("jobs", [])
     lines: list[RenderableType] = [Text(f"trioft {agent['version']}, {agent['mode']} on {agent['host']}", style="bold")]
-    for name in ("source", "destination"):
-        end = state.sections[name]
-        text = Text(f"{name:12}{end['path']}")
-        if end["filesystem"]:
-            text.append(f" on {end['filesystem']}")
-        if end.get("free") is not None:
-            text.append(f", {size_text(end['free'])} of {size_text(end['total'])} free")
-        if end.get("full_in") is not None:
-            text.append(f", full in {span_text(end['full_in'])}", style="yellow")
-        text.append(f": {end['reason']}" if end["reason"] else "", style="yellow")
-        lines.append(text)
-    head = Text(f"{totals['delivered']:,} delivered, {totals['already']:,} already there, ")
-    head.append(f"{totals['failed']:,} failed", style="bold red" if totals["failed"] else "")
-    head.append(f"; {totals['pending_files']:,} to go ({size_text(totals['pending_bytes'])})")
-    if totals["rate"]:
-        head.append(f"; {size_text(totals['rate'])}/s")
-    if totals["eta"]:
-        head.append(f", {span_text(totals['eta'])} left")
-    lines.append(head)
-    if agent["paused"]:
-        lines.append(Text("paused", style="yellow"))
+    for job in jobs or [state.sections]:
+        if jobs:
+            text = Text(f"{job['name']}: {job['state']}", style="bold")
+            lines.append(text.append(f": {job['reason']}" if job["reason"] else "", style="bold red"))
+        lines += _lines_of(job, is_paused=job["paused"] if jobs else agent["paused"])
     table = Table.grid(padding=(0, 2))
     files = sorted(state.files.values(), key=lambda file: (_ORDER.index(file["state"]), -file["id"]))
     for file in files[:_ROWS]:
@@ -199,13 +183,43 @@ def render(state: State) -> RenderableType:
             what = f"{share} %, {size_text(file['rate'])}/s"
         if file["lag_seconds"] is not None:
             what += f", {file['lag_seconds']:.1f} s behind"
-        table.add_row(
-            Text(file["state"]), Text(size_text(file["size"]), justify="right"), Text(file["path"]), Text(what)
-        )
+        cells = [file["state"], *([file["job"]] if jobs else []), size_text(file["size"]), file["path"], what]
+        table.add_row(*(Text(cell, justify="right" if n == len(cells) - 3 else None) for n, cell in enumerate(cells)))
     lines.append(table)
     if len(files) > _ROWS:
         lines.append(Text(f"and {len(files) - _ROWS:,} more"))
     return Group(*lines)
+
+
+def _lines_of(job: dict[str, Any], *, is_paused: bool) -> list[RenderableType]:
+    """Return what there is to say of one job: its ends, and how far it is."""
+    from rich.text import Text
+
+    totals = job["totals"]
+    lines: list[RenderableType] = []
+    for name in ("source", "destination"):
+        end = job[name]
+        text = Text(f"{name:12}{end['path']}")
+        if end["filesystem"]:
+            text.append(f" on {end['filesystem']}")
+        if end.get("free") is not None:
+            text.append(f", {size_text(end['free'])} of {size_text(end['total'])} free")
+        if end.get("full_in") is not None:
+            text.append(f", full in {span_text(end['full_in'])}", style="yellow")
+        is_news = end["reason"] is not None and end["reason"] != job.get("reason")
+        text.append(f": {end['reason']}" if is_news else "", style="yellow")
+        lines.append(text)
+    head = Text(f"{totals['delivered']:,} delivered, {totals['already']:,} already there, ")
+    head.append(f"{totals['failed']:,} failed", style="bold red" if totals["failed"] else "")
+    head.append(f"; {totals['pending_files']:,} to go ({size_text(totals['pending_bytes'])})")
+    if totals["rate"]:
+        head.append(f"; {size_text(totals['rate'])}/s")
+    if totals["eta"]:
+        head.append(f", {span_text(totals['eta'])} left")
+    lines.append(head)
+    if is_paused:
+        lines.append(Text("paused", style="yellow"))
+    return lines
 
 
 def run_status(url: str | None, state_dir: str, *, as_json: bool) -> int:

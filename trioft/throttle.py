@@ -11,13 +11,14 @@ _WINDOW = 10.0  # seconds over which a rate is measured
 
 class Throttle:
     """
-    Lets pass *rate* bytes a second (None: any) on average, first come, first served.
+    Lets pass *rate* bytes a second (None: any) on average, first come, first served; and no more than *within* lets.
 
     Bytes are paid for before they are sent, and only by those that come after: a single transfer starts at once.
     """
 
-    def __init__(self, rate: int | None) -> None:
+    def __init__(self, rate: int | None, within: Throttle | None = None) -> None:
         self.rate = rate
+        self._within = within
         self._paid_until = 0.0
         self._running = trio.Event()
         self._running.set()
@@ -35,11 +36,12 @@ class Throttle:
         """Return when *count* bytes may be sent. When cancelled, they count as sent."""
         while not self._running.is_set():
             await self._running.wait()
-        if self.rate is None:
-            return
-        starts = max(self._paid_until, trio.current_time())
-        self._paid_until = starts + count / self.rate
-        await trio.sleep_until(starts)
+        if self.rate is not None:
+            starts = max(self._paid_until, trio.current_time())
+            self._paid_until = starts + count / self.rate
+            await trio.sleep_until(starts)
+        if self._within is not None:
+            await self._within.take(count)
 
 
 class Rate:

@@ -76,6 +76,7 @@ class Tools:
     throttle: Throttle
     shutdown: Shutdown
     stuck: Stuck
+    places: trio.CapacityLimiter | None = None  # for one transfer each, of all jobs together
 
     def entry(self, item: Item) -> Entry:
         return self.board.live[item.id]

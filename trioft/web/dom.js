@@ -43,14 +43,14 @@ export function state(element, icon, kind, text) {
 }
 
 // A name that is too long loses its middle: how it ends tells takes apart.
-export function name(element, path) {
-  const text = shown(path), cut = text.lastIndexOf("/") + 1, end = Math.max(cut, text.length - 12);
+export function name(element, { path, job }) {
+  const text = shown(path), whose = job ? `${job}: ` : "", cut = text.lastIndexOf("/") + 1, end = Math.max(cut, text.length - 12);
   const tail = /[\udc00-\udfff]/.test(text[end]) ? end - 1 : end;
   if (!element.children.length) element.append(make("span", "folder"), make("span", "base"), make("span", "tail"));
-  set(element.children[0], text.slice(0, cut));
+  set(element.children[0], whose + text.slice(0, cut));
   set(element.children[1], text.slice(cut, tail));
   set(element.children[2], text.slice(tail));
-  element.title = text;
+  element.title = whose + text;
 }
 
 export function wide(element, share) {

@@ -6,6 +6,7 @@ const FIRST = 1_000, LONGEST = 15_000; // pauses before another attempt: they do
 export class Feed {
   files = new Map();
   agent = null; source = null; destination = null; totals = null;
+  jobs = null; // where there are several
   link = "connecting"; // loading, live, lost
   isDenied = false; // another server, or a proxy, answers and refuses
   heardAt = null; retryAt = null; // on this machine's clock, in milliseconds
@@ -39,9 +40,14 @@ export class Feed {
     this.connect();
   }
 
-  // Ask for something, where the agent can be controlled: pause, resume, retry, cancel.
-  ask(what, id) {
-    this.#socket.send(JSON.stringify({ do: what, ...(id === undefined ? {} : { id }), ref: (this.#ref += 1) }));
+  // The job of a file; the agent, where there is only one. It says how files are verified, and what becomes of sources.
+  jobOf(file) {
+    return this.jobs?.find((job) => job.name === file.job) ?? this.agent;
+  }
+
+  // Ask for something, where the agent can be controlled: pause, resume, retry, cancel. What is undefined is not sent.
+  ask(what, id, job) {
+    this.#socket.send(JSON.stringify({ do: what, id, job, ref: (this.#ref += 1) }));
   }
 
   #listen() {
@@ -56,7 +62,7 @@ export class Feed {
     if (message.reset) this.files.clear();
     for (const file of message.files) this.files.set(file.id, file);
     for (const id of message.gone) this.files.delete(id);
-    for (const name of ["agent", "source", "destination", "totals"]) this[name] = message[name] ?? this[name];
+    for (const name of ["agent", "source", "destination", "totals", "jobs"]) this[name] = message[name] ?? this[name];
     this.epoch = message.epoch;
     this.#rev = message.rev;
     this.#pause = FIRST;

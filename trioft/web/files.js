@@ -1,6 +1,7 @@
 // The table of all files: filter, search, order.
 
 import { $, bar, button, make, mark, name, set, shape, state, wide } from "./dom.js";
+import { JobChoice } from "./jobs.js";
 import { Table } from "./table.js";
 import * as say from "./words.js";
 
@@ -24,7 +25,7 @@ const COLUMNS = {
 const KINDS = { failed: "bad", waiting: "warn", copying: "busy", verifying: "busy", growing: "busy", done: "good" };
 
 export class Files {
-  #feed; #table; #chips;
+  #feed; #table; #chips; #job = new JobChoice(() => this.draw());
   #state = "all"; #find = ""; #sort = "state"; #isDown = false;
 
   // *open* is called with the file that was chosen.
@@ -42,7 +43,8 @@ export class Files {
   }
 
   draw() {
-    const files = [...this.#feed.files.values()], counts = { all: files.length };
+    this.#job.draw(this.#feed.jobs);
+    const files = [...this.#feed.files.values()].filter((file) => this.#job.has(file)), counts = { all: files.length };
     for (const file of files) counts[file.state] = (counts[file.state] ?? 0) + 1;
     for (const [name, chip] of this.#chips) {
       chip.hidden = name !== "all" && name !== this.#state && !counts[name];
@@ -97,7 +99,7 @@ function newRow() {
 function fillRow(row, file, feed) {
   const [what, which, bytes, progress, rate, time, remark] = row.children;
   state(what, file.state, KINDS[file.state] ?? "dim", file.state);
-  name(which.firstChild, file.path);
+  name(which.firstChild, file);
   set(bytes, say.size(file.size));
   wide(progress.firstChild.children[0], share(file));
   wide(progress.firstChild.children[1], say.part(file.bytes_verified, file.size));
@@ -107,6 +109,6 @@ function fillRow(row, file, feed) {
   set(rate, file.rate === null || !say.ACTIVE.has(file.state) ? "" : `${say.size(file.rate)}/s`);
   set(time, say.clock(when(file)));
   time.title = file.finished_at ? "when it was finished" : "when it was found";
-  const words = say.remark(file, feed.agent, feed.now);
+  const words = say.remark(file, feed.jobOf(file), feed.now);
   set(remark, words).title = words;
 }

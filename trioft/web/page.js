@@ -3,6 +3,7 @@
 import { $, bar, button, list, make, name, set, state, wide } from "./dom.js";
 import { Feed } from "./feed.js";
 import { Files, later } from "./files.js";
+import { drawJobs } from "./jobs.js";
 import * as say from "./words.js";
 
 const PERIOD = 600_000, SAMPLE = 1_000; // of the throughput, in milliseconds
@@ -19,7 +20,8 @@ const nameButton = (li) => {
 const feed = new Feed(changed, answered);
 const table = new Files(feed, open);
 let samples = []; // [time, bytes a second or null]
-let drawing = 0, shownFile = null, announced = null, unresolved = [], failed = 0, epoch = null;
+let drawing = 0, shownFile = null, announced = null, unresolved = [], failed = 0, isWhole = true;
+let ended = [], epoch = null; // jobs that an error has ended
 
 function drawLink() {
   const { link, heardAt, retryAt, isDenied } = feed;
@@ -53,7 +55,8 @@ function drawNow({ agent, totals }) {
   set(pause, agent.paused ? "Resume" : "Pause");
 }
 
-function drawEnds({ source, destination, totals }) {
+function drawEnds({ source, destination, totals, jobs }) {
+  for (const side of ["source", "destination"]) $(side).hidden = Boolean(jobs); // each job has its own
   for (const [side, end] of [["source", source], ["destination", destination]]) {
     const isWell = end.state === "ok";
     const well = feed.link === "lost" ? "Well, when last heard of" : "Well";
@@ -117,11 +120,11 @@ function drawChart() {
 
 // Failed files that no later version of the same name has replaced, and what waits, one line for each reason.
 function troublesOf(files) {
-  const newest = new Map();
+  const newest = new Map(), key = (file) => `${file.job}/${file.path}`;
   for (const file of files) {
-    if ((newest.get(file.path)?.id ?? 0) < file.id && file.state !== "gone") newest.set(file.path, file);
+    if ((newest.get(key(file))?.id ?? 0) < file.id && file.state !== "gone") newest.set(key(file), file);
   }
-  unresolved = files.filter((file) => file.state === "failed" && newest.get(file.path) === file);
+  unresolved = files.filter((file) => file.state === "failed" && newest.get(key(file)) === file);
   unresolved.sort((a, b) => b.id - a.id);
   const waiting = new Map();
   for (const file of files) {
@@ -146,7 +149,7 @@ function drawTroubles(files) {
     li.file = file;
     const [what, which, retry, because, hint] = li.children, isFailed = file.state === "failed";
     state(what, file.state, isFailed ? "bad" : "warn", file.state);
-    name(which, file.path);
+    name(which, file);
     const others = count > 1 ? `and ${say.plain(count - 1)} more` : "";
     set(because, say.join(": ", others, isFailed ? reason : say.why(file, feed.now)));
     set(hint, file.error?.hint ?? "");
@@ -156,16 +159,19 @@ function drawTroubles(files) {
     retry.setAttribute("aria-label", `Retry ${say.shown(file.path)}`);
   });
   // What failed first is forgotten first: then only the total tells of it.
-  const isWhole = files.filter((file) => say.FINAL.has(file.state)).length < say.KEPT;
-  failed = isWhole ? unresolved.length : Math.max(unresolved.length, feed.totals.failed);
+  isWhole = files.filter((file) => say.FINAL.has(file.state)).length < say.KEPT;
+  failed = failedOf(unresolved, feed.totals);
   const failedBefore = failed - unresolved.length;
   const hidden = Math.max(0, troubles.length - MOST.troubles);
-  const more = say.join("; ", hidden && `and ${say.plain(hidden)} more: see Files below`,
+  ended = (feed.jobs ?? []).filter((job) => job.state === "failed").map((job) => `job ${job.name}: ${job.reason}`);
+  const more = say.join("; ", ...ended, hidden && `and ${say.plain(hidden)} more: see Files below`,
     failedBefore && `${say.count(failedBefore, "file")} failed earlier: see the log`);
   set($("more-troubles"), more).hidden = !more;
   $("no-attention").hidden = troubles.length > 0 || more !== "";
-  $("attention").dataset.kind = unresolved.length ? "bad" : troubles.length ? "warn" : "good";
+  $("attention").dataset.kind = unresolved.length || ended.length ? "bad" : troubles.length ? "warn" : "good";
 }
+
+const failedOf = (files, totals) => (isWhole ? files.length : Math.max(files.length, totals.failed));
 
 function announce() {
   if (!feed.isLive) return;
@@ -191,7 +197,7 @@ function drawActive(files) {
     const [what, which, cancel, progress, figures] = li.children;
     const copied = say.part(file.bytes_copied, file.size), verified = say.part(file.bytes_verified, file.size);
     state(what, file.state, "busy", file.state);
-    name(which, file.path);
+    name(which, file);
     wide(progress.children[0], copied);
     wide(progress.children[1], verified);
     progress.setAttribute("aria-label", say.shown(file.path));
@@ -199,7 +205,7 @@ function drawActive(files) {
     const shares = `${say.percent(copied)} copied, ${say.percent(verified)} verified`;
     const bytes = `${say.size(file.bytes_copied)} of ${say.size(file.size)}`;
     const rate = file.rate === null ? "" : `${say.size(file.rate)}/s`;
-    set(figures, say.join(" · ", shares, bytes, rate, say.remark(file, feed.agent, feed.now)));
+    set(figures, say.join(" · ", shares, bytes, rate, say.remark(file, feed.jobOf(file), feed.now)));
     progress.setAttribute("aria-valuetext", shares);
     cancel.hidden = !feed.agent.control;
     cancel.disabled = !feed.isLive;
@@ -221,9 +227,9 @@ function drawLately(files) {
   }, (li, file) => {
     li.file = file;
     const [what, which, figures] = li.children;
-    state(what, "done", say.isProven(file, feed.agent) ? "good" : "warn", "done");
-    name(which, file.path);
-    set(figures, `${say.clock(file.finished_at)} · ${say.size(file.size)} · ${say.proof(file, feed.agent)}`);
+    state(what, "done", say.isProven(file, feed.jobOf(file)) ? "good" : "warn", "done");
+    name(which, file);
+    set(figures, `${say.clock(file.finished_at)} · ${say.size(file.size)} · ${say.proof(file, feed.jobOf(file))}`);
   });
   $("no-lately").hidden = lately.length > 0;
 }
@@ -233,7 +239,8 @@ function drawTab(active) {
   const sum = (key) => active.reduce((total, file) => total + file[key], 0);
   const done = Math.floor(say.part(sum("bytes_copied"), sum("size")) * 100);
   const busy = active.length ? `${active.length} ▸ ${done}% trioft` : "";
-  const isBad = failed > 0 || feed.link === "lost", what = failed ? `${say.plain(failed)} failed` : "";
+  const isBad = failed > 0 || ended.length > 0 || feed.link === "lost";
+  const what = say.join(" ‧ ", failed && `${say.plain(failed)} failed`, ended.length && `${say.count(ended.length, "job")} ended`);
   const title = feed.link === "lost" ? "disconnected ‧ trioft" : say.join(" ‧ ", what, busy || "trioft");
   if (document.title !== title) document.title = title;
   const icon = isBad ? "/icon-failed.svg" : busy ? "/icon-active.svg" : "/icon.svg";
@@ -264,10 +271,11 @@ function drawDetails() {
   const now = file.growing && file.state === "copying" ? say.behind(file) : say.why(file, feed.now);
   set($("details-name"), say.shown(file.path));
   const facts = [
+    ["Job", file.job ?? ""],
     ["State", say.join(": ", file.state, now)],
     ["Error", error ? `${error.text} (${where})` : ""],
     ["What to do", error?.hint ?? ""],
-    ["May its source be removed?", say.removable(file, feed.agent)],
+    ["May its source be removed?", say.removable(file, feed.jobOf(file))],
     ["At the destination", file.dest ? say.shown(file.dest) : ""],
     ["Size", `${say.size(file.size)} (${say.plain(file.size)} bytes)`],
     ["Copied, verified", `${say.size(file.bytes_copied)}, ${say.size(file.bytes_verified)}`],
@@ -303,6 +311,7 @@ function draw() {
   announce();
   drawNow(feed);
   drawEnds(feed);
+  drawJobs(feed, (job) => failedOf(unresolved.filter((file) => file.job === job.name), job.totals));
   drawTab(drawActive(files));
   drawLately(files);
   drawChart();
