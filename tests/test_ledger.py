@@ -85,14 +85,14 @@ def test_a_ledger_can_be_recognized_and_read_without_trioft(path: str, ledger: L
     """It is an SQLite file that says whose it is, which version of it, and which two ends it is about."""
     do(ledger, (Ledger.begin_run, b"/source", b"/destination"))
     assert rows(path, "PRAGMA application_id") == [(0x7472696F,)]
-    assert rows(path, "PRAGMA user_version") == [(2,)]
+    assert rows(path, "PRAGMA user_version") == [(3,)]
     assert rows(path, "PRAGMA journal_mode") == [("wal",)]
     about = dict(rows(path, "SELECT key, value FROM about"))
     assert about["source"] == b"/source"
     assert about["destination"] == b"/destination"
     assert about["made_by"].startswith(b"trioft ")
     tables = dict(rows(path, "SELECT name, sql FROM sqlite_schema WHERE type = 'table'"))
-    assert set(tables) == {"about", "file", "checkpoint", "history"}
+    assert set(tables) == {"about", "file", "checkpoint", "history", "unlisted"}
     assert all(sql.rstrip().rpartition(")")[2].strip().startswith("STRICT") for sql in tables.values())
 
 
@@ -115,7 +115,7 @@ def test_an_empty_file_becomes_a_ledger(path: str) -> None:
     """What a crash leaves of a ledger that was never written is no reason to refuse work."""
     Path(path).touch()
     Ledger(path).close()
-    assert rows(path, "PRAGMA user_version") == [(2,)]
+    assert rows(path, "PRAGMA user_version") == [(3,)]
 
 
 def test_each_pair_has_its_own_file() -> None:
@@ -205,7 +205,7 @@ def schema_of(path: str) -> dict[str, list[Any]]:
     return schema
 
 
-def test_a_ledger_of_version_1_is_brought_to_version_2_with_all_it_knew(path: str, tmp_path: Path) -> None:
+def test_a_ledger_of_version_1_is_brought_up_to_date_with_all_it_knew(path: str, tmp_path: Path) -> None:
     """Who updates trioft copies nothing again, and loses no history: what an older one did not know is empty."""
     contents = made_by_version_1(path)
     for _ in range(2):  # the second time, there is nothing left to do
@@ -214,7 +214,7 @@ def test_a_ledger_of_version_1_is_brought_to_version_2_with_all_it_knew(path: st
             assert ledger.transfer_of(b"renamed", *FINGERPRINT[:2]) == (b"b", checkpoint(b"b"))
             assert set(ledger.known_in([b""])) == {b"a", b"\xff"}
             assert ledger.known([b"a"]) == {b"a": Known("delivered", "pending", *FINGERPRINT[2:])}
-        assert rows(path, "PRAGMA user_version") == [(2,)]
+        assert rows(path, "PRAGMA user_version") == [(3,)]
         assert rows(path, "SELECT * FROM about ORDER BY key") == contents["about"]
         assert rows(path, "SELECT * FROM file ORDER BY name") == [(*row, "") for row in contents["file"]]
         assert rows(path, "SELECT * FROM checkpoint") == [(*row, 0) for row in contents["checkpoint"]]
@@ -244,13 +244,14 @@ def test_an_update_that_is_cut_short_has_not_begun(path: str, monkeypatch: pytes
     contents = made_by_version_1(path)
     before = schema_of(path)
     with monkeypatch.context() as patch:
-        patch.setattr(ledger_module, "_MIGRATIONS", {1: ledger_module._MIGRATIONS[1] + "no such statement;"})
+        broken = ledger_module._MIGRATIONS[1] + "no such statement;"
+        patch.setattr(ledger_module, "_MIGRATIONS", {**ledger_module._MIGRATIONS, 1: broken})
         with pytest.raises(LedgerError, match=r"pair\.sqlite.*syntax error"):
             Ledger(path)
     assert (schema_of(path), rows(path, "PRAGMA user_version")) == (before, [(1,)])
     assert rows(path, "SELECT * FROM checkpoint") == contents["checkpoint"]
     Ledger(path).close()
-    assert rows(path, "PRAGMA user_version") == [(2,)]
+    assert rows(path, "PRAGMA user_version") == [(3,)]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -269,7 +270,7 @@ def _foreign_in_wal_mode(path: str) -> None:
 def _newer(path: str) -> None:
     Ledger(path).close()
     with contextlib.closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA user_version = 3")
+        db.execute("PRAGMA user_version = 4")
 
 
 def _text(path: str) -> None:
@@ -300,7 +301,7 @@ def _overwritten(path: str) -> None:
     [
         (_foreign, "no ledger of trioft", "move it away"),
         (_foreign_in_wal_mode, "no ledger of trioft", "move it away"),
-        (_newer, "written by a newer trioft (ledger version 3, this one knows 2)", "use the newer trioft"),
+        (_newer, "written by a newer trioft (ledger version 4, this one knows 3)", "use the newer trioft"),
         (_text, "file is not a database", "move it away"),
         (_damaged_head, "file is not a database", "move it away"),
         (_cut, "malformed", "move it away"),

@@ -86,6 +86,7 @@ backlog          files that are not delivered yet, and when to look at each agai
 events           file events: hints for the scanner
 lock             one trioft at a time for each pair of source and destination
 ledger           SQLite: outcomes, checkpoints, history; readable schema in ``ledger.sql``
+unlisted         what of the ledger no manifest lists yet
 journal          what was decided about each file on its way becomes history
 records          reading ledgers: history, what is known about files, what was delivered
 storage          both ends' health and identity, the destination's space; the gates

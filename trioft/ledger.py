@@ -31,12 +31,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _APPLICATION_ID = 0x7472696F
-VERSION = 2
+VERSION = 3
 # What brings a ledger of one version to the next.
 _MIGRATIONS = {
     1: "ALTER TABLE file ADD COLUMN closed TEXT NOT NULL DEFAULT '';"
     "ALTER TABLE checkpoint ADD COLUMN growing INTEGER NOT NULL DEFAULT 0;"
-    "CREATE INDEX checkpoint_by_identity ON checkpoint (dev, ino);"
+    "CREATE INDEX checkpoint_by_identity ON checkpoint (dev, ino);",
+    2: "CREATE TABLE unlisted (target BLOB NOT NULL, state TEXT NOT NULL, size INTEGER NOT NULL,"
+    " mtime_ns INTEGER NOT NULL, digest BLOB, sum BLOB, time TEXT NOT NULL, PRIMARY KEY (target, state))"
+    " STRICT, WITHOUT ROWID; CREATE INDEX unlisted_to_read ON unlisted (time) WHERE sum IS NULL;",
 }
 _BATCH = 256  # requests of one transaction at most
 # Old history goes in pieces, so that no checkpoint waits long for one, and as often as this, in seconds.
@@ -200,6 +203,10 @@ class Ledger:
         self._db.close()
 
     # What follows is called within a transaction.
+
+    def execute(self, query: str, values: Iterable[object] = ()) -> sqlite3.Cursor:
+        """Run a statement of a module that has a table of its own here."""
+        return self._db.execute(query, tuple(values))
 
     def begin_run(self, source: bytes, destination: bytes) -> None:
         """Note the ends, and forget failures: a new start tries again."""

@@ -66,3 +66,19 @@ CREATE TABLE history (
 
 CREATE INDEX history_by_path ON history (path);
 CREATE INDEX history_by_time ON history (time);
+
+-- Files that no manifest lists yet (`copy.manifest`): what a run that is cut short leaves to the next one.
+CREATE TABLE unlisted (
+    target    BLOB NOT NULL,        -- its final name at the destination
+    state     TEXT NOT NULL,        -- publishing (about to get it), doubtful (an earlier run did not say whether it has got it),
+                                    -- delivered
+    size      INTEGER NOT NULL,
+    mtime_ns  INTEGER NOT NULL,
+    digest    BLOB,                 -- as in `file`
+    sum       BLOB,                 -- what a manifest says of it: xxh128 (16 bytes) or SHA-256 (32) of all its bytes; NULL:
+                                    -- these are still to be read, at the destination
+    time      TEXT NOT NULL,        -- of its delivery
+    PRIMARY KEY (target, state)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX unlisted_to_read ON unlisted (time) WHERE sum IS NULL;

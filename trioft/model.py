@@ -152,6 +152,18 @@ class Publication(NamedTuple):
     fingerprint: Fingerprint
 
 
+class Unlisted(NamedTuple):
+    """A delivered file that no manifest lists yet."""
+
+    target: bytes  # its final name, relative to the destination
+    size: int
+    mtime_ns: int
+    digest: bytes | None  # of the whole file, as the ledger has it
+    sum: bytes | None  # as a manifest has it; None: to be read
+    time: str = ""  # of its delivery
+    doubtful: bool = False  # an earlier run was cut short as it published it
+
+
 class FileState(enum.StrEnum):
     SETTLING = "settling"
     GROWING = "growing"
