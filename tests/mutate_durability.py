@@ -88,7 +88,7 @@ MUTATIONS = [
     ),
     Mutation(
         "existing: no fsync of what is there",
-        "fileio",
+        "existingio",
         "_compare_contents",
         "os.fsync(there)",
         "pass",
@@ -96,7 +96,7 @@ MUTATIONS = [
     ),
     Mutation(
         "existing: no fsync of its folder",
-        "fileio",
+        "existingio",
         "_compare_contents",
         "sync_folder(dst, os.path.dirname(target))",
         "pass",
@@ -104,7 +104,7 @@ MUTATIONS = [
     ),
     Mutation(
         "existing: neither",
-        "fileio",
+        "existingio",
         "_compare_contents",
         ("os.fsync(there)", "sync_folder(dst, os.path.dirname(target))"),
         "pass",

@@ -12,7 +12,7 @@ import pytest
 
 from files import MANNER, Ground, fingerprint, held, need_leases, need_xattrs, open_files, ordinary_user, read, root_of
 from support import pattern
-from trioft import fileio, linux, writers
+from trioft import existingio, fileio, linux, writers
 from trioft.errors import IDENTIFY, FileTrouble, Remedy, Side, classify
 from trioft.fileio import Away
 from trioft.model import BLOCK_SIZE, Result, Root, Verdict
@@ -382,10 +382,10 @@ def test_what_is_there_already_decides_with_the_policy(
     manner = MANNER._replace(if_exists=policy)
     if expected.get(policy) == Verdict.TROUBLE:
         with pytest.raises(FileTrouble) as caught:
-            fileio.look_for_existing(fd, dst, item, manner, ground.told.append)
+            existingio.look_for_existing(fd, dst, item, manner, ground.told.append)
         assert (caught.value.trouble.op, caught.value.trouble.errno) == ("rename", errno.EISDIR)
         return
-    result = fileio.look_for_existing(fd, dst, item, manner, ground.told.append)
+    result = existingio.look_for_existing(fd, dst, item, manner, ground.told.append)
     assert (result and result.verdict) == expected.get(policy)
     assert result is None or result.target == b"a.txt"
 
@@ -397,7 +397,7 @@ def test_a_renamed_copy_is_found_under_its_number(ground: Ground, src: int, dst:
     ground.old(b"take_1.mov", b"second")
     os.utime(ground.at_dest(b"take_1.mov"), ns=(0, item.fingerprint.mtime_ns))
     fd, _ = fileio.open_source(src, item)
-    result = fileio.look_for_existing(fd, dst, item, MANNER._replace(if_exists="rename"), ground.told.append)
+    result = existingio.look_for_existing(fd, dst, item, MANNER._replace(if_exists="rename"), ground.told.append)
     assert result == Result(Verdict.ALREADY, b"take_1.mov")
 
 
@@ -421,7 +421,7 @@ def test_before_a_source_is_removed_what_is_there_is_compared_byte_for_byte(
     ground.same_times(item)
     fd, _ = fileio.open_source(src, item)
     manner = MANNER._replace(prove_existing=True)
-    result = fileio.look_for_existing(fd, dst, item, manner, ground.told.append)
+    result = existingio.look_for_existing(fd, dst, item, manner, ground.told.append)
     blocks = [content[at : at + BLOCK_SIZE] for at in range(0, size, BLOCK_SIZE)]
     digest = fileio.file_digest(b"".join(map(fileio.block_digest, blocks)))
     assert result == Result(Verdict.ALREADY, b"a", digest)
@@ -431,7 +431,7 @@ def test_before_a_source_is_removed_what_is_there_is_compared_byte_for_byte(
             file.seek(size - 1)
             file.write(bytes([content[-1] ^ 1]))
         ground.same_times(item)
-        assert fileio.look_for_existing(fd, dst, item, manner, ground.told.append) is None
+        assert existingio.look_for_existing(fd, dst, item, manner, ground.told.append) is None
 
 
 def test_what_is_there_is_compared_even_where_it_may_not_be_written(ground: Ground, src: int, dst: int) -> None:
@@ -442,7 +442,7 @@ def test_what_is_there_is_compared_even_where_it_may_not_be_written(ground: Grou
     os.chmod(ground.at_dest(b"a"), 0o444)
     fd, _ = fileio.open_source(src, item)
     with ordinary_user():
-        result = fileio.look_for_existing(fd, dst, item, MANNER._replace(prove_existing=True), ground.told.append)
+        result = existingio.look_for_existing(fd, dst, item, MANNER._replace(prove_existing=True), ground.told.append)
     assert result is not None
     assert result.verdict == Verdict.ALREADY
 

@@ -29,6 +29,7 @@ from trioft.model import (
     Publication,
     Result,
     Root,
+    Unlisted,
     Verdict,
 )
 
@@ -130,13 +131,14 @@ def test_sizes_fit_into_each_other() -> None:
         Found(b"\xff\n", 0o644, PRINT),
         Ends(Root(b"/a", 1), Root(b"/b", 2)),
         Job((Item(1, b"a", 0o644, PRINT, True),), growing=True),
-        Manner("readback", "rename", True, 100, True),
+        Manner("readback", "rename", True, 100, True, "sha256sum"),
         Result(
             *(Verdict.TROUBLE, b"a", b"d" * 16, Trouble(Side.SOURCE, "read", b"a", 0, errno.EIO, "text"), "closed"),
-            *("proved", Found(b"a", 0o644, PRINT), "not all of it"),
+            *("proved", Found(b"a", 0o644, PRINT), "not all of it", b"s" * 32),
         ),
         Checkpoint(b"a.01234567.partial", PRINT, 8, b"d" * 16, growing=True),
         Publication(b"a", b"a.01234567.partial", 0o644, PRINT),
+        Unlisted(b"a", 1, 2, b"d" * 16, b"s" * 32, "2026-01-02T03:04:05.678Z", True),
         *S,
     ],
     ids=lambda value: value if isinstance(value, FileState) else type(value).__name__,

@@ -58,9 +58,12 @@ errors           the error tree with exit codes and hints; ``classify``: the one
 model            the values that travel, the file states and their legal transitions
 naming           which paths are wanted, what a partial is called, which final name a file gets
 notation         sizes, durations and rates as people write them
+manifest         which files manifests list, their names, and the lines that sha256sum -c and xxhsum -c read
+ascmhl           the files of an ASC Media Hash List
 linux            the few system calls that Python does not wrap                                       (in movers)
 writers          is anybody still writing this file? lease, then open-file table, then unknown        (in movers)
 fileio           what the file operations share: open, read, write, compare                           (in movers)
+existingio       is what the destination has under a file's name the same file?                       (in movers)
 resumeio         what of a partial is still good                                                      (in movers)
 copyio           write a bundle; prepare, copy and settle a large file                                (in movers)
 growio           look at a file that grows, copy behind its writer, compare, find its new name        (in movers)
@@ -68,6 +71,7 @@ publishio        partial → final name; removal of a delivered source          
 verifyio         read back what was delivered earlier                                                 (in movers)
 endsio           what the ends are: which filesystems, whether they can be used                       (in movers)
 surveyio         scan, look, make folders, search for partials                                        (in movers)
+manifestio       read delivered files; write manifests                                                (in movers)
 doctorio         what an end can do, found out by doing it                                            (in movers)
 mover            the child process: read a request, run one operation, answer
 watcher          the child process behind ``events``
@@ -97,6 +101,7 @@ follow           the strategy for files that are being written: watch, copy, rec
 strategies       ``bundle``, ``whole``, ``follow``: the table of them, and which is for which job
 finish           partial → delivered → source removed, in commented steps
 copier           one job at a time, from admission to report; what happens on an error
+lister           has manifests written of what was delivered
 sweeper          removes orphaned partials at the start
 control          what an operator may ask of a running job: pause, resume, retry, cancel
 job              one source and one destination: channels, nurseries, the order of ending

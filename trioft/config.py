@@ -156,6 +156,16 @@ class Copy:
         ON_SUCCESS,
         "For delivered source files; DIR is on the source's filesystem, as they are moved there.",
     )
+    manifest: Literal["none", "xxh128sum", "sha256sum", "ascmhl"] = option(
+        "none",
+        one_of("none", "xxh128sum", "sha256sum", "ascmhl"),
+        "Have delivered files listed with their sums, for others to check: xxhsum -c, sha256sum -c, ASC MHL.",
+    )
+    manifest_per: Literal["folder", "day"] = option(
+        "folder",
+        one_of("folder", "day"),
+        "One manifest in each folder, or one a day for all; ASC MHL: a history for each folder at the top, or one.",
+    )
     bwlimit: int | None = option(
         "off", RATE, "The most that all transfers together use, such as 20MiB/s, to leave some to others."
     )

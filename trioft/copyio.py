@@ -9,8 +9,9 @@ import os
 import time
 from collections.abc import Callable
 
-from trioft import linux
+from trioft import linux, manifest
 from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
+from trioft.existingio import look_for_existing
 from trioft.fileio import (
     READ,
     Progress,
@@ -24,7 +25,6 @@ from trioft.fileio import (
     each,
     file_digest,
     has_changed,
-    look_for_existing,
     mismatch,
     open_growing,
     open_source,
@@ -130,7 +130,8 @@ def _write_small(
         digest = None
         if manner.verify != "size":
             digest = file_digest(block_digest(buffer[:size]) if size else b"")
-        return opening._replace(digest=digest)
+        its_sum = manifest.sum_of(manner.manifest, buffer[:size]) if manner.manifest != manifest.NONE else None
+        return opening._replace(digest=digest, sum=its_sum)
     finally:
         close_quietly(src_fd)
 

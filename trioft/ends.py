@@ -27,6 +27,7 @@ from trioft.errors import (
     hint_for,
     show_path,
 )
+from trioft.manifest import own_names
 from trioft.model import Ends, Root
 from trioft.movers import Call
 from trioft.naming import compile_globs
@@ -78,7 +79,7 @@ async def find_ends(config: Config, call: Call, state_dir: str) -> Pair:
             await _refuse_overlap(call, source, destination)
         elif os.path.join(source.path, only) == os.path.join(destination.path, only):
             raise ConfigError(["source and destination are the same file"])
-        exclude = config.source.exclude
+        exclude = (*config.source.exclude, *own_names(config.copy.manifest))
         for what, folder in zip(others, rest, strict=True):
             if only is None and await call("contains", source.path, folder.path):
                 relative = folder.path[len(source.path) + 1 :]

@@ -11,9 +11,11 @@ import os
 
 import trio
 
+from trioft import unlisted
 from trioft.errors import FileTrouble, show_path
 from trioft.ledger import Entry, Ledger, Removal
-from trioft.model import Item, Job, Publication, Result, Verdict
+from trioft.manifest import is_listed
+from trioft.model import Item, Job, Publication, Result, Unlisted, Verdict
 from trioft.naming import partial_of
 from trioft.notation import timestamp
 from trioft.transfer import PATIENCE, Tools
@@ -49,13 +51,18 @@ async def _publish(job: Job, results: list[Result], tools: Tools) -> list[Result
     if not written:
         return results
     publications = [_publication(job.items[n]) for n in written]
+    # Should this be cut short, the next run finds out which of them have got their names, and lists those.
+    kind = tools.manner.manifest
+    to_list = [_unlisted(job.items[n], results[n]) for n in written if is_listed(kind, job.items[n].path)]
+    if to_list:
+        await tools.ledger.call(unlisted.announce, to_list)
     published: list[Result] = await tools.call(
         "publish", tools.storage.ends, publications, tools.manner, patience=PATIENCE
     )
     results = results[:]
     for n, result in zip(written, published, strict=True):
         copied = results[n]
-        results[n] = result._replace(digest=copied.digest, closed=copied.closed, note=copied.note)
+        results[n] = result._replace(digest=copied.digest, closed=copied.closed, note=copied.note, sum=copied.sum)
     return results
 
 
@@ -63,10 +70,15 @@ def _publication(item: Item) -> Publication:
     return Publication(item.path, partial_of(item.path, *item.fingerprint[:2], item.life), item.mode, item.fingerprint)
 
 
+def _unlisted(item: Item, result: Result) -> Unlisted:
+    _, _, size, mtime_ns, _ = item.fingerprint
+    return Unlisted(result.target or item.path, size, mtime_ns, result.digest, result.sum)
+
+
 async def _record(job: Job, results: list[Result], tools: Tools) -> list[int]:
     """Record what is at the destination now. Returns which items are, with a proof of their content."""
     removing = tools.config.copy.on_success.action != "keep"
-    entries, delivered = [], []
+    entries, delivered, to_list = [], [], {}
     for n, (item, result) in enumerate(zip(job.items, results, strict=True)):
         # What was there already counts as delivered only if its bytes were compared.
         proved = result.verdict == Verdict.PUBLISHED or (
@@ -74,6 +86,8 @@ async def _record(job: Job, results: list[Result], tools: Tools) -> list[int]:
         )
         if proved:
             delivered.append(n)
+            if is_listed(tools.manner.manifest, result.target):
+                to_list[item.path] = _unlisted(item, result)
         if proved or result.verdict == Verdict.ALREADY:
             entries.append(
                 Entry(
@@ -88,7 +102,7 @@ async def _record(job: Job, results: list[Result], tools: Tools) -> list[int]:
                 )
             )
     if entries:
-        await tools.ledger.call(Ledger.record, entries)
+        await tools.ledger.call(unlisted.record, entries, to_list)
     return delivered
 
 

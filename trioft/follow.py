@@ -137,7 +137,8 @@ class _Recording(Transfer):
             self._take(self._head)
         digest = self.digest() if self.tools.manner.verify != "size" else None
         note = self._what_was_not_compared()
-        return Result(Verdict.WRITTEN, digest=digest, closed=self._head.strength, found=self.version, note=note)
+        closed = self._head.strength
+        return Result(Verdict.WRITTEN, digest=digest, closed=closed, found=self.version, note=note, sum=self.sum())
 
     # --- the write head
 

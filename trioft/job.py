@@ -13,6 +13,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 import attrs
 import trio
 
+from trioft import unlisted
 from trioft.backlog import Backlog
 from trioft.board import Board
 from trioft.config import Config
@@ -25,7 +26,9 @@ from trioft.events import Changes, run_events
 from trioft.joblist import have_common_destination
 from trioft.journal import Journal
 from trioft.ledger import Ledger, forget_old_history, ledger_path, open_port, run_ledger
+from trioft.lister import Lister
 from trioft.lock import Lock
+from trioft.manifest import sum_length
 from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, Found, Job, Manner
 from trioft.movers import Movers, Stuck
 from trioft.scanner import Scanner
@@ -137,6 +140,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 for side, identity in storage.identity.items():
                     assert identity is not None
                     ledger.note_identity(side, identity)
+                unlisted.begin(ledger, sum_length(config.copy.manifest))
             _record_ends(storage, board)
             backlog = Backlog(board, oldest_first=not once, bundle_bytes=bundle_bytes(config))
             changes = Changes(backlog.wake)
@@ -172,6 +176,17 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                             helpers.start_soon(sweep, looking.call, storage, backlog, port.clone(), board, swept)
                         else:
                             swept.set()
+                        lister = Lister(
+                            config=config,
+                            once=once,
+                            board=board,
+                            storage=storage,
+                            ledger=port.clone(),
+                            call=copying.call,
+                            by_number=manner.if_exists == "rename",
+                            shutdown=shutdown,
+                        )
+                        helpers.start_soon(lister.run)
                         with shutdown.until_stopped():
                             # Ends when the scanner has closed the jobs and the last is done, or by a signal.
                             async with trio.open_nursery() as pipeline:
@@ -206,6 +221,8 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                             longest = max(_SWEEP_AT_LEAST, trio.current_time() - board.begun)
                             with trio.move_on_after(longest):
                                 await swept.wait()
+                        async with shutdown.shield():
+                            await lister.finish()
                         helpers.cancel_scope.cancel()
 
 
@@ -236,6 +253,7 @@ def how_to_copy(config: Config, once: bool, resolution_ns: int) -> Manner:
         prove_existing=config.copy.on_success.action != "keep" or (not once and resolution_ns == KEEPS_NO_TIMES),
         resolution_ns=resolution_ns,
         xattrs=config.metadata.xattrs,
+        manifest=config.copy.manifest,
     )
 
 

@@ -82,6 +82,7 @@ class Manner(NamedTuple):
     prove_existing: bool  # what is already there is compared byte for byte, because its source may be removed
     resolution_ns: int  # of the destination's modification times
     xattrs: bool
+    manifest: str = "none"  # xxh128sum, sha256sum or ascmhl
 
 
 class Item(NamedTuple):
@@ -131,6 +132,7 @@ class Result(NamedTuple):
     closed: str = ""  # how sure it is that nobody was writing it: proved, likely or timeout
     found: Found | None = None  # the version that was copied, where that is not the one that was asked for
     note: str = ""  # what else a person should find in the ledger
+    sum: bytes | None = None  # as a manifest has it; None: to be read, if anybody wants it
 
 
 class Checkpoint(NamedTuple):

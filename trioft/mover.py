@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from trioft import copyio, doctorio, endsio, growio, linux, publishio, surveyio, verifyio, writers
+from trioft import copyio, doctorio, endsio, growio, linux, manifestio, publishio, surveyio, verifyio, writers
 from trioft.errors import FileTrouble
 
 LENGTH = struct.Struct(">Q")
@@ -55,11 +55,16 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
         doctorio.begin_measuring,
         doctorio.measure,
         doctorio.end_measuring,
+        manifestio.sum_delivered,
+        manifestio.write_sums,
+        manifestio.find_histories,
+        manifestio.append_generation,
     )
 }
 # These tell what they have done while they go on.
 TELLING = {"write_bundle", "prepare", "copy_span", "settle", "locate"}
 TELLING |= {"copy_growing", "compare_span", "copy_ranges", "settle_ranges", "read_delivered"}
+TELLING |= {"sum_delivered", "append_generation"}
 
 
 def main(parent: int) -> None:

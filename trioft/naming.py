@@ -29,10 +29,10 @@ def partial_of(path: bytes, dev: int, ino: int, life: int = 0) -> bytes:
     """
     folder, slash, name = path.rpartition(b"/")
     identity = xxhash.xxh3_64_hexdigest(b"%d:%d:%s%s" % (dev, ino, path, b"\0%d" % life if life else b""))[:8].encode()
-    return b"%s%s%s.%s.partial" % (folder, slash, _shortened(name, NAME_MAX - _PARTIAL_SUFFIX), identity)
+    return b"%s%s%s.%s.partial" % (folder, slash, shortened(name, NAME_MAX - _PARTIAL_SUFFIX), identity)
 
 
-def _shortened(name: bytes, most: int) -> bytes:
+def shortened(name: bytes, most: int) -> bytes:
     """Cut *name* to *most* bytes, or a few less: not through a UTF-8 character."""
     end = min(len(name), most)
     while 0 < end < len(name) and 0x80 <= name[end] < 0xC0:
@@ -56,7 +56,7 @@ def numbered(path: bytes) -> Iterator[bytes]:
     while True:
         number += 1
         tail = b"_%d%s" % (number, extension)
-        yield folder + slash + _shortened(stem, NAME_MAX - len(tail)) + tail
+        yield folder + slash + shortened(stem, NAME_MAX - len(tail)) + tail
 
 
 @functools.lru_cache(maxsize=64)

@@ -96,7 +96,7 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
         target = None
         if manner.if_exists == "overwrite":
             target = what.path
-            _rename_over(dst, what.partial, target, ours)
+            rename_over(dst, what.partial, target, ours)
         else:
             for candidate in numbered(what.path):
                 try:
@@ -133,7 +133,7 @@ def _find_published(dst: int, what: Publication, manner: Manner) -> bytes | None
     return None
 
 
-def _rename_over(dst: int, partial: bytes, target: bytes, ours: os.stat_result) -> None:
+def rename_over(dst: int, partial: bytes, target: bytes, ours: os.stat_result) -> None:
     """
     Rename, replacing *target* if there is one.
 

@@ -24,6 +24,7 @@ from trioft.errors import FileTrouble, Side, Trouble, first_of, show_path
 from trioft.events import Changes
 from trioft.fileio import file_digest, mismatch
 from trioft.ledger import Ledger, Port
+from trioft.manifest import BLOCK_SUMS
 from trioft.model import BLOCK_SIZE, SPAN_SIZE, Checkpoint, FileState, Item, Manner, Result
 from trioft.movers import Call, Stuck
 from trioft.naming import partial_of
@@ -213,6 +214,11 @@ class Transfer:
     def digest(self) -> bytes:
         """Return the digest of the whole file."""
         return file_digest(self.digests_between(0, self.written))
+
+    def sum(self) -> bytes | None:
+        """Return what a manifest says of the file, if that is the digest of its only block."""
+        is_known = self.tools.manner.manifest in BLOCK_SUMS and self.tools.manner.verify != "size"
+        return self.digests_between(0, self.written) if is_known and 0 < self.written <= BLOCK_SIZE else None
 
     def stir(self) -> None:
         """Something has happened: whoever waits for anything looks again whether that was it."""

@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from trioft.ledger import Entry, Ledger, now
 from trioft.model import Unlisted
 
-
 _COLUMNS = "target, size, mtime_ns, digest, sum, time, state = 'doubtful'"
 
 
@@ -34,7 +33,7 @@ def record(ledger: Ledger, entries: list[Entry], published: dict[bytes, Unlisted
     """Record outcomes, and of those that are to be listed, by the names that were announced, what they are."""
     ledger.record(entries)
     for announced, file in published.items():
-        ledger.execute("DELETE FROM unlisted WHERE target = ? AND state <> 'delivered'", (announced,))
+        ledger.execute("DELETE FROM unlisted WHERE target = ? AND state = 'publishing'", (announced,))
         _insert(ledger, file, "delivered")
 
 
@@ -56,16 +55,26 @@ def next_to_read(ledger: Ledger, passed: Iterable[bytes]) -> Unlisted | None:
     return None if row is None else Unlisted._make(row)
 
 
+def left_to_read(ledger: Ledger) -> tuple[int, int]:
+    """Return how many files are still to be read, and how many bytes these have."""
+    query = "SELECT count(*), ifnull(sum(size), 0) FROM unlisted WHERE sum IS NULL AND state <> 'publishing'"
+    files, size = ledger.execute(query).fetchone()
+    return files, size
+
+
 def was_read(ledger: Ledger, file: Unlisted, target: bytes, sum: bytes) -> None:
     """*file* is there, under the name *target*, and this is its sum."""
     if forget(ledger, [file]):
         _insert(ledger, file._replace(target=target, sum=sum), "delivered")
 
 
-def to_list(ledger: Ledger, most: int) -> list[Unlisted]:
-    """Return files that can be listed, *most* at a time."""
-    query = f"SELECT {_COLUMNS} FROM unlisted WHERE state = 'delivered' AND sum IS NOT NULL ORDER BY target LIMIT ?"
-    return [Unlisted._make(row) for row in ledger.execute(query, (most,))]
+def to_list(ledger: Ledger, after: bytes, most: int) -> list[Unlisted]:
+    """Return files that can be listed, *most* at a time, whose names come after that one."""
+    query = (
+        f"SELECT {_COLUMNS} FROM unlisted WHERE target > ? AND state = 'delivered' AND sum IS NOT NULL"
+        " ORDER BY target LIMIT ?"
+    )
+    return [Unlisted._make(row) for row in ledger.execute(query, (after, most))]
 
 
 def forget(ledger: Ledger, files: Iterable[Unlisted]) -> int:
