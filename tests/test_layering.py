@@ -21,7 +21,7 @@ ORDER = """
     throttle memory board overview backlog events lock ledger unlisted journal records storage ends scanner transfer
     follow strategies finish copier lister sweeper control job view feed guard front health notify server agent
     outlet logs display console status history findings verify explanation explain options diagnosis doctor service
-    cli __version__ __main__
+    cli __main__
 """.split()  # noqa: SIM905
 
 # What runs in movers and in the watcher: started often, so it has to start fast; touches dead mounts, so it has to be

@@ -1,5 +1,5 @@
 """
-The command line's arguments and options, each declared once and shared by the commands; what they amount to; exit codes.
+The command line's arguments and options, each declared once and shared; what they amount to; exit codes.
 """
 
 from __future__ import annotations
