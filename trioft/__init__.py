@@ -29,6 +29,7 @@ settle       make what was written durable, read it back, compare
 reconcile    compare all that was copied of a file that grew with what it holds once it is closed; write what differs
 checkpoint   an offset below which everything is settled, recorded in the ledger
 partial      ``NAME.<8 hex of the source's identity>.partial``: what a file is called until it is finished
+marker       ``NAME.done``, or whatever the configuration calls it: says beside a file that it is complete
 publish      give a settled partial its final name
 
 The eight promises
@@ -60,6 +61,7 @@ notation         sizes, durations and rates as people write them
 linux            the few system calls that Python does not wrap                                       (in movers)
 writers          is anybody still writing this file? lease, then open-file table, then unknown        (in movers)
 fileio           what the file operations share: open, read, write, compare                           (in movers)
+markerio         what says, beside a file, that it is complete                                        (in movers)
 resumeio         what of a partial is still good                                                      (in movers)
 copyio           write a bundle; prepare, copy and settle a large file                                (in movers)
 growio           look at a file that grows, copy behind its writer, compare, find its new name        (in movers)

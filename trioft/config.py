@@ -28,6 +28,7 @@ from trioft.kinds import (
     PERIOD,
     RATE,
     SIZE,
+    SUFFIX,
     SWITCH,
     TIME,
     TOKEN,
@@ -84,6 +85,9 @@ class Source:
     )
     scan_interval: float = option(
         "10s", PERIOD, "The whole source is looked through this often, as file events can get lost."
+    )
+    done_suffix: str | None = option(
+        None, SUFFIX, "Such as .done: NAME is delivered when its writer has made NAME.done beside it, to say so."
     )
 
 
@@ -172,6 +176,9 @@ class Copy:
     )
     checkpoint_time: float = option(
         "5s", duration("1ms"), "Progress is made durable after this long too, for slow destinations."
+    )
+    done_file: str | None = option(
+        None, SUFFIX, "Such as .done: make an empty NAME.done beside NAME, last of all, for those who wait for it."
     )
 
 

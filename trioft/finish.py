@@ -11,7 +11,7 @@ import os
 
 import trio
 
-from trioft.errors import FileTrouble, show_path
+from trioft.errors import FileTrouble, Trouble, show_path
 from trioft.ledger import Entry, Ledger, Removal
 from trioft.model import Item, Job, Publication, Result, Verdict
 from trioft.naming import partial_of
@@ -36,9 +36,12 @@ async def finish(job: Job, results: list[Result], tools: Tools) -> list[Result]:
         # 1. The strategy has made the content durable and verified it.
         # 2. Times, final name, folder made durable: in one call for all.
         results = await _publish(job, results, tools)
-        # 3. The ledger knows, and survives a power cut, before anybody else is told.
+        # 3. Those who wait for a marker find it.
+        if tools.manner.markers.destination:
+            results = await _mark(results, tools)
+        # 4. The ledger knows, and survives a power cut, before anybody else is told.
         delivered = await _record(job, results, tools)
-        # 4. The gate: only what is recorded may be removed, and only if it is still what was delivered.
+        # 5. The gate: only what is recorded may be removed, and only if it is still what was delivered.
         if tools.config.copy.on_success.action != "keep" and delivered:
             results = await _remove_sources(job, results, delivered, tools)
     return results
@@ -61,6 +64,25 @@ async def _publish(job: Job, results: list[Result], tools: Tools) -> list[Result
 
 def _publication(item: Item) -> Publication:
     return Publication(item.path, partial_of(item.path, *item.fingerprint[:2], item.life), item.mode, item.fingerprint)
+
+
+async def _mark(results: list[Result], tools: Tools) -> list[Result]:
+    """Make the markers of what is at the destination, durably. A file without its marker is tried again."""
+    there = [n for n, result in enumerate(results) if result.verdict in (Verdict.PUBLISHED, Verdict.ALREADY)]
+    if not there:
+        return results
+    troubles: list[Trouble | None] = await tools.call(
+        "mark",
+        tools.storage.ends.destination,
+        [results[n].target for n in there],
+        tools.manner.markers.destination,
+        patience=PATIENCE,
+    )
+    results = results[:]
+    for n, trouble in zip(there, troubles, strict=True):
+        if trouble is not None:
+            results[n] = Result(Verdict.TROUBLE, trouble=trouble)
+    return results
 
 
 async def _record(job: Job, results: list[Result], tools: Tools) -> list[int]:
@@ -127,6 +149,7 @@ async def _remove_sources(job: Job, results: list[Result], delivered: list[int],
                 tools.storage.ends.source,
                 [(job.items[n].path, job.items[n].fingerprint) for n in delivered],
                 archive,
+                tools.manner.markers.source,
             )
             break
         except FileTrouble as error:
@@ -147,6 +170,8 @@ async def _remove_sources(job: Job, results: list[Result], delivered: list[int],
                 "closed": result.closed,
             }
             rows.append(Removal(item.path, result.target, item.fingerprint.size, "removed", json.dumps(proofs)))
+            if removal.note:
+                tools.board.notice("source", f"{show_path(item.path)}: removed, but {removal.note}")
         elif removal.trouble is not None:
             why = str(removal.trouble)
             rows.append(Removal(item.path, result.target, item.fingerprint.size, "refused", why))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Container, Iterator, Sequence
 
 import attrs
@@ -25,7 +26,7 @@ from trioft.events import Changes, run_events
 from trioft.journal import Journal
 from trioft.ledger import Ledger, forget_old_history, ledger_path, open_port, run_ledger
 from trioft.lock import Lock
-from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, Found, Job, Manner
+from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, Found, Job, Manner, Markers
 from trioft.movers import Movers, Stuck
 from trioft.scanner import Scanner
 from trioft.shutdown import Shutdown
@@ -100,8 +101,8 @@ async def run_job(
                     ledger.note_identity(side, identity)
             _record_ends(storage, board)
             backlog = Backlog(board, oldest_first=not once, bundle_bytes=bundle_bytes(config))
-            changes, throttle = Changes(backlog.wake), Throttle(config.copy.bwlimit)
             manner = how_to_copy(config, once, storage.resolution_ns)
+            changes, throttle = Changes(backlog.wake, manner.markers.source), Throttle(config.copy.bwlimit)
             tools = Tools(
                 config=config,
                 once=once,
@@ -192,6 +193,7 @@ def how_to_copy(config: Config, once: bool, resolution_ns: int) -> Manner:
         prove_existing=config.copy.on_success.action != "keep" or (not once and resolution_ns == KEEPS_NO_TIMES),
         resolution_ns=resolution_ns,
         xattrs=config.metadata.xattrs,
+        markers=Markers(os.fsencode(config.source.done_suffix or ""), os.fsencode(config.copy.done_file or "")),
     )
 
 
@@ -236,22 +238,31 @@ async def list_missing(config: Config, tell: Callable[[Found], None], board: Boa
         pair = await find_ends(config, movers.call, state_dir)
         manner = how_to_copy(config, True, _COARSEST_NS)
         scan = functools.partial(movers.call, "scan", pair.ends.source)
+
+        def take(files: list[Found]) -> None:
+            for found in files:
+                if found.there:
+                    board.totals.already += 1
+                elif found.marked is not False:
+                    tell(found)
+
         if pair.only is not None:
             looks: list[Look] = await movers.call(
-                "look", pair.ends.source, [pair.only], config.source.include, pair.exclude
+                "look", pair.ends.source, [pair.only], config.source.include, pair.exclude, manner.markers
             )
-            wanted = [look.found for look in looks if look.found is not None]
-            there = await scan([b""], None, config.source.include, pair.exclude, pair.ends.destination, manner)
-            missing = [found for folder in there.folders for found in folder.files if found in wanted]
-            for found in missing:
-                tell(found)
+            wanted = [look.path for look in looks if look.found is not None]
+            there = await scan(
+                [b""], None, config.source.include, pair.exclude, pair.ends.destination, manner, manner.markers
+            )
+            missing = [found for folder in there.folders for found in folder.files if found.path in wanted]
+            take(missing)
             board.totals.already += len(wanted) - len(missing)
             return
         folders = [b""]
         while folders:
             batch, folders = folders[-500:], folders[:-500]
             listing: Listing = await scan(
-                batch, None, config.source.include, pair.exclude, pair.ends.destination, manner
+                batch, None, config.source.include, pair.exclude, pair.ends.destination, manner, manner.markers
             )
             folders += listing.rest
             board.totals.already += listing.already
@@ -260,5 +271,4 @@ async def list_missing(config: Config, tell: Callable[[Found], None], board: Boa
             for trouble in listing.troubles:
                 board.fail_folder(trouble)
             for folder in listing.folders:
-                for found in folder.files:
-                    tell(found)
+                take(folder.files)

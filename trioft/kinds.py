@@ -141,6 +141,12 @@ def _is_within(value: object) -> bool:
     return isinstance(value, str) and _is_path(value) and value[0] != "/" and ".." not in value.split("/")
 
 
+def _is_suffix(value: object) -> bool:
+    """Say whether *value* makes another name of a name, and none that is taken for a partial."""
+    is_name = _is_path(value) and isinstance(value, str) and "/" not in value and len(os.fsencode(value)) <= 64
+    return is_name and not str(value).endswith(".partial")
+
+
 def _read_patterns(value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
         raise wrong(value, 'a list of patterns, such as ["*.mov"]')
@@ -193,6 +199,7 @@ PATH = plain("path", "a path, such as /media/ingest", lambda value: value is Non
 MARKER = plain(
     "path", "a relative path without .., such as .volume-7", lambda value: value is None or _is_within(value)
 )
+SUFFIX = plain("suffix", "the end of a name, such as .done", lambda value: value is None or _is_suffix(value))
 PATTERNS = Kind("list of patterns", _read_patterns, list)
 SWITCH = plain("true or false", "true or false", lambda value: isinstance(value, bool))
 TIME, PERIOD = duration("0s"), duration("100ms")

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from trioft import copyio, doctorio, endsio, growio, linux, publishio, surveyio, verifyio, writers
+from trioft import copyio, doctorio, endsio, growio, linux, markerio, publishio, surveyio, verifyio, writers
 from trioft.errors import FileTrouble
 
 LENGTH = struct.Struct(">Q")
@@ -47,6 +47,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
         growio.adopt,
         publishio.size_of,
         publishio.publish,
+        markerio.mark,
         publishio.discard,
         publishio.remove_sources,
         verifyio.read_delivered,
