@@ -76,6 +76,7 @@ kinds            what the values of an option may be, and how they are read and 
 config           frozen attrs classes that are the option manual
 configfile       strict cattrs from YAML, every problem at once; the example
 child            a child process of ours: pipes, messages, its end
+commands         programs of the user's: run, read, ended
 movers           the pool of movers: call with a deadline, kill, leave behind, replace
 shutdown         who is stopped by the first signal, and what may still be finished
 throttle         the limit on throughput, and how it is measured

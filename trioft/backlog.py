@@ -77,11 +77,18 @@ class Backlog:
     ``changed`` is set whenever there may be something to do for the scanner.
     """
 
-    def __init__(self, board: Board, *, oldest_first: bool, bundle_bytes: int = BUNDLE_BYTES) -> None:
+    def __init__(
+        self,
+        board: Board,
+        *,
+        oldest_first: bool,
+        bundle_bytes: int = BUNDLE_BYTES,
+        bundle_files: int = BUNDLE_FILES,
+    ) -> None:
         self.changed = trio.Event()
         self._board = board
         self._oldest_first = oldest_first
-        self._bundle_bytes = bundle_bytes
+        self._bundle_bytes, self._bundle_files = bundle_bytes, bundle_files
         self._pending: dict[bytes, Pending] = {}
         self._by_id: dict[int, Pending] = {}
         self._due: list[tuple[float, int, Pending]] = []
@@ -201,7 +208,7 @@ class Backlog:
     def _pop_bundle(self, most: int) -> list[tuple[float, int, Pending]]:
         chosen: list[tuple[float, int, Pending]] = []
         size = 0
-        while (best := self._best(self._small)) and len(chosen) < min(most, BUNDLE_FILES):
+        while (best := self._best(self._small)) and len(chosen) < min(most, self._bundle_files):
             size += best.entry.size
             if size > self._bundle_bytes:
                 break

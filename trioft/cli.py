@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import io
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -451,6 +452,8 @@ def _load(arguments: dict[str, Any], *, ends: bool = True) -> Config:
 def main() -> NoReturn:
     """Run the command line; every expected error becomes a sentence and an exit code here."""
     _prepare_standard_streams()
+    # Some programs leave it ignored to those that they start: then nobody is told how a child has ended.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         app()
     except TrioftError as error:

@@ -36,6 +36,7 @@ from trioft.kinds import (
     Kind,
     MinFree,
     OnSuccess,
+    command,
     duration,
     one_of,
     size,
@@ -180,6 +181,12 @@ class Copy:
     done_file: str | None = option(
         None, SUFFIX, "Such as .done: make an empty NAME.done beside NAME, last of all, for those who wait for it."
     )
+    gate: tuple[str, ...] | None = option(
+        None,
+        command("{partial}", "{source}", "{name}", "{size}"),
+        "A program that looks at the copy before it gets its final name; unless it ends with 0, the file has failed.",
+    )
+    gate_timeout: float = option("10m", PERIOD, "A file has failed too if the gate takes longer than this.")
 
 
 @attrs.frozen(kw_only=True)

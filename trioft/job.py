@@ -16,6 +16,7 @@ import trio
 
 from trioft.backlog import Backlog
 from trioft.board import Board
+from trioft.commands import check_programs
 from trioft.config import Config
 from trioft.control import Control
 from trioft.copier import run_copier
@@ -26,7 +27,7 @@ from trioft.events import Changes, run_events
 from trioft.journal import Journal
 from trioft.ledger import Ledger, forget_old_history, ledger_path, open_port, run_ledger
 from trioft.lock import Lock
-from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, Found, Job, Manner, Markers
+from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, BUNDLE_FILES, Found, Job, Manner, Markers
 from trioft.movers import Movers, Stuck
 from trioft.scanner import Scanner
 from trioft.shutdown import Shutdown
@@ -70,6 +71,7 @@ async def run_job(
     Raises ``TrioftError`` where the ends, the configuration or the ledger do not allow to work. A destination that is
     away, or not the right one, is waited for if not ``once``.
     """
+    check_programs(run.config)
     config, board, shutdown, stuck = run.config, run.board, run.shutdown, run.stuck
     stall = config.copy.stall_timeout
     async with (
@@ -100,7 +102,9 @@ async def run_job(
                     assert identity is not None
                     ledger.note_identity(side, identity)
             _record_ends(storage, board)
-            backlog = Backlog(board, oldest_first=not once, bundle_bytes=bundle_bytes(config))
+            # With a gate each goes by itself: no file waits for what is found out about another.
+            files = BUNDLE_FILES if config.copy.gate is None else 1
+            backlog = Backlog(board, oldest_first=not once, bundle_bytes=bundle_bytes(config), bundle_files=files)
             manner = how_to_copy(config, once, storage.resolution_ns)
             changes, throttle = Changes(backlog.wake, manner.markers.source), Throttle(config.copy.bwlimit)
             tools = Tools(

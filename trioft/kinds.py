@@ -8,6 +8,7 @@ converted that a person did not write.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Callable
@@ -124,6 +125,34 @@ def duration(low: str) -> Kind:
 def size(low: str) -> Kind:
     """Return the kind of the sizes from *low* on."""
     return at_least(low, "size", parse_size, format_size)
+
+
+def command(*placeholders: str) -> Kind:
+    """
+    Return the kind of the commands: a list of words, the first of them a program.
+
+    Where there are *placeholders*, such as ``{partial}``, the first of them has to be in a word.
+    """
+    example = f"a list of words, such as {json.dumps(['check', *placeholders[:1]])}"
+
+    def read(value: object) -> object:
+        if value is None:
+            return None
+        if not isinstance(value, list | tuple) or not value:
+            raise wrong(value, example)
+        if bad := [as_written(word) for n, word in enumerate(value) if not (_is_path(word) or (n and word == ""))]:
+            raise ValueError(
+                f"found {', '.join(bad)}, expected {example}: words, in quotes where YAML takes them for more"
+            )
+        if placeholders:
+            unknown = {name for word in value for name in re.findall(r"\{[a-z]+\}", word)} - {*placeholders}
+            if unknown:
+                raise ValueError(f"found {', '.join(sorted(unknown))}, known are {', '.join(placeholders)}")
+            if not any(placeholders[0] in word for word in value[1:]):
+                raise ValueError(f"found no {placeholders[0]} among its words, expected {example}")
+        return tuple(value)
+
+    return Kind("list of words or null", read, lambda value: None if value is None else list(value))
 
 
 # --- Kinds --------------------------------------------------------------------------------------------------

@@ -46,6 +46,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
         growio.locate,
         growio.adopt,
         publishio.size_of,
+        publishio.seal,
+        publishio.is_sealed,
         publishio.publish,
         markerio.mark,
         publishio.discard,
@@ -59,7 +61,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     )
 }
 # These tell what they have done while they go on.
-TELLING = {"write_bundle", "prepare", "copy_span", "settle", "locate"}
+TELLING = {"write_bundle", "prepare", "copy_span", "settle", "locate", "is_sealed"}
 TELLING |= {"copy_growing", "compare_span", "copy_ranges", "settle_ranges", "read_delivered"}
 
 

@@ -13,17 +13,21 @@ from trioft import linux, writers
 from trioft.errors import FileTrouble, Side, Trouble, trouble_of
 from trioft.fileio import (
     READ,
+    Progress,
     as_far_as_possible,
+    block_digest,
     close_quietly,
     each,
+    file_digest,
     fingerprint_of,
     is_same,
     opened,
+    read_exactly,
     remove_partial,
     sync_folder,
 )
 from trioft.markerio import marker_of, remove_marker
-from trioft.model import Ends, Fingerprint, Manner, Publication, Result, Root, Verdict
+from trioft.model import BLOCK_SIZE, Ends, Fingerprint, Manner, Publication, Result, Root, Verdict
 from trioft.naming import numbered
 
 # What a server answers that will not replace a name: somebody has it open, or it never does.
@@ -202,6 +206,53 @@ def _is_taken(dst: int, name: bytes) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def seal(destination: Root, partial: bytes, mtime_ns: int) -> Fingerprint:
+    """
+    Give a partial this modification time, and return what it is.
+
+    Whoever writes to it from now on is found out: that sets the time anew.
+    """
+    with opened(destination, Side.DESTINATION) as dst:
+        try:
+            with as_far_as_possible("utimens", partial):
+                os.utime(partial, ns=(mtime_ns, mtime_ns), dir_fd=dst, follow_symlinks=False)
+            return fingerprint_of(os.stat(partial, dir_fd=dst, follow_symlinks=False))
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, Side.DESTINATION, "utimens", partial)) from error
+
+
+def is_sealed(destination: Root, partial: bytes, seal: Fingerprint, digest: bytes | None, progress: Progress) -> bool:
+    """
+    Does the partial still hold what it did when it was sealed?
+
+    Some servers give a file other times by themselves: where they are in doubt, all of it is read again, and has to
+    have *digest*.
+    """
+    with opened(destination, Side.DESTINATION) as dst:
+        try:
+            status = os.stat(partial, dir_fd=dst, follow_symlinks=False)
+            if fingerprint_of(status) == seal:
+                return True
+            if digest is None or status.st_size != seal.size or not stat.S_ISREG(status.st_mode):
+                return False
+            fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+            try:
+                os.fsync(fd)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                digests = bytearray()
+                for offset in range(0, seal.size, BLOCK_SIZE):
+                    length = min(BLOCK_SIZE, seal.size - offset)
+                    digests += block_digest(read_exactly(fd, Side.DESTINATION, partial, offset, length))
+                    progress(("compared", length))
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, Side.DESTINATION, "compare", partial)) from error
+    return file_digest(bytes(digests)) == digest
 
 
 def size_of(destination: Root, partial: bytes) -> int:
