@@ -19,8 +19,8 @@ ORDER = """
     errors model naming notation linux writers fileio markerio resumeio copyio growio publishio verifyio endsio
     surveyio doctorio mover watcher kinds config configfile child commands movers shutdown throttle memory board
     backlog events lock ledger journal records storage ends scanner transfer follow strategies finish copier sweeper
-    control job view feed guard front health notify server agent outlet logs display console status history findings
-    verify explanation explain options diagnosis doctor service cli __main__
+    control job view hooks feed guard front health notify server agent outlet logs display console status history
+    findings verify explanation explain options diagnosis doctor service cli __main__
 """.split()  # noqa: SIM905
 
 # What runs in movers and in the watcher: started often, so it has to start fast; touches dead mounts, so it has to be

@@ -100,6 +100,7 @@ sweeper          removes orphaned partials at the start
 control          what an operator may ask of a running job: pause, resume, retry, cancel
 job              one source and one destination: channels, nurseries, the order of ending
 view             what the outside sees of a file and of a run: fields of JSON lines and feed
+hooks            programs that are told what has come of each file
 feed             the state as changes since a cursor
 guard            who may talk to the port: Host, Origin, token
 front            one port: plain requests, and upgrades to WebSockets

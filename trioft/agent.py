@@ -13,6 +13,7 @@ import trio
 from trioft.board import Board
 from trioft.config import Config
 from trioft.errors import Side
+from trioft.hooks import telling
 from trioft.job import JobRun, run_job
 from trioft.memory import stay_small
 from trioft.notify import notifying
@@ -41,6 +42,7 @@ async def run_agent(
         _alongside(display),
         _served(run, once, state_dir),
         _alongside(stay_small),
+        telling(config, board, run.shutdown),
     ):
         await run_job(run, once=once, state_dir=state_dir, accept_new=accept_new, mover=mover)
     return received[0] if received else None

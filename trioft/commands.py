@@ -1,5 +1,5 @@
 """
-Commands: programs of the user's that trioft runs.
+Commands: programs of the user's that trioft runs. The gate looks at a copy, hooks are told what has come of a file.
 
 Each runs in a session of its own, for a limited time, and is ended together with all that it has started. It inherits
 nothing but its standard streams, and none of trioft's own variables: a token may be among them.
@@ -42,6 +42,8 @@ def check_programs(config: Config) -> None:
     """Raise ``ConfigError`` if a program that is to be run is not there, before the first file needs it."""
     commands = {
         "copy.gate": config.copy.gate,
+        "hooks.delivered": config.hooks.delivered,
+        "hooks.failed": config.hooks.failed,
     }
     missing = [
         f"{key}: {show_path(os.fsencode(words[0]))} is not installed, or not executable"

@@ -239,6 +239,15 @@ class Feed:
 
 
 @attrs.frozen(kw_only=True)
+class Hooks:
+    """Programs that are told what has come of each file, as JSON on standard input; one runs at a time."""
+
+    delivered: tuple[str, ...] | None = option(None, command(), "Told of each file that is at the destination.")
+    failed: tuple[str, ...] | None = option(None, command(), "Told of each file that has failed.")
+    timeout: float = option("30s", PERIOD, "One that takes longer is ended, as others wait for it.")
+
+
+@attrs.frozen(kw_only=True)
 class Log:
     """What is logged: by watch; by sync only where it is told so by file, or by format: json."""
 
@@ -273,6 +282,7 @@ class Config:
     retry: Retry = Retry()
     metadata: Metadata = Metadata()
     feed: Feed = Feed()
+    hooks: Hooks = Hooks()
     log: Log = Log()
     state: State = State()
 
