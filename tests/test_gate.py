@@ -19,7 +19,7 @@ from support import TRIOFT, Site, files_of, make_tree, pattern, wait_until
 from trioft.commands import filled_in
 from trioft.configfile import load_config
 from trioft.errors import ConfigError
-from trioft.model import BUNDLE_FILE_SIZE, MIB
+from trioft.model import BLOCK_SIZE, BUNDLE_FILE_SIZE, MIB
 
 SMALL, LARGE = 1_000, BUNDLE_FILE_SIZE + 1
 SIZES = pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
@@ -127,6 +127,18 @@ def test_a_gate_that_changes_the_copy_gets_nothing_delivered(site: Site) -> None
             left.rmdir()
     done = site.sync(*gate(site, "true", "{partial}", verify="transfer"))
     assert done.code == 0, done.err
+    assert files_of(site.dest) == files_of(site.source)
+
+
+def test_what_a_gate_has_changed_is_not_believed_after_a_kill_either(site: Site) -> None:
+    """Killed before anything is on record: the next run compares all that was copied, where no read-back does that."""
+    make_tree(site.source, {"a": 3 * BLOCK_SIZE})
+    code = "open(partial, 'r+b').write(b'X' * 100); os.kill(os.getppid(), 9)"
+    options = {"verify": "transfer", "checkpoint_size": "8MiB", "checkpoint_time": "1ms"}
+    assert site.sync(*gate(site, *script(site, code), **options)).code == -signal.SIGKILL
+    done = site.sync(*gate(site, "true", "{partial}", **options))
+    assert done.code == 0, done.err
+    assert done.summary["bytes_resumed"] >= BLOCK_SIZE
     assert files_of(site.dest) == files_of(site.source)
 
 
