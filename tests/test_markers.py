@@ -190,6 +190,18 @@ def test_a_sync_follows_a_recording_to_its_close_and_leaves_it_for_its_marker(si
     assert files_of(site.dest) == {b"a": pattern(10 * MIB) * 2}
 
 
+def test_explain_says_that_a_file_lacks_its_marker(site: Site) -> None:
+    """What a file waits for is in its history, and whether it is there by now is looked at; a marker is told as one."""
+    make_tree(site.source, {"a": 10, "b": 10, "b.ok": 0})
+    options = marked(site)
+    assert site.sync(*options).code == 4
+    told = {name: site.run("explain", name, "--state-dir", site.state, *options).out for name in ("a", "b", "b.ok")}
+    assert "waits for a.ok: left for the next run" in told["a"]
+    assert "; it lacks its marker" in told["a"]
+    assert "; its marker is there" in told["b"]
+    assert "it only says that another file is complete (source.done_suffix)" in told["b.ok"]
+
+
 def test_a_source_takes_its_marker_along(site: Site) -> None:
     """It is removed with its file, and archived beside it; not before it, and no other one."""
     make_tree(site.source, {"a": 10, "a.ok": b"x", "in/b": 10, "in/b.ok": 0, "c": 10, "d.ok": 0})

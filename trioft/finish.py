@@ -219,7 +219,8 @@ async def _remove_sources(job: Job, results: list[Result], delivered: list[int],
             }
             rows.append(Removal(item.path, result.target, item.fingerprint.size, "removed", json.dumps(proofs)))
             if removal.note:
-                tools.board.notice("source", f"{show_path(item.path)}: removed, but {removal.note}")
+                text = f"{show_path(item.path)}: removed, but {removal.note}"
+                tools.board.notice("source", text, event="marker.kept")
         elif removal.trouble is not None:
             why = str(removal.trouble)
             rows.append(Removal(item.path, result.target, item.fingerprint.size, "refused", why))

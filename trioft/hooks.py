@@ -71,7 +71,9 @@ class Hooks:
 
     def _say(self, count: int, what: str) -> None:
         if count:
-            self._board.notice("hooks", f"{count:,} {'hook was' if count == 1 else 'hooks were'} {what}")
+            self._board.notice(
+                "hooks", f"{count:,} {'hook was' if count == 1 else 'hooks were'} {what}", event="hook.dropped"
+            )
 
     async def _tell(self, entry: Entry, text: bytes) -> None:
         words = self._words[entry.state]
@@ -84,7 +86,8 @@ class Hooks:
             wrong = f"{words[0]} cannot be started: {error.strerror}"
         if wrong is not None:
             name = "delivered" if entry.state == FileState.DONE else "failed"
-            self._board.notice("hooks", f"hooks.{name} of {show_path(entry.path)}: {wrong}")
+            self._board.notice("hooks", f"hooks.{name} of {show_path(entry.path)}: {wrong}", event="hook.failed")
 
     def _leave_behind(self, process: Running) -> None:
-        self._board.notice("hooks", f"process {process.pid} of a hook cannot be killed: it is left behind")
+        text = f"process {process.pid} of a hook cannot be killed: it is left behind"
+        self._board.notice("hooks", text, event="hook.abandoned")

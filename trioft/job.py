@@ -188,6 +188,11 @@ def bundle_bytes(config: Config) -> int:
     return BUNDLE_BYTES if rate is None else min(BUNDLE_BYTES, max(BUNDLE_FILE_SIZE, rate))
 
 
+def markers_of(config: Config) -> Markers:
+    """Return what says, after a file's name, that it is complete."""
+    return Markers(os.fsencode(config.source.done_suffix or ""), os.fsencode(config.copy.done_file or ""))
+
+
 def how_to_copy(config: Config, once: bool, resolution_ns: int) -> Manner:
     """Put together what the file operations need of the configuration."""
     return Manner(
@@ -197,7 +202,7 @@ def how_to_copy(config: Config, once: bool, resolution_ns: int) -> Manner:
         prove_existing=config.copy.on_success.action != "keep" or (not once and resolution_ns == KEEPS_NO_TIMES),
         resolution_ns=resolution_ns,
         xattrs=config.metadata.xattrs,
-        markers=Markers(os.fsencode(config.source.done_suffix or ""), os.fsencode(config.copy.done_file or "")),
+        markers=markers_of(config),
     )
 
 
