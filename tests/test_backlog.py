@@ -154,7 +154,7 @@ async def test_job_says_what_the_copier_has_to_know() -> None:
     (pending,) = desk.ready(found(b"a", 7))
     pending.settled = True
     ((item,),) = (job.items for job in desk.offered())
-    assert item == (pending.entry.id, b"a", pending.found.mode, pending.found.fingerprint, True, 0)
+    assert item == (pending.entry.id, b"a", pending.found.mode, pending.found.fingerprint, True, 0, False)
 
 
 async def test_no_more_is_handed_out_than_there_is_room_for() -> None:

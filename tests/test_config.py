@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trioft import configfile
-from trioft.config import GROUPS, Config, Copy, Destination, Growing, Retry, Source, State
+from trioft.config import GROUPS, Config, Copy, Destination, Growing, Hooks, Retry, Source, State
 from trioft.configfile import load_config
 from trioft.errors import ConfigError
 from trioft.kinds import MinFree, OnSuccess
@@ -546,6 +546,9 @@ def test_paths_that_are_no_utf8_stay_as_they_are() -> None:
 _FILENAMES = st.binary(min_size=1, max_size=12).map(lambda name: os.fsdecode(name.replace(b"\0", b"x")))
 _PATTERN_LISTS = st.lists(_FILENAMES.filter(lambda name: name[0] != "/"), max_size=3).map(tuple)
 _PATHS = st.none() | _FILENAMES | st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1)
+_COMMANDS = st.none() | st.lists(_FILENAMES.filter(lambda word: "{" not in word), min_size=1, max_size=3).map(tuple)
+_GATES = _COMMANDS.map(lambda words: words and (*words, "", "if={partial}{size}"))
+_SUFFIXES = st.none() | _FILENAMES.map(lambda name: name.replace("/", "|"))
 _SECONDS = st.integers(1000, 10**9).map(lambda milliseconds: milliseconds / 1000)
 _CONFIGS = st.builds(
     Config,
@@ -579,9 +582,12 @@ _CONFIGS = st.builds(
         | st.builds(OnSuccess, action=st.just("archive"), folder=_FILENAMES),
         bwlimit=st.none() | st.integers(1, 2**63 - 1),
         checkpoint_size=st.integers(8 * 2**20, 2**63 - 1),
+        done_file=_SUFFIXES,
+        gate=_GATES,
         checkpoint_time=_SECONDS,
     ),
     retry=st.builds(Retry, retries=st.integers(0, 2**63 - 1), longest=_SECONDS, first=st.just(0.25)),
+    hooks=st.builds(Hooks, delivered=_COMMANDS, failed=_COMMANDS, timeout=_SECONDS),
     state=st.builds(State, dir=_PATHS, keep_history=_SECONDS, shutdown_grace=_SECONDS),
 )
 

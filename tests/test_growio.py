@@ -312,8 +312,8 @@ def test_a_writer_is_seen_as_long_as_it_is_there(ground: Ground, how: str, answe
     need_leases(ground.source)
     item = ground.add(NAME)
     with held(ground.at_source(NAME), how):
-        assert peek(ground, item)[3:] == (answer, strength)
-    assert peek(ground, item)[3:] == (writers.CLOSED, writers.PROVED)
+        assert peek(ground, item)[3:5] == (answer, strength)
+    assert peek(ground, item)[3:5] == (writers.CLOSED, writers.PROVED)
 
 
 @pytest.mark.parametrize(
@@ -333,9 +333,9 @@ def test_where_the_kernel_proves_nothing_the_strength_says_so(
     nothing_proves(monkeypatch, magic)
     monkeypatch.setattr(os, "geteuid", lambda: user)
     item = ground.add(NAME)
-    assert peek(ground, item)[3:] == (writers.UNKNOWN, strength)
+    assert peek(ground, item)[3:5] == (writers.UNKNOWN, strength)
     with held(ground.at_source(NAME), "reader"):
-        assert peek(ground, item)[3:] == (writers.UNKNOWN, strength)
+        assert peek(ground, item)[3:5] == (writers.UNKNOWN, strength)
 
 
 @pytest.mark.parametrize("magic", [FAT, NFS], ids=["local", "shared"])
@@ -346,7 +346,7 @@ def test_where_the_kernel_proves_nothing_a_writer_of_this_machine_is_found(
     nothing_proves(monkeypatch, magic)
     item = ground.add(NAME)
     with held(ground.at_source(NAME), "writer"):
-        assert peek(ground, item)[3:] == (writers.BUSY, "")
+        assert peek(ground, item)[3:5] == (writers.BUSY, "")
     assert peek(ground, item).writer == writers.UNKNOWN
 
 

@@ -502,7 +502,7 @@ def test_growing_wait_leaves_open_files_for_the_next_run(site: Site, how: str) -
     assert files_of(site.dest) == {b"closed": b"1"}
     assert (done.summary["busy"], done.summary["delivered"], done.summary["failed"]) == (1, 1, 0)
     assert "still being written" in done.files("settling")["open"]["reason"]
-    assert "1 still being written, left for the next run" in done.err
+    assert "1 not complete yet, left for the next run" in done.err
     assert site.sync("--growing", "wait").code == 0
     assert files_of(site.dest) == files_of(site.source)
 

@@ -30,6 +30,7 @@ settle       make what was written durable, read it back, compare
 reconcile    compare all that was copied of a file that grew with what it holds once it is closed; write what differs
 checkpoint   an offset below which everything is settled, recorded in the ledger
 partial      ``NAME.<8 hex of the source's identity>.partial``: what a file is called until it is finished
+marker       ``NAME.done``, or whatever the configuration calls it: says beside a file that it is complete
 publish      give a settled partial its final name
 
 The eight promises
@@ -64,6 +65,7 @@ linux            the few system calls that Python does not wrap                 
 writers          is anybody still writing this file? lease, then open-file table, then unknown        (in movers)
 fileio           what the file operations share: open, read, write, compare                           (in movers)
 existingio       is what the destination has under a file's name the same file?                       (in movers)
+markerio         what says, beside a file, that it is complete                                        (in movers)
 resumeio         what of a partial is still good                                                      (in movers)
 copyio           write a bundle; prepare, copy and settle a large file                                (in movers)
 growio           look at a file that grows, copy behind its writer, compare, find its new name        (in movers)
@@ -80,6 +82,7 @@ config           frozen attrs classes that are the option manual
 joblist          the jobs of a configuration: read, and which do not go together
 configfile       strict cattrs from YAML, every problem at once; the example
 child            a child process of ours: pipes, messages, its end
+commands         programs of the user's: run, read, ended
 movers           the pool of movers: call with a deadline, kill, leave behind, replace
 shutdown         who is stopped by the first signal, and what may still be finished
 throttle         the limit on throughput, and how it is measured
@@ -106,6 +109,7 @@ sweeper          removes orphaned partials at the start
 control          what an operator may ask of a running job: pause, resume, retry, cancel
 job              one source and one destination: channels, nurseries, the order of ending
 view             what the outside sees of a file and of a run: fields of JSON lines and feed
+hooks            programs that are told what has come of each file
 feed             the state as changes since a cursor
 guard            who may talk to the port: Host, Origin, token
 front            one port: plain requests, and upgrades to WebSockets

@@ -15,6 +15,7 @@ import trio
 from trioft.board import Board
 from trioft.config import Config
 from trioft.errors import Side, TrioftError, UnusableError, meaning_of
+from trioft.hooks import telling
 from trioft.job import JobRun, Shared, run_job
 from trioft.memory import stay_small
 from trioft.notify import notifying
@@ -49,13 +50,18 @@ async def run_agent(
         trio.open_nursery() as jobs,
     ):
         for run in runs:
-            work = functools.partial(run_job, run, once=once, state_dir=state_dir, mover=mover)
+            work = functools.partial(_work, run, once=once, state_dir=state_dir, mover=mover)
             if run.board.job is None:
                 jobs.start_soon(work)
             else:
                 several = functools.partial(_run_one_of_several, run, work, patient=not once)
                 jobs.start_soon(several, name=run.board.job)
     return received[0] if received else None
+
+
+async def _work(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[str] | None) -> None:
+    async with telling(run.config, run.board, run.shutdown):
+        await run_job(run, once=once, state_dir=state_dir, mover=mover)
 
 
 async def _run_one_of_several(run: JobRun, work: Callable[[], Awaitable[None]], *, patient: bool) -> None:

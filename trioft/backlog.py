@@ -24,12 +24,17 @@ from trioft.model import (
     Item,
     Job,
 )
-from trioft.naming import partial_of
+from trioft.naming import partial_of, waits_for
 
 # Files that are looked after at a time. More stay where they are, in the source, until there is room.
 LIMIT = 10_000
 # A bundle has so many files before another one is begun: then all copiers have some.
 _FEWEST = 32
+# Of these, files that wait for their markers at most: others have to get past them.
+UNMARKED = LIMIT // 2
+# Seconds between two looks whether a file that waits for its marker is still there. That the marker has come is told by
+# an event, or found by a scan.
+_STILL_THERE = 60.0
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -72,11 +77,18 @@ class Backlog:
     ``changed`` is set whenever there may be something to do for the scanner.
     """
 
-    def __init__(self, board: Board, *, oldest_first: bool, bundle_bytes: int = BUNDLE_BYTES) -> None:
+    def __init__(
+        self,
+        board: Board,
+        *,
+        oldest_first: bool,
+        bundle_bytes: int = BUNDLE_BYTES,
+        bundle_files: int = BUNDLE_FILES,
+    ) -> None:
         self.changed = trio.Event()
         self._board = board
         self._oldest_first = oldest_first
-        self._bundle_bytes = bundle_bytes
+        self._bundle_bytes, self._bundle_files = bundle_bytes, bundle_files
         self._pending: dict[bytes, Pending] = {}
         self._by_id: dict[int, Pending] = {}
         self._due: list[tuple[float, int, Pending]] = []
@@ -196,7 +208,7 @@ class Backlog:
     def _pop_bundle(self, most: int) -> list[tuple[float, int, Pending]]:
         chosen: list[tuple[float, int, Pending]] = []
         size = 0
-        while (best := self._best(self._small)) and len(chosen) < min(most, BUNDLE_FILES):
+        while (best := self._best(self._small)) and len(chosen) < min(most, self._bundle_files):
             size += best.entry.size
             if size > self._bundle_bytes:
                 break
@@ -225,6 +237,15 @@ class Backlog:
         self._board.drop(pending.entry)
         self._forget(pending)
 
+    def lacks_marker(self, pending: Pending, suffix: bytes, *, once: bool) -> None:
+        """Nobody has said that the file is complete: it waits for that, or, *once*, is left for another run."""
+        reason = waits_for(pending.found.path, suffix)
+        if once:
+            self._board.totals.busy += 1
+            self.leave(pending, f"{reason}: left for the next run")
+        else:
+            self.again(pending, FileState.SETTLING, reason, _STILL_THERE)
+
     def _forget(self, pending: Pending) -> None:
         pending.due = math.inf
         del self._pending[pending.found.path]
@@ -246,4 +267,5 @@ def _room_in(jobs: trio.MemorySendChannel[Job]) -> int:
 
 def _item(pending: Pending) -> Item:
     found = pending.found
-    return Item(pending.entry.id, found.path, found.mode, found.fingerprint, pending.settled, pending.life)
+    settled, marked = pending.settled, bool(found.marked)
+    return Item(pending.entry.id, found.path, found.mode, found.fingerprint, settled, pending.life, marked)

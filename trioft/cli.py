@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import io
 import os
+import signal
 import sys
 from typing import Annotated, NoReturn
 
@@ -411,6 +412,8 @@ def _accepted(source: bool, destination: bool) -> list[Side]:
 def main() -> NoReturn:
     """Run the command line; every expected error becomes a sentence and an exit code here."""
     _prepare_standard_streams()
+    # Some programs leave it ignored to those that they start: then nobody is told how a child has ended.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         app()
     except TrioftError as error:

@@ -30,6 +30,7 @@ from trioft.kinds import (
     PERIOD,
     RATE,
     SIZE,
+    SUFFIX,
     SWITCH,
     TIME,
     TOKEN,
@@ -37,6 +38,7 @@ from trioft.kinds import (
     Kind,
     MinFree,
     OnSuccess,
+    command,
     duration,
     one_of,
     size,
@@ -83,6 +85,9 @@ class Source:
     )
     scan_interval: float = option(
         "10s", PERIOD, "The whole source is looked through this often, as file events can get lost."
+    )
+    done_suffix: str | None = option(
+        None, SUFFIX, "Such as .done: NAME is delivered when its writer has made NAME.done beside it, to say so."
     )
 
 
@@ -182,6 +187,15 @@ class Copy:
     checkpoint_time: float = option(
         "5s", duration("1ms"), "Progress is made durable after this long too, for slow destinations."
     )
+    done_file: str | None = option(
+        None, SUFFIX, "Such as .done: make an empty NAME.done beside NAME, last of all, for those who wait for it."
+    )
+    gate: tuple[str, ...] | None = option(
+        None,
+        command("{partial}", "{source}", "{name}", "{size}"),
+        "A program that looks at the copy before it gets its final name; unless it ends with 0, the file has failed.",
+    )
+    gate_timeout: float = option("10m", PERIOD, "A file has failed too if the gate takes longer than this.")
 
 
 @attrs.frozen(kw_only=True)
@@ -234,6 +248,15 @@ class Feed:
 
 
 @attrs.frozen(kw_only=True)
+class Hooks:
+    """Programs that are told what has come of each file, as JSON on standard input; one runs at a time."""
+
+    delivered: tuple[str, ...] | None = option(None, command(), "Told of each file that is at the destination.")
+    failed: tuple[str, ...] | None = option(None, command(), "Told of each file that has failed.")
+    timeout: float = option("30s", PERIOD, "One that takes longer is ended, as others wait for it.")
+
+
+@attrs.frozen(kw_only=True)
 class Log:
     """What is logged: by watch; by sync only where it is told so by file, or by format: json."""
 
@@ -280,6 +303,7 @@ class Config:
     retry: Retry = Retry()
     metadata: Metadata = Metadata()
     feed: Feed = Feed()
+    hooks: Hooks = Hooks()
     log: Log = Log()
     agent: Agent = Agent()
     state: State = State()

@@ -340,7 +340,7 @@ def _say_summary(voice: Voice, board: Board, seconds: float, verify: str, *, tal
     for count, word in (
         (totals.already, "already there"),
         (totals.skipped, "skipped"),
-        (totals.busy, "still being written, left for the next run"),
+        (totals.busy, "not complete yet, left for the next run"),
         (totals.failed, "failed"),
     ):
         if count:

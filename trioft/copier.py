@@ -254,6 +254,10 @@ def _report(pending: Pending, item: Item, result: Result, backlog: Backlog, tool
         case Verdict.UNPROVEN:
             reason = "nobody can tell whether it is still being written"
             backlog.again(pending, FileState.SETTLING, reason, settings.settle)
+        case Verdict.UNMARKED:
+            assert result.found is not None
+            pending.found = result.found._replace(marked=False)  # what it is when its marker comes
+            backlog.lacks_marker(pending, tools.manner.markers.source, once=tools.once)
         case Verdict.CHANGED:
             pending.changes += not pending.growing  # who records may change it as often as he likes
             if tools.once and pending.changes > tools.config.retry.retries:

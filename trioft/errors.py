@@ -74,6 +74,8 @@ class Side(enum.StrEnum):
 
 # The operation that finds out which filesystem an end is.
 IDENTIFY = "identify"
+# The user's own check of a copy, before that gets its final name.
+GATE = "gate"
 
 
 class Trouble(NamedTuple):
@@ -172,6 +174,8 @@ _NEVER = {
     errno_.EXDEV,
     errno_.ECANCELED,  # by an operator
 }
+# There are too many processes or open files, or no memory.
+_EXHAUSTED = {errno_.EAGAIN, errno_.ENOMEM, errno_.ENFILE, errno_.EMFILE}
 # May be over in a moment: a file in use, an exhausted server, a bad sector, a file or folder that somebody takes away.
 _TEMPORARY = {
     errno_.EBUSY,
@@ -198,6 +202,9 @@ def classify(trouble: Trouble) -> Remedy:
     that nobody has thought of; ``hint_for`` says so.
     """
     number = trouble.errno
+    if trouble.op == GATE:
+        # It says the same of the same file; and an error in starting it is not the destination's.
+        return Remedy.RETRY if number in _EXHAUSTED else Remedy.GIVE_UP
     if number is None:
         return Remedy.RETRY  # source changed, digest mismatch: found by trioft, may be gone next time
     if trouble.side == Side.DESTINATION:
@@ -236,7 +243,12 @@ _NAMING = {"open", "create", "stat", "mkdir", "rename"}
 
 def may_concern_all(trouble: Trouble) -> bool:
     """Is it an error of this one file, or has the whole destination become unwritable? Only a probe can tell."""
-    return trouble.side == Side.DESTINATION and trouble.errno in (errno_.EACCES, errno_.EPERM, errno_.EROFS)
+    is_operation = trouble.op != GATE
+    return (
+        is_operation
+        and trouble.side == Side.DESTINATION
+        and trouble.errno in (errno_.EACCES, errno_.EPERM, errno_.EROFS)
+    )
 
 
 def hint_for(trouble: Trouble) -> str | None:
@@ -244,6 +256,8 @@ def hint_for(trouble: Trouble) -> str | None:
     if trouble.op == IDENTIFY:
         side = trouble.side
         return f"mount the right {side}; if it has moved on purpose, start once with --accept-new-{side}"
+    if trouble.op == GATE:
+        return None if trouble.errno is None or trouble.errno in _EXHAUSTED else "see copy.gate in the configuration"
     if trouble.errno is None or (trouble.errno == errno_.EINVAL and trouble.op not in _NAMING):
         return None
     if trouble.errno not in _DESTINATION_AWAY | _NEVER | _TEMPORARY:

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from trioft.child import Child, child_command
+from trioft.naming import is_marker
 from trioft.watcher import MOST
 
 
@@ -18,14 +19,16 @@ class Changes:
     """
     The paths that events told of since the scanner last took them. Bounded.
 
+    What happens to a marker, a name with *marker* at its end, is told of its file too: it may be complete now.
     Who follows a file hears of it directly, and the scanner, who would only find that somebody does, does not.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[], None], marker: bytes = b"") -> None:
         self._paths: dict[bytes, None] = {}
         self._everything = False
         self._wake = wake
         self.are_told = False  # events come: scans are only for those that get lost
+        self._marker = marker
         self.overflows = 0  # times that so much changed that a scan has to find out what
         self._followed: dict[bytes, Callable[[], None]] = {}
 
@@ -45,7 +48,8 @@ class Changes:
             self._paths.clear()
             self.overflows += 1
         else:
-            for path in paths:
+            marked = [path.removesuffix(self._marker) for path in paths if is_marker(path, self._marker)]
+            for path in [*paths, *marked]:
                 if (stir := self._followed.get(path)) is not None:
                     stir()
                 else:

@@ -157,7 +157,8 @@ def _source_in_words(now: Now) -> str:
         writers.BUSY: "somebody has it open for writing",
     }.get(look.writer, "nobody can tell whether it is being written")
     fingerprint = look.found.fingerprint
-    return f"{size_text(fingerprint.size)}, modified {_local(fingerprint.mtime_ns)}; {writing}"
+    marked = {True: "; its marker is there", False: "; it lacks its marker", None: ""}[look.found.marked]
+    return f"{size_text(fingerprint.size)}, modified {_local(fingerprint.mtime_ns)}; {writing}{marked}"
 
 
 def _seen_in_words(seen: Seen | None, now: Now) -> str:

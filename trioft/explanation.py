@@ -18,10 +18,11 @@ from trioft.config import Config
 from trioft.errors import ConfigError, FileTrouble, show_path
 from trioft.findings import VERIFIED, Finding, last_finding
 from trioft.history import local
+from trioft.job import markers_of
 from trioft.ledger import Line
-from trioft.model import Checkpoint, Root
+from trioft.model import Checkpoint, Markers, Root
 from trioft.movers import Movers
-from trioft.naming import Wanted, why_not_wanted
+from trioft.naming import Wanted, is_marker, why_not_wanted
 from trioft.notation import format_size
 from trioft.records import Recorded, Records, all_ledgers, ledger_of, resolved
 from trioft.surveyio import Look
@@ -135,6 +136,11 @@ def decide(config: Config, path: bytes, source: bytes) -> Decision:
     archive = config.copy.on_success.folder
     if archive is not None and _below(os.fsencode(os.path.abspath(archive)), os.path.join(source, path)) is not None:
         why_not = "it is in the archive folder"
+    markers = markers_of(config)
+    if is_marker(path, markers.source):
+        why_not = "it only says that another file is complete (source.done_suffix)"
+    elif is_marker(path, markers.destination):
+        why_not = "at the destination, its name would say that another file is complete (copy.done_file)"
     growing = config.growing
     if growing.mode == "wait":
         while_it_grows = "waits until it is closed (growing.mode: wait)"
@@ -176,9 +182,12 @@ async def _look(config: Config, records: Records, path: bytes, target: bytes, pa
     async with Movers(2, min(_LOOKING, config.copy.stall_timeout)) as movers, trio.open_nursery() as nursery:
 
         async def look_at_source() -> None:
+            markers = markers_of(config)
+            if any(is_marker(path, end) for end in markers):
+                markers = Markers()  # it is looked at all the same
             try:
                 root = await _root_of(movers, records, path)
-                (look,) = await movers.call("look", root, [path], (), ())
+                (look,) = await movers.call("look", root, [path], (), (), markers)
                 found["source"] = Now(source=look)
             except FileTrouble as error:
                 found["source"] = Now(source_error=str(error))

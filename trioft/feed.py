@@ -29,7 +29,7 @@ from trioft.model import FINAL, FileState
 from trioft.notation import timestamp
 from trioft.overview import Overview
 from trioft.throttle import Rate
-from trioft.view import describe, moment
+from trioft.view import file_entry
 
 # Bytes after which a message is cut; what is left comes in the next one.
 MESSAGE = 64 * 1024
@@ -209,18 +209,5 @@ class Feed:
 
     def _text(self, record: _Record) -> str:
         if record.text is None:
-            entry = record.entry
-            left = entry.size - entry.bytes_copied
-            record.text = json.dumps(
-                {
-                    "id": entry.id,
-                    **describe(entry),
-                    "rate": None if record.rate_now is None else round(record.rate_now),
-                    "eta": round(left / record.rate_now) if record.rate_now and not entry.growing else None,
-                    "retry_at": moment(entry.retry_at),
-                    "found_at": timestamp(entry.found_at),
-                    "started_at": moment(entry.started_at),
-                    "finished_at": None if record.finished_at is None else timestamp(record.finished_at),
-                }
-            )
+            record.text = file_entry(record.entry, rate=record.rate_now, finished_at=record.finished_at)
         return record.text

@@ -198,7 +198,7 @@ def _why_not_now(fd: int, item: Item) -> Result:
         return Result(Verdict.BUSY)
     if answer == writers.UNKNOWN and not item.settled:
         return Result(Verdict.UNPROVEN)
-    return Result(Verdict.WRITTEN, closed=writers.strength(fd, item.fingerprint.dev, answer))
+    return Result(Verdict.WRITTEN, closed=writers.strength(fd, item.fingerprint.dev, answer, item.marked))
 
 
 def _why_not_ever(fd: int, item: Item) -> Result:

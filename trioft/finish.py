@@ -12,10 +12,11 @@ import os
 import trio
 
 from trioft import unlisted
-from trioft.errors import FileTrouble, show_path
+from trioft.commands import filled_in, run_command
+from trioft.errors import GATE, FileTrouble, Side, Trouble, show_path
 from trioft.ledger import Entry, Ledger, Removal
 from trioft.manifest import is_listed
-from trioft.model import Item, Job, Publication, Result, Unlisted, Verdict
+from trioft.model import FileState, Item, Job, Publication, Result, Unlisted, Verdict
 from trioft.naming import partial_of
 from trioft.notation import timestamp
 from trioft.transfer import PATIENCE, Tools
@@ -36,14 +37,58 @@ async def finish(job: Job, results: list[Result], tools: Tools) -> list[Result]:
     """
     async with tools.shutdown.shield():
         # 1. The strategy has made the content durable and verified it.
-        # 2. Times, final name, folder made durable: in one call for all.
+        # 2. The user's own check has nothing against it.
+        if tools.config.copy.gate is not None:
+            results = [await _ask(item, result, tools) for item, result in zip(job.items, results, strict=True)]
+        # 3. Times, final name, folder made durable: in one call for all.
         results = await _publish(job, results, tools)
-        # 3. The ledger knows, and survives a power cut, before anybody else is told.
+        # 4. Those who wait for a marker find it.
+        if tools.manner.markers.destination:
+            results = await _mark(results, tools)
+        # 5. The ledger knows, and survives a power cut, before anybody else is told.
         delivered = await _record(job, results, tools)
-        # 4. The gate: only what is recorded may be removed, and only if it is still what was delivered.
+        # 6. The gate: only what is recorded may be removed, and only if it is still what was delivered.
         if tools.config.copy.on_success.action != "keep" and delivered:
             results = await _remove_sources(job, results, delivered, tools)
     return results
+
+
+async def _ask(item: Item, result: Result, tools: Tools) -> Result:
+    """
+    Have the user's command look at a partial. One that it ends with 0 for, and has left as it was, may be published.
+
+    It is killed when the grace period is over; the file is then checked by the next run.
+    """
+    settings, destination = tools.config.copy, tools.storage.ends.destination
+    if result.verdict != Verdict.WRITTEN or settings.gate is None:
+        return result
+    partial = _partial_of(item)
+    tools.board.move(tools.entry(item), FileState.VERIFYING, "the gate looks at it")
+    if tools.manner.verify != "readback":
+        # The next run would believe a checkpoint, whatever the command has done to the partial.
+        await tools.ledger.call(Ledger.drop_checkpoint, item.path)
+    seal = await tools.call("seal", destination, partial, item.fingerprint.mtime_ns)
+    values = {
+        "partial": os.path.join(destination.path, partial),
+        "source": os.path.join(tools.storage.ends.source.path, item.path),
+        "name": item.path,
+        "size": b"%d" % item.fingerprint.size,
+    }
+    number = None
+    try:
+        why_not = await run_command(
+            filled_in(settings.gate, values),
+            limit=settings.gate_timeout,
+            left_behind=lambda process: tools.stuck.add(process, "the gate", [item.fingerprint[:2]]),
+        )
+    except OSError as error:
+        number = error.errno
+        why_not = f"{settings.gate[0]} cannot be started: {error.strerror}"
+    if why_not is None:
+        if await tools.call("is_sealed", destination, partial, seal, result.digest):
+            return result
+        why_not = "it has changed the copy: it may only read it"
+    return Result(Verdict.TROUBLE, trouble=Trouble(Side.DESTINATION, GATE, partial, None, number, why_not))
 
 
 async def _publish(job: Job, results: list[Result], tools: Tools) -> list[Result]:
@@ -67,7 +112,30 @@ async def _publish(job: Job, results: list[Result], tools: Tools) -> list[Result
 
 
 def _publication(item: Item) -> Publication:
-    return Publication(item.path, partial_of(item.path, *item.fingerprint[:2], item.life), item.mode, item.fingerprint)
+    return Publication(item.path, _partial_of(item), item.mode, item.fingerprint)
+
+
+def _partial_of(item: Item) -> bytes:
+    return partial_of(item.path, *item.fingerprint[:2], item.life)
+
+
+async def _mark(results: list[Result], tools: Tools) -> list[Result]:
+    """Make the markers of what is at the destination, durably. A file without its marker is tried again."""
+    there = [n for n, result in enumerate(results) if result.verdict in (Verdict.PUBLISHED, Verdict.ALREADY)]
+    if not there:
+        return results
+    troubles: list[Trouble | None] = await tools.call(
+        "mark",
+        tools.storage.ends.destination,
+        [results[n].target for n in there],
+        tools.manner.markers.destination,
+        patience=PATIENCE,
+    )
+    results = results[:]
+    for n, trouble in zip(there, troubles, strict=True):
+        if trouble is not None:
+            results[n] = Result(Verdict.TROUBLE, trouble=trouble)
+    return results
 
 
 def _unlisted(item: Item, result: Result) -> Unlisted:
@@ -121,6 +189,8 @@ def _detail(item: Item, result: Result, tools: Tools) -> str:
         details.append(f"failed attempts: {entry.attempt}")
     if patched := entry.bytes_patched:
         details.append(f"rewritten by its recorder, and copied again: {patched} bytes")
+    if tools.config.copy.gate is not None and result.verdict == Verdict.PUBLISHED:
+        details.append(f"let through by {tools.config.copy.gate[0]}")
     if result.note:
         details.append(result.note)
     return "; ".join(details)
@@ -141,6 +211,7 @@ async def _remove_sources(job: Job, results: list[Result], delivered: list[int],
                 tools.storage.ends.source,
                 [(job.items[n].path, job.items[n].fingerprint) for n in delivered],
                 archive,
+                tools.manner.markers.source,
             )
             break
         except FileTrouble as error:
@@ -161,6 +232,9 @@ async def _remove_sources(job: Job, results: list[Result], delivered: list[int],
                 "closed": result.closed,
             }
             rows.append(Removal(item.path, result.target, item.fingerprint.size, "removed", json.dumps(proofs)))
+            if removal.note:
+                text = f"{show_path(item.path)}: removed, but {removal.note}"
+                tools.board.notice("source", text, event="marker.kept")
         elif removal.trouble is not None:
             why = str(removal.trouble)
             rows.append(Removal(item.path, result.target, item.fingerprint.size, "refused", why))

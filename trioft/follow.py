@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -23,6 +24,7 @@ from trioft.errors import FileTrouble, Side
 from trioft.fileio import mismatch
 from trioft.growio import PIECE_SIZE, Difference, Known, Peek, Range
 from trioft.model import BLOCK_SIZE, MIB, VOID, Checkpoint, FileState, Found, Item, Job, Result, Verdict
+from trioft.naming import waits_for
 from trioft.resumeio import Prepared
 from trioft.transfer import (
     PATIENCE,
@@ -61,7 +63,12 @@ async def follow(job: Job, tools: Tools) -> list[Result]:
     if isinstance(prepared, Result):
         return [prepared]
     first: Peek = await tools.looking(
-        "peek", tools.storage.ends.source, item.path, item.fingerprint[:2], prepared.offset
+        "peek",
+        tools.storage.ends.source,
+        item.path,
+        item.fingerprint[:2],
+        prepared.offset,
+        tools.manner.markers.source,
     )
     if first.verdict is not None or first.found is None:
         return [Result(first.verdict or Verdict.GONE)]
@@ -116,7 +123,7 @@ class _Recording(Transfer):
             assert result is not None
             return result
         await self.keep()
-        return Result(self.over)
+        return Result(self.over, found=self.version if self.over == Verdict.UNMARKED else None)
 
     async def _carry(self) -> Result:
         while True:
@@ -163,7 +170,8 @@ class _Recording(Transfer):
     async def _look(self) -> None:
         """Look at the file, and take note of what it is; unless a later look was faster."""
         source, identity, begun = self.tools.storage.ends.source, self.item.fingerprint[:2], trio.current_time()
-        peek: Peek = await self.tools.looking("peek", source, self.item.path, identity, self.written)
+        marker = self.tools.manner.markers.source
+        peek: Peek = await self.tools.looking("peek", source, self.item.path, identity, self.written, marker)
         if begun >= self._look_begun:
             self._look_begun = begun
             self._take(peek)
@@ -198,10 +206,13 @@ class _Recording(Transfer):
         """
         Return when it may be taken for closed, if nothing changes until then.
 
-        Where the kernel proves that nobody has it open for writing, *quiet* seconds are enough.
+        Where the kernel proves that nobody has it open for writing, *quiet* seconds are enough; none are needed where
+        its writer has said that it is complete.
         """
         if self._head.writer == writers.BUSY:
-            return float("inf")
+            return math.inf
+        if self._head.marked:
+            return self._since
         is_proved = self._head.writer == writers.CLOSED
         return self._since + (quiet if is_proved else self.tools.config.source.settle)
 
@@ -374,13 +385,23 @@ class _Recording(Transfer):
                 yield Range(difference.number * BLOCK_SIZE + at, length, difference.pieces[digest])
 
     async def _is_still(self) -> bool:
-        """Return whether the file has stayed as it was compared for long enough to be taken for closed."""
+        """
+        Return whether the file has stayed as it was compared for long enough to be taken for closed.
+
+        One that lacks its marker keeps its lane for no longer than ``settle``: it goes on when the marker has come.
+        """
+        source, marker = self.tools.config.source, self.tools.manner.markers.source
         while True:
             await self._look()
             if self.current != self.version:
                 return False
-            closed_at = self._closed_at(self.tools.config.source.settle_closed)
-            if trio.current_time() >= closed_at:
+            closed_at = self._closed_at(source.settle_closed)
+            if self._head.marked is False and closed_at < math.inf:
+                self.tools.board.move(self.entry, FileState.VERIFYING, waits_for(self.item.path, marker))
+                closed_at = self._since + source.settle
+                if trio.current_time() >= closed_at:
+                    self._end_with(Verdict.UNMARKED)
+            elif trio.current_time() >= closed_at:
                 return True
             await self.wait(closed_at)
 

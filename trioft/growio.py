@@ -33,6 +33,7 @@ from trioft.fileio import (
     read_into,
     sync_folder,
 )
+from trioft.markerio import is_marked
 from trioft.model import BLOCK_SIZE, KIB, Ends, Found, Item, Manner, Root, Verdict
 
 # What is compared, and written again, of a block that has changed: recorders rewrite a few kilobytes here and there.
@@ -54,11 +55,13 @@ class Peek(NamedTuple):
     head: int = 0  # it has been written up to here; less than its size where it was preallocated
     writer: str = writers.UNKNOWN
     strength: str = ""  # what it would be worth to take it for closed
+    marked: bool | None = None  # as in ``Found``
 
 
-def peek(source: Root, path: bytes, identity: tuple[int, int], copied: int) -> Peek:
+def peek(source: Root, path: bytes, identity: tuple[int, int], copied: int, marker: bytes = b"") -> Peek:
     """
-    Look at the file *identity* (device, inode) under the name *path*, of which *copied* bytes are not of interest.
+    Look at the file *identity* (device, inode) under the name *path*, of which *copied* bytes are not of interest; and
+    for what has this name and *marker* after it.
 
     That nobody has it open for writing is asked first: whatever was written before the answer shows in the version
     that is looked at after it.
@@ -80,9 +83,10 @@ def peek(source: Root, path: bytes, identity: tuple[int, int], copied: int) -> P
             fingerprint = fingerprint_of(status)
             if fingerprint[:2] != identity or not stat.S_ISREG(status.st_mode):
                 return Peek(Verdict.CHANGED)
-            strength = "" if writer == writers.BUSY else writers.strength(fd, identity[0], writer)
+            marked = is_marked(src, path, marker, fingerprint)
+            strength = "" if writer == writers.BUSY else writers.strength(fd, identity[0], writer, bool(marked))
             found = Found(path, stat.S_IMODE(status.st_mode), fingerprint)
-            return Peek(None, found, _write_head(fd, copied, status.st_size), writer, strength)
+            return Peek(None, found, _write_head(fd, copied, status.st_size), writer, strength, marked)
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.SOURCE, "stat", path)) from error
         finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Container, Iterator, Sequence
 
 import attrs
@@ -16,6 +17,7 @@ import trio
 from trioft import unlisted
 from trioft.backlog import Backlog
 from trioft.board import Board
+from trioft.commands import check_programs
 from trioft.config import Config
 from trioft.control import Control
 from trioft.copier import run_copier
@@ -29,7 +31,7 @@ from trioft.ledger import Ledger, forget_old_history, ledger_path, open_port, ru
 from trioft.lister import Lister
 from trioft.lock import Lock
 from trioft.manifest import sum_length
-from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, Found, Job, Manner
+from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, BUNDLE_FILES, Found, Job, Manner, Markers
 from trioft.movers import Movers, Stuck
 from trioft.scanner import Scanner
 from trioft.shutdown import Shutdown
@@ -111,6 +113,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
     Raises ``TrioftError`` where the ends, the configuration or the ledger do not allow to work. A destination that is
     away, or not the right one, is waited for if not ``once``.
     """
+    check_programs(run.config)
     config, board, shutdown, stuck = run.config, run.board, run.shutdown, run.stuck
     stall = config.copy.stall_timeout
     async with (
@@ -142,9 +145,11 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                     ledger.note_identity(side, identity)
                 unlisted.begin(ledger, sum_length(config.copy.manifest))
             _record_ends(storage, board)
-            backlog = Backlog(board, oldest_first=not once, bundle_bytes=bundle_bytes(config))
-            changes = Changes(backlog.wake)
+            # With a gate each goes by itself: no file waits for what is found out about another.
+            files = BUNDLE_FILES if config.copy.gate is None else 1
+            backlog = Backlog(board, oldest_first=not once, bundle_bytes=bundle_bytes(config), bundle_files=files)
             manner = how_to_copy(config, once, storage.resolution_ns)
+            changes = Changes(backlog.wake, manner.markers.source)
             tools = Tools(
                 config=config,
                 once=once,
@@ -244,6 +249,11 @@ def bundle_bytes(config: Config) -> int:
     return min(BUNDLE_BYTES, max(BUNDLE_FILE_SIZE, min(rates))) if rates else BUNDLE_BYTES
 
 
+def markers_of(config: Config) -> Markers:
+    """Return what says, after a file's name, that it is complete."""
+    return Markers(os.fsencode(config.source.done_suffix or ""), os.fsencode(config.copy.done_file or ""))
+
+
 def how_to_copy(config: Config, once: bool, resolution_ns: int) -> Manner:
     """Put together what the file operations need of the configuration."""
     return Manner(
@@ -254,6 +264,7 @@ def how_to_copy(config: Config, once: bool, resolution_ns: int) -> Manner:
         resolution_ns=resolution_ns,
         xattrs=config.metadata.xattrs,
         manifest=config.copy.manifest,
+        markers=markers_of(config),
     )
 
 
@@ -298,22 +309,31 @@ async def list_missing(config: Config, tell: Callable[[Found], None], board: Boa
         pair = await find_ends(config, movers.call, state_dir)
         manner = how_to_copy(config, True, _COARSEST_NS)
         scan = functools.partial(movers.call, "scan", pair.ends.source)
+
+        def take(files: list[Found]) -> None:
+            for found in files:
+                if found.there:
+                    board.totals.already += 1
+                elif found.marked is not False:
+                    tell(found)
+
         if pair.only is not None:
             looks: list[Look] = await movers.call(
-                "look", pair.ends.source, [pair.only], config.source.include, pair.exclude
+                "look", pair.ends.source, [pair.only], config.source.include, pair.exclude, manner.markers
             )
-            wanted = [look.found for look in looks if look.found is not None]
-            there = await scan([b""], None, config.source.include, pair.exclude, pair.ends.destination, manner)
-            missing = [found for folder in there.folders for found in folder.files if found in wanted]
-            for found in missing:
-                tell(found)
+            wanted = [look.path for look in looks if look.found is not None]
+            there = await scan(
+                [b""], None, config.source.include, pair.exclude, pair.ends.destination, manner, manner.markers
+            )
+            missing = [found for folder in there.folders for found in folder.files if found.path in wanted]
+            take(missing)
             board.totals.already += len(wanted) - len(missing)
             return
         folders = [b""]
         while folders:
             batch, folders = folders[-500:], folders[:-500]
             listing: Listing = await scan(
-                batch, None, config.source.include, pair.exclude, pair.ends.destination, manner
+                batch, None, config.source.include, pair.exclude, pair.ends.destination, manner, manner.markers
             )
             folders += listing.rest
             board.totals.already += listing.already
@@ -322,5 +342,4 @@ async def list_missing(config: Config, tell: Callable[[Found], None], board: Boa
             for trouble in listing.troubles:
                 board.fail_folder(trouble)
             for folder in listing.folders:
-                for found in folder.files:
-                    tell(found)
+                take(folder.files)

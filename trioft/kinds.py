@@ -8,6 +8,7 @@ converted that a person did not write.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Callable
@@ -126,6 +127,34 @@ def size(low: str) -> Kind:
     return at_least(low, "size", parse_size, format_size)
 
 
+def command(*placeholders: str) -> Kind:
+    """
+    Return the kind of the commands: a list of words, the first of them a program.
+
+    Where there are *placeholders*, such as ``{partial}``, the first of them has to be in a word.
+    """
+    example = f"a list of words, such as {json.dumps(['check', *placeholders[:1]])}"
+
+    def read(value: object) -> object:
+        if value is None:
+            return None
+        if not isinstance(value, list | tuple) or not value:
+            raise wrong(value, example)
+        if bad := [as_written(word) for n, word in enumerate(value) if not (_is_path(word) or (n and word == ""))]:
+            raise ValueError(
+                f"found {', '.join(bad)}, expected {example}: words, in quotes where YAML takes them for more"
+            )
+        if placeholders:
+            unknown = {name for word in value for name in re.findall(r"\{[a-z]+\}", word)} - {*placeholders}
+            if unknown:
+                raise ValueError(f"found {', '.join(sorted(unknown))}, known are {', '.join(placeholders)}")
+            if not any(placeholders[0] in word for word in value[1:]):
+                raise ValueError(f"found no {placeholders[0]} among its words, expected {example}")
+        return tuple(value)
+
+    return Kind("list of words or null", read, lambda value: None if value is None else list(value))
+
+
 # --- Kinds --------------------------------------------------------------------------------------------------
 
 
@@ -139,6 +168,12 @@ def _is_path(value: object) -> bool:
 
 def _is_within(value: object) -> bool:
     return isinstance(value, str) and _is_path(value) and value[0] != "/" and ".." not in value.split("/")
+
+
+def _is_suffix(value: object) -> bool:
+    """Say whether *value* makes another name of a name, and none that is taken for a partial."""
+    is_name = _is_path(value) and isinstance(value, str) and "/" not in value and len(os.fsencode(value)) <= 64
+    return is_name and not str(value).endswith(".partial")
 
 
 def _read_patterns(value: object) -> tuple[str, ...]:
@@ -193,6 +228,7 @@ PATH = plain("path", "a path, such as /media/ingest", lambda value: value is Non
 MARKER = plain(
     "path", "a relative path without .., such as .volume-7", lambda value: value is None or _is_within(value)
 )
+SUFFIX = plain("suffix", "the end of a name, such as .done", lambda value: value is None or _is_suffix(value))
 PATTERNS = Kind("list of patterns", _read_patterns, list)
 SWITCH = plain("true or false", "true or false", lambda value: isinstance(value, bool))
 TIME, PERIOD = duration("0s"), duration("100ms")

@@ -20,8 +20,9 @@ CREATE TABLE file (
     mtime_ns  INTEGER NOT NULL,
     ctime_ns  INTEGER NOT NULL,     -- a failed file is tried again when this changes too: its permissions may have
     digest    BLOB,                 -- xxh3-128 of the xxh3-128 of its 8 MiB blocks, in order; NULL at level `size`
-    closed    TEXT NOT NULL DEFAULT '', -- that nobody was writing it was 'proved' (the kernel says so), 'likely' (no process of
-                                    -- this machine, and quiet time) or a 'timeout' (quiet time alone); '' where unknown
+    closed    TEXT NOT NULL DEFAULT '', -- that nobody was writing it was 'proved' (the kernel says so), 'marked' (its marker
+                                    -- does), 'likely' (no process of this machine, and quiet time) or a 'timeout' (quiet
+                                    -- time alone); '' where unknown
     PRIMARY KEY (folder, name)
 ) STRICT, WITHOUT ROWID;
 

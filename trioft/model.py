@@ -72,6 +72,17 @@ class Found(NamedTuple):
     path: bytes  # relative to the source
     mode: int  # permission bits
     fingerprint: Fingerprint
+    # True: its marker says that it is complete. False: it has none yet. None: none is asked for, or it is older than
+    # the file and says nothing.
+    marked: bool | None = None
+    there: bool = False  # the destination has it, but not the marker that would say so
+
+
+class Markers(NamedTuple):
+    """What is added to a file's name to say that it is complete; empty: nothing."""
+
+    source: bytes = b""  # who writes a file makes it; it is not transferred
+    destination: bytes = b""  # trioft makes it, for those who read there
 
 
 class Manner(NamedTuple):
@@ -83,6 +94,7 @@ class Manner(NamedTuple):
     resolution_ns: int  # of the destination's modification times
     xattrs: bool
     manifest: str = "none"  # xxh128sum, sha256sum or ascmhl
+    markers: Markers = Markers()
 
 
 class Item(NamedTuple):
@@ -94,6 +106,7 @@ class Item(NamedTuple):
     fingerprint: Fingerprint
     settled: bool  # quiet long enough here; otherwise only a proof that nobody writes lets it be copied
     life: int = 0  # of its partial: one more for each rename that may still happen
+    marked: bool = False  # who wrote it has said that it is complete
 
 
 class Job(NamedTuple):
@@ -116,6 +129,7 @@ class Verdict(enum.StrEnum):
     EXISTS = "exists"  # another file has its name, and if_exists is skip or fail
     BUSY = "busy"  # somebody writes it
     UNPROVEN = "unproven"  # nobody can tell whether somebody writes it
+    UNMARKED = "unmarked"  # nobody writes it, but it has not been said to be complete
     CHANGED = "changed"  # it is not the version that was asked for
     GONE = "gone"
     TROUBLE = "trouble"
@@ -129,7 +143,7 @@ class Result(NamedTuple):
     digest: bytes | None = None  # of the whole file: the xxh3-128 of its block digests; None at level `size`
     trouble: Trouble | None = None
     writer: str = ""  # what `writers` said about it
-    closed: str = ""  # how sure it is that nobody was writing it: proved, likely or timeout
+    closed: str = ""  # how sure it is that nobody was writing it: proved, marked, likely or timeout
     found: Found | None = None  # the version that was copied, where that is not the one that was asked for
     note: str = ""  # what else a person should find in the ledger
     sum: bytes | None = None  # as a manifest has it; None: to be read, if anybody wants it

@@ -16,7 +16,19 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from trioft import copyio, doctorio, endsio, growio, linux, manifestio, publishio, surveyio, verifyio, writers
+from trioft import (
+    copyio,
+    doctorio,
+    endsio,
+    growio,
+    linux,
+    manifestio,
+    markerio,
+    publishio,
+    surveyio,
+    verifyio,
+    writers,
+)
 from trioft.errors import FileTrouble
 
 LENGTH = struct.Struct(">Q")
@@ -46,7 +58,10 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
         growio.locate,
         growio.adopt,
         publishio.size_of,
+        publishio.seal,
+        publishio.is_sealed,
         publishio.publish,
+        markerio.mark,
         publishio.discard,
         publishio.remove_sources,
         verifyio.read_delivered,
@@ -62,7 +77,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     )
 }
 # These tell what they have done while they go on.
-TELLING = {"write_bundle", "prepare", "copy_span", "settle", "locate"}
+TELLING = {"write_bundle", "prepare", "copy_span", "settle", "locate", "is_sealed"}
 TELLING |= {"copy_growing", "compare_span", "copy_ranges", "settle_ranges", "read_delivered"}
 TELLING |= {"sum_delivered", "append_generation"}
 

@@ -45,6 +45,16 @@ class MoverBug(Exception):
     """An operation raised what no operation should raise: a bug in trioft. The text is its traceback."""
 
 
+class Held(Protocol):
+    """A process that was killed and has not died yet."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def is_held(self) -> bool: ...
+
+
 class Stuck:
     """
     The movers that were killed and do not die, since the kernel waits for a dead mount in their name.
@@ -56,10 +66,10 @@ class Stuck:
     def __init__(self, tell: Callable[[str], None] | None = None) -> None:
         self.paths: tuple[bytes, ...] = ()
         self._tell = tell
-        self._held: list[tuple[Child, Owner, list[int]]] = []
+        self._held: list[tuple[Held, Owner, list[int]]] = []
 
-    def add(self, child: Child, operation: str, owner: Owner) -> None:
-        """A mover is left behind, in *operation*."""
+    def add(self, child: Held, operation: str, owner: Owner) -> None:
+        """A process is left behind, in *operation*."""
         self._held.append((child, owner, mounts_at(self.paths)))
         if self._tell is not None:
             self._tell(

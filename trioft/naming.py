@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 
 import xxhash
 
+from trioft.errors import show_path
+
 NAME_MAX = 255  # bytes of one name, on every filesystem that Linux mounts for writing
 _PARTIAL = re.compile(rb"\.[0-9a-f]{8}\.partial\Z", re.DOTALL)
 _PARTIAL_SUFFIX = len(b".12345678.partial")
@@ -43,6 +45,16 @@ def shortened(name: bytes, most: int) -> bytes:
 def is_partial(name: bytes) -> bool:
     """Does *name* look like one of trioft's own partials?"""
     return name.endswith(b".partial") and _PARTIAL.search(name) is not None
+
+
+def is_marker(path: bytes, suffix: bytes) -> bool:
+    """Is this the name of a file, and *suffix* after it? Where that is empty, there are no markers."""
+    return suffix != b"" and path.endswith(suffix) and path.rpartition(b"/")[2] != suffix
+
+
+def waits_for(path: bytes, suffix: bytes) -> str:
+    """Say which marker a file waits for."""
+    return f"waits for {show_path(path.rpartition(b'/')[2] + suffix)}"
 
 
 def numbered(path: bytes) -> Iterator[bytes]:

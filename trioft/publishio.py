@@ -13,16 +13,21 @@ from trioft import linux, writers
 from trioft.errors import FileTrouble, Side, Trouble, trouble_of
 from trioft.fileio import (
     READ,
+    Progress,
     as_far_as_possible,
+    block_digest,
     close_quietly,
     each,
+    file_digest,
     fingerprint_of,
     is_same,
     opened,
+    read_exactly,
     remove_partial,
     sync_folder,
 )
-from trioft.model import Ends, Fingerprint, Manner, Publication, Result, Root, Verdict
+from trioft.markerio import marker_of, remove_marker
+from trioft.model import BLOCK_SIZE, Ends, Fingerprint, Manner, Publication, Result, Root, Verdict
 from trioft.naming import numbered
 
 # What a server answers that will not replace a name: somebody has it open, or it never does.
@@ -34,8 +39,9 @@ def publish(ends: Ends, publications: list[Publication], manner: Manner) -> list
     Give verified, durable partials their final names. One Result for each, in order.
 
     For each: the source must still be the version that was copied; the times are set after the last close; the
-    rename never replaces what *if_exists* protects, not even a file that appeared a moment ago. Then each folder
-    is made durable once: only after that is a file PUBLISHED.
+    rename never replaces what *if_exists* protects, not even a file that appeared a moment ago; a marker that an
+    earlier file of that name has left goes first. Then each folder is made durable once: only after that is a file
+    PUBLISHED.
     """
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
 
@@ -96,10 +102,14 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
         target = None
         if manner.if_exists == "overwrite":
             target = what.path
+            remove_marker(dst, target, manner.markers.destination)
             rename_over(dst, what.partial, target, ours)
         else:
             for candidate in numbered(what.path):
                 try:
+                    if manner.markers.destination and _is_taken(dst, candidate):
+                        raise FileExistsError  # and its marker is its own
+                    remove_marker(dst, candidate, manner.markers.destination)
                     linux.rename_noreplace(what.partial, candidate, dst)
                     target = candidate
                     break
@@ -190,6 +200,61 @@ def _has_arrived(dst: int, ours: os.stat_result, partial: bytes, target: bytes) 
     return (there.st_dev, there.st_ino, there.st_size) == (ours.st_dev, ours.st_ino, ours.st_size)
 
 
+def _is_taken(dst: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=dst, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def seal(destination: Root, partial: bytes, mtime_ns: int) -> Fingerprint:
+    """
+    Give a partial this modification time, and return what it is.
+
+    Whoever writes to it from now on is found out: that sets the time anew.
+    """
+    with opened(destination, Side.DESTINATION) as dst:
+        try:
+            with as_far_as_possible("utimens", partial):
+                os.utime(partial, ns=(mtime_ns, mtime_ns), dir_fd=dst, follow_symlinks=False)
+            return fingerprint_of(os.stat(partial, dir_fd=dst, follow_symlinks=False))
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, Side.DESTINATION, "utimens", partial)) from error
+
+
+def is_sealed(destination: Root, partial: bytes, seal: Fingerprint, digest: bytes | None, progress: Progress) -> bool:
+    """
+    Does the partial still hold what it did when it was sealed?
+
+    Some servers give a file other times by themselves: where they are in doubt, all of it is read again, and has to
+    have *digest*.
+    """
+    with opened(destination, Side.DESTINATION) as dst:
+        try:
+            status = os.stat(partial, dir_fd=dst, follow_symlinks=False)
+            if fingerprint_of(status) == seal:
+                return True
+            if digest is None or status.st_size != seal.size or not stat.S_ISREG(status.st_mode):
+                return False
+            fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+            try:
+                os.fsync(fd)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                digests = bytearray()
+                for offset in range(0, seal.size, BLOCK_SIZE):
+                    length = min(BLOCK_SIZE, seal.size - offset)
+                    digests += block_digest(read_exactly(fd, Side.DESTINATION, partial, offset, length))
+                    progress(("compared", length))
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, Side.DESTINATION, "compare", partial)) from error
+    return file_digest(bytes(digests)) == digest
+
+
 def size_of(destination: Root, partial: bytes) -> int:
     """Return how many bytes a partial has: they need no more room. None is no more than an empty one."""
     with opened(destination, Side.DESTINATION) as dst:
@@ -208,9 +273,13 @@ def discard(destination: Root, partials: list[bytes]) -> None:
             remove_partial(dst, partial)
 
 
-def remove_sources(source: Root, delivered: list[tuple[bytes, Fingerprint]], archive: bytes | None) -> list[Result]:
+def remove_sources(
+    source: Root, delivered: list[tuple[bytes, Fingerprint]], archive: bytes | None, marker: bytes = b""
+) -> list[Result]:
     """
     Remove delivered sources, or move them below the folder *archive*: the last step of the one gate.
+
+    What has a source's name and *marker* after it goes with it, as it speaks of a file that is there no more.
 
     A file goes only if it is still the version that was delivered (device, inode, size, mtime, ctime) and nobody
     has it open for writing: BUSY and CHANGED say that it stays, GONE that it was gone already; PUBLISHED
@@ -221,7 +290,7 @@ def remove_sources(source: Root, delivered: list[tuple[bytes, Fingerprint]], arc
     with opened(source, Side.SOURCE) as src:
         for path, fingerprint in delivered:
             try:
-                results.append(_remove_one(src, path, fingerprint, archive))
+                results.append(_remove_one(src, path, fingerprint, archive, marker))
             except OSError as error:
                 results.append(_why_not_removed(src, path, archive, error))
     return results
@@ -241,7 +310,8 @@ def _why_not_removed(src: int, path: bytes, archive: bytes | None, error: OSErro
     return Result(Verdict.TROUBLE, trouble=trouble_of(error, Side.SOURCE, op, path))
 
 
-def _remove_one(src: int, path: bytes, fingerprint: Fingerprint, archive: bytes | None) -> Result:
+def _remove_one(src: int, path: bytes, fingerprint: Fingerprint, archive: bytes | None, marker: bytes) -> Result:
+    mark = marker_of(src, path, marker)
     fd = os.open(path, READ, dir_fd=src)
     try:
         writer = writers.ask_lease(fd, fingerprint.dev)
@@ -255,19 +325,33 @@ def _remove_one(src: int, path: bytes, fingerprint: Fingerprint, archive: bytes 
             return Result(Verdict.CHANGED)
         if writer == writers.UNKNOWN and archive is None:
             return Result(Verdict.UNPROVEN)
+        archived = None
         if archive is None:
             os.unlink(path, dir_fd=src)
         else:
-            _move_to_archive(src, path, archive)
+            archived = _move_to_archive(src, path, archive)
     finally:
         close_quietly(fd)
-    return Result(Verdict.PUBLISHED, writer=writer)
+    note = ""
+    if mark is not None:
+        try:
+            # Not one that has been made since: it speaks of the next file of this name.
+            if marker_of(src, path, marker) == mark:
+                if archived is None:
+                    os.unlink(path + marker, dir_fd=src)
+                else:
+                    linux.rename_noreplace(path + marker, archived + marker, src)
+        except OSError as error:
+            note = f"its marker stays: {error.strerror}"
+    return Result(Verdict.PUBLISHED, writer=writer, note=note)
 
 
-def _move_to_archive(src: int, path: bytes, archive: bytes) -> None:
+def _move_to_archive(src: int, path: bytes, archive: bytes) -> bytes:
+    """Move a source to the archive; return where it is now."""
     os.makedirs(os.path.join(archive, os.path.dirname(path)), exist_ok=True)
     for candidate in numbered(path):
         with contextlib.suppress(FileExistsError):
             # An absolute new name: the descriptor of the source only leads to the old one.
-            linux.rename_noreplace(path, os.path.join(archive, candidate), src)
-            return
+            linux.rename_noreplace(path, archived := os.path.join(archive, candidate), src)
+            return archived
+    raise AssertionError("numbered() does not end")

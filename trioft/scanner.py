@@ -6,7 +6,8 @@ mover.
 
 A file is **ready** when nobody has it open for writing and it has been quiet here, on our own clock, for
 ``settle_closed`` where the former is proved, for ``settle`` where it is not. An old file is ready at once: the mover
-that opens it to copy it asks for the proof, and the file comes back if there is none.
+that opens it to copy it asks for the proof, and the file comes back if there is none. Where files have markers, one
+whose marker is there needs no quiet time, and one without is not ready.
 
 A file is **growing** when somebody has it open for writing, or it was seen to have grown, and it is large enough: it is
 copied while it is being written, in a lane of its own.
@@ -24,7 +25,7 @@ import attrs
 import trio
 
 from trioft import writers
-from trioft.backlog import Backlog, Pending
+from trioft.backlog import UNMARKED, Backlog, Pending
 from trioft.board import Board
 from trioft.config import Config
 from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify
@@ -170,6 +171,7 @@ class Scanner:
                 self.exclude,
                 ends.destination if compared else None,
                 None if self.manner.prove_existing else self.manner,
+                self.manner.markers,
             )
         except FileTrouble as error:
             folders += batch
@@ -207,16 +209,20 @@ class Scanner:
         self._remember((folder, idle[folder]) for folder in listing.unchanged)
         known: dict[bytes, Known] = {}
         filled = [folder.path for folder in listing.folders if folder.files]
-        if filled and not self.once:
+        if filled and (not self.once or any(found.there for folder in listing.folders for found in folder.files)):
             known = await self.ledger.call(Ledger.known_in, filled)
         for folder in listing.folders:
             is_idle = True
             for found in folder.files:
+                before = known.get(found.path)
+                if found.there and before is not None and before.is_still(found.fingerprint):
+                    self.board.totals.already += 1  # it had its marker: who waited for that has taken it away
+                    continue
                 while self.once and self.backlog.is_full:  # there is no other scan that would find the rest
                     await self._serve()
                     await self._rest_until(self.backlog.next_due())
                     self.backlog.changed = trio.Event()
-                is_idle = not self._consider(found, known.get(found.path)) and is_idle
+                is_idle = not self._consider(found, None if self.once else before) and is_idle
             if is_idle and folder.stamp:
                 self._remember([(folder.path, folder.stamp)])
 
@@ -264,8 +270,12 @@ class Scanner:
         """A regular file was seen: is there anything to do about it?"""
         pending = self.backlog.get(found.path)
         if pending is not None:
-            if pending.found.fingerprint != found.fingerprint and not pending.in_work and not pending.is_paused:
+            if pending.in_work or pending.is_paused:
+                return True
+            if pending.found.fingerprint != found.fingerprint:
                 self._note_change(pending, found)
+            elif pending.found.marked != found.marked and pending.entry.state != FileState.READY:
+                self.backlog.look_again(pending, trio.current_time())
             return True
         # One whose removal is pending was delivered by a run that was killed then: its delivery is proved once more.
         if known is not None and known.is_still(found.fingerprint) and known.removal != "pending":
@@ -273,19 +283,27 @@ class Scanner:
         if self.backlog.is_full:
             self._incomplete = True
             return True
+        if found.marked is False and len(self.backlog) >= UNMARKED:
+            return True  # another scan takes it in, if nobody needs the room then
         now = trio.current_time()
         pending = self.backlog.add(found, now + self.config.source.settle_closed)
         # One that failed would only fail again, at each write; one that was delivered has to be closed to be removed.
         pending.closed_only = known is not None and (known.outcome == "failed" or known.is_still(found.fingerprint))
         if writer == writers.BUSY and self._may_be_followed(pending):
             self.backlog.make_growing(pending)
+        elif found.marked:
+            self.backlog.look_again(pending, now)
         elif self._is_old(found.fingerprint):
             if self._may_be_followed(pending):
                 # Its writer may only pause: asked before it waits behind others, who would find out late.
                 pending.was_quiet = True
                 self.backlog.look_again(pending, now)
+            elif found.marked is False:
+                self.backlog.lacks_marker(pending, self.manner.markers.source, once=self.once)
             else:
                 self.backlog.make_ready(pending)
+        elif found.marked is False and not (self.once or self._may_be_followed(pending)):
+            self.backlog.lacks_marker(pending, self.manner.markers.source, once=False)
         return True
 
     def _may_be_followed(self, pending: Pending) -> bool:
@@ -299,7 +317,8 @@ class Scanner:
 
     def _note_change(self, pending: Pending, found: Found, writer: str = writers.UNKNOWN) -> None:
         has_grown = pending.is_version_of(found) and found.fingerprint.size > pending.found.fingerprint.size
-        self.backlog.replace(pending, found, trio.current_time() + self.config.source.settle_closed)
+        quiet = 0 if found.marked else self.config.source.settle_closed
+        self.backlog.replace(pending, found, trio.current_time() + quiet)
         if self.once and self.config.growing.mode == "wait":
             self._leave(pending)
         elif (has_grown or writer == writers.BUSY) and self._may_be_followed(pending):
@@ -328,7 +347,8 @@ class Scanner:
         looks: list[Look]
         source = self.config.source
         try:
-            looks = await self.call("look", self.storage.ends.source, paths, source.include, self.exclude)
+            ends, markers = self.storage.ends, self.manner.markers
+            looks = await self.call("look", ends.source, paths, source.include, self.exclude, markers)
         except FileTrouble as error:
             if self.once and not self.backlog:
                 raise  # the one file to transfer: nothing would be left to wait for, as if it had arrived
@@ -358,6 +378,7 @@ class Scanner:
             elif look.found.fingerprint != pending.found.fingerprint:
                 self._note_change(pending, look.found, look.writer)
             elif pending.entry.state != FileState.READY:
+                pending.found = look.found
                 self._decide(pending, look.writer)
         return [look.path for look in looks if look.kind == "folder"]
 
@@ -375,8 +396,9 @@ class Scanner:
         """A file is unchanged since the last look: is it ready?"""
         source, now = self.config.source, trio.current_time()
         # As sums, not differences: what is due by now must not, for a rounding error, be due at once for ever.
-        closed_at = pending.since + (0 if pending.was_quiet else source.settle_closed)
-        settled_at = pending.since + source.settle
+        marked = pending.found.marked
+        closed_at = pending.since + (0 if pending.was_quiet or marked else source.settle_closed)
+        settled_at = pending.since + (0 if marked else source.settle)
         pending.settled = now >= settled_at
         if writer == writers.BUSY:
             if self.once and self.config.growing.mode == "wait":
@@ -387,6 +409,12 @@ class Scanner:
                 return
             self.board.move(pending.entry, FileState.SETTLING, _HELD)
             self.backlog.look_again(pending, now + max(source.settle_closed, 0.1))
+        elif marked is False:
+            # A marker comes a moment after its file: a sync, which would not find it later, waits for as long.
+            if self.once and now < settled_at and not pending.was_quiet:
+                self.backlog.look_again(pending, settled_at)
+            else:
+                self.backlog.lacks_marker(pending, self.manner.markers.source, once=self.once)
         elif pending.settled or (writer == writers.CLOSED and now >= closed_at):
             self.backlog.make_ready(pending)
         else:

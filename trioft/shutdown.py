@@ -21,7 +21,7 @@ class Shutdown:
         self._grace = grace
         self._deadline = math.inf
         self._stopping: set[trio.CancelScope] = set()
-        self._shielded: set[trio.CancelScope] = set()
+        self._graced: set[trio.CancelScope] = set()
 
     @property
     def stopped(self) -> bool:
@@ -48,13 +48,20 @@ class Shutdown:
         """
         if trio.current_effective_deadline() == -math.inf:
             self._begin_grace()
-        with trio.CancelScope(shield=True, deadline=self._deadline) as section:
-            self._shielded.add(section)
-            try:
-                yield
-            finally:
-                self._shielded.discard(section)
+        with self.until_grace_ends() as section:
+            section.shield = True
+            yield
         await trio.lowlevel.checkpoint_if_cancelled()
+
+    @contextlib.contextmanager
+    def until_grace_ends(self) -> Iterator[trio.CancelScope]:
+        """What is inside is cancelled when the grace period is over; then the block is left."""
+        with trio.CancelScope(deadline=self._deadline) as section:
+            self._graced.add(section)
+            try:
+                yield section
+            finally:
+                self._graced.discard(section)
 
     def stop(self) -> None:
         """Cancel the stoppable sections and begin the grace period."""
@@ -66,13 +73,13 @@ class Shutdown:
     def stop_now(self) -> None:
         """End the grace period as well."""
         self.stop()
-        self._end_shields_at(-math.inf)
+        self._end_grace_at(-math.inf)
 
     def _begin_grace(self) -> None:
         if self._deadline == math.inf:
-            self._end_shields_at(trio.current_time() + self._grace)
+            self._end_grace_at(trio.current_time() + self._grace)
 
-    def _end_shields_at(self, deadline: float) -> None:
+    def _end_grace_at(self, deadline: float) -> None:
         self._deadline = deadline
-        for section in self._shielded:
+        for section in self._graced:
             section.deadline = deadline

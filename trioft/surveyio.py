@@ -18,8 +18,9 @@ import xxhash
 from trioft import writers
 from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
 from trioft.fileio import READ, are_same, close_quietly, fingerprint_of, make_folder, opened, sync_folder
-from trioft.model import Found, Manner, Root
-from trioft.naming import Wanted, is_partial
+from trioft.markerio import is_marked, marker_says
+from trioft.model import Found, Manner, Markers, Root
+from trioft.naming import Wanted, is_marker, is_partial
 
 
 class Folder(NamedTuple):
@@ -43,6 +44,10 @@ class Listing(NamedTuple):
     seconds: float  # processor time that it took
 
 
+_NO_MARKERS = Markers()
+# Why a source file is left alone whose name trioft gives a meaning of its own at the destination.
+_RESERVED = "at the destination, this name says that another file is complete (copy.done_file)"
+
 # A call returns after the folder in which it has seen this many names: a few tens of milliseconds.
 _NAMES_A_CALL = 5_000
 
@@ -63,12 +68,14 @@ def scan(
     exclude: Sequence[str],
     destination: Root | None,
     manner: Manner | None,
+    markers: Markers = _NO_MARKERS,
 ) -> Listing:
     """
     Read *folders* of the source, as far as one call goes.
 
-    With a *destination*, files that are there with the same size and time are counted, not returned. With *stamps*,
-    those that some of the folders had when they were read before, only what has changed since is returned.
+    With a *destination*, files that are there with the same size and time are counted, not returned, unless they lack
+    the marker that they should have there. With *stamps*, those that some of the folders had when they were read
+    before, only what has changed since is returned.
     A folder that has vanished is no trouble: it will be missed, if anybody misses it, by the next scan.
     """
     wanted = Wanted(include, exclude)
@@ -89,7 +96,7 @@ def scan(
                 continue
             try:
                 with _listed(dst, path, listing) as there:
-                    count, same = _scan_folder(fd, path, wanted, there, manner, stamps, listing, below)
+                    count, same = _scan_folder(fd, path, wanted, there, manner, stamps, markers, listing, below)
             except OSError as error:
                 listing.troubles.append(trouble_of(error, Side.SOURCE, "read", path))
                 continue
@@ -108,12 +115,16 @@ def _scan_folder(
     there: dict[str, os.DirEntry[str]],
     manner: Manner | None,
     stamps: dict[bytes, bytes] | None,
+    markers: Markers,
     listing: Listing,
     below: list[bytes],
 ) -> tuple[int, int]:
     """Read the folder that is open as *fd*; return how many names it has, and how many files that are *there* too."""
     prefix = folder + b"/" if folder else b""
     statuses: list[tuple[bytes, os.stat_result]] = []
+    made: dict[bytes, os.stat_result] = {}  # markers, by the paths of their files
+    bare: set[bytes] = set()  # files that are there, without their markers
+    done = os.fsdecode(markers.destination)
     already = count = 0
     # This loop is what a scan of a million files costs: a microsecond for each stat, and not much more for the rest.
     with os.scandir(fd) as entries:
@@ -123,6 +134,10 @@ def _scan_folder(
             if entry.is_dir(follow_symlinks=False):
                 if wanted.folder(path):
                     below.append(path)
+                continue
+            if markers.source and is_marker(path, markers.source) and entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(OSError):  # then its file has none
+                    made[path.removesuffix(markers.source)] = entry.stat(follow_symlinks=False)
                 continue
             if not wanted.file(path):
                 continue
@@ -137,16 +152,25 @@ def _scan_folder(
                 kind = _KINDS.get(stat.S_IFMT(status.st_mode), "special file")
                 listing.skipped.append((path, f"{kind}: trioft copies regular files only"))
                 continue
+            if done and is_marker(path, markers.destination):
+                listing.skipped.append((path, _RESERVED))
+                continue
             twin = there.get(entry.name)
             if twin is not None and manner is not None and _is_twin(twin, status, manner.resolution_ns, path):
-                already += 1
-                continue
+                if not done or entry.name + done in there:
+                    already += 1
+                    continue
+                bare.add(path)
             statuses.append((path, status))
     stamp = _stamp_of(statuses) if stamps is not None else b""
     if stamps and stamps.get(folder) == stamp:
         listing.unchanged.append(folder)
     else:
         files = [Found(path, stat.S_IMODE(status.st_mode), fingerprint_of(status)) for path, status in statuses]
+        if markers.source:
+            files = [found._replace(marked=marker_says(made.get(found.path), found.fingerprint)) for found in files]
+        if bare:
+            files = [found._replace(there=found.path in bare) for found in files]
         listing.folders.append(Folder(folder, files, stamp))
     return count, already
 
@@ -236,15 +260,25 @@ class Look(NamedTuple):
     trouble: Trouble | None = None  # why it is unreadable
 
 
-def look(source: Root, paths: list[bytes], include: Sequence[str], exclude: Sequence[str]) -> list[Look]:
-    """Look at *paths*, and whether somebody writes them: by lease, else by the open-file table."""
+def look(
+    source: Root,
+    paths: list[bytes],
+    include: Sequence[str],
+    exclude: Sequence[str],
+    markers: Markers = _NO_MARKERS,
+) -> list[Look]:
+    """
+    Look at *paths*, and whether somebody writes them: by lease, else by the open-file table.
+
+    A marker is no file of its own.
+    """
     wanted = Wanted(include, exclude)
     looks: list[Look] = []
     real_folders: dict[bytes, bool] = {b"": True}
     with opened(source, Side.SOURCE) as src:
         for path in paths:
             try:
-                looks.append(_look_at(src, path, wanted, real_folders))
+                looks.append(_look_at(src, path, wanted, markers, real_folders))
             except FileNotFoundError:
                 looks.append(Look(path, "gone"))
             except OSError as error:
@@ -261,15 +295,18 @@ def look(source: Root, paths: list[bytes], include: Sequence[str], exclude: Sequ
     ]
 
 
-def _look_at(src: int, path: bytes, wanted: Wanted, real_folders: dict[bytes, bool]) -> Look:
+def _look_at(src: int, path: bytes, wanted: Wanted, markers: Markers, real_folders: dict[bytes, bool]) -> Look:
     if not _is_real(src, os.path.dirname(path), real_folders):
         return Look(path, "other")
     status = os.stat(path, dir_fd=src, follow_symlinks=False)
     if stat.S_ISDIR(status.st_mode):
         return Look(path, "folder" if wanted.folder(path) else "other")
-    if not stat.S_ISREG(status.st_mode) or not wanted.file(path):
+    if not stat.S_ISREG(status.st_mode) or not wanted.file(path) or any(is_marker(path, end) for end in markers):
         return Look(path, "other")
-    found = Found(path, stat.S_IMODE(status.st_mode), fingerprint_of(status))
+    # Before the file itself is asked for a writer: whoever made it has closed the file by then.
+    fingerprint = fingerprint_of(status)
+    marked = is_marked(src, path, markers.source, fingerprint)
+    found = Found(path, stat.S_IMODE(status.st_mode), fingerprint, marked)
     try:
         fd = os.open(path, READ, dir_fd=src)
     except FileNotFoundError:

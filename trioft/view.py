@@ -5,6 +5,7 @@ What the outside sees: of a file, the fields that JSON lines and the feed have i
 from __future__ import annotations
 
 import base64
+import json
 import math
 import os
 import platform
@@ -140,6 +141,23 @@ def describe(entry: Entry) -> dict[str, object]:
         "digest": entry.digest.hex() if entry.digest is not None else None,
         "error": describe_trouble(entry.trouble) if entry.trouble is not None else None,
     }
+
+
+def file_entry(entry: Entry, *, rate: float | None = None, finished_at: datetime | None = None) -> str:
+    """Return a file as the feed and the hooks have it: JSON. *rate* is in bytes a second."""
+    left = entry.size - entry.bytes_copied
+    return json.dumps(
+        {
+            "id": entry.id,
+            **describe(entry),
+            "rate": None if rate is None else round(rate),
+            "eta": round(left / rate) if rate and not entry.growing else None,
+            "retry_at": moment(entry.retry_at),
+            "found_at": timestamp(entry.found_at),
+            "started_at": moment(entry.started_at),
+            "finished_at": None if finished_at is None else timestamp(finished_at),
+        }
+    )
 
 
 def describe_trouble(trouble: Trouble) -> dict[str, object]:

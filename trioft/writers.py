@@ -27,6 +27,7 @@ UNKNOWN = "unknown"
 
 # How sure it is that nobody writes a file any more, once that is taken for so.
 PROVED = "proved"  # the kernel says so
+MARKED = "marked"  # who wrote it has made its marker since
 LIKELY = "likely"  # no process of this machine, the only one that could; and it was quiet
 TIMEOUT = "timeout"  # it was quiet; nobody knows more
 
@@ -57,15 +58,17 @@ def ask_lease(fd: int, device: int) -> str:
     return CLOSED
 
 
-def strength(fd: int, device: int, answer: str) -> str:
+def strength(fd: int, device: int, answer: str, marked: bool = False) -> str:
     """
     Say what it is worth that the file open as *fd* was found to have no writer: *answer* is CLOSED, or UNKNOWN.
 
-    The latter means that ``find_writers`` found none, and that it was quiet: more than that only if this process
-    may look into all others, and no other machine can write there.
+    The latter means that ``find_writers`` found none, and that it has its marker, or was quiet: more than that only if
+    this process may look into all others, and no other machine can write there.
     """
     if answer == CLOSED:
         return PROVED
+    if marked:
+        return MARKED
     return LIKELY if os.geteuid() == 0 and _magic(fd, device) not in linux.SHARED else TIMEOUT
 
 
