@@ -6,7 +6,6 @@ stdout is data, stderr is talk. Nothing heavy is imported before a command needs
 
 from __future__ import annotations
 
-import enum
 import io
 import os
 import signal
@@ -22,6 +21,7 @@ from trioft.options import (
     VERIFY_STATUS,
     AcceptNewDestination,
     AcceptNewSource,
+    Action,
     Again,
     Bwlimit,
     ConfigFile,
@@ -30,6 +30,7 @@ from trioft.options import (
     Exclude,
     Failed,
     Feed,
+    Force,
     GrowingMode,
     IfExists,
     Include,
@@ -40,9 +41,12 @@ from trioft.options import (
     Limit,
     MinFree,
     NoProgress,
+    OfSystem,
+    OfUser,
     OnSuccess,
     PathGlob,
     Quiet,
+    ServiceName,
     Settle,
     Since,
     Source,
@@ -51,6 +55,7 @@ from trioft.options import (
     Until,
     Verbose,
     Verify,
+    WhatToDo,
     load,
 )
 
@@ -313,29 +318,14 @@ def doctor(
     raise typer.Exit(run_doctor(settings, state_dir_of(settings), typer.echo, as_json=json))
 
 
-class Action(enum.StrEnum):
-    """What to do about a service."""
-
-    SHOW = "show"
-    INSTALL = "install"
-    UNINSTALL = "uninstall"
-
-
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def service(
     context: typer.Context,
-    action: Annotated[
-        Action,
-        typer.Argument(
-            metavar="show|install|uninstall",
-            help="Print the unit; write it down and start it, now and with the system; stop it and remove it.",
-            show_choices=False,
-        ),
-    ],
-    user: Annotated[bool, typer.Option("--user", help="A service of yours. Default, but for root.")] = False,
-    system: Annotated[bool, typer.Option("--system", help="A service of the system. Default for root.")] = False,
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="What it is called.")] = "trioft",
-    force: Annotated[bool, typer.Option("--force", help="Replace, or remove, also what is another one.")] = False,
+    action: WhatToDo,
+    user: OfUser = False,
+    system: OfSystem = False,
+    name: ServiceName = "trioft",
+    force: Force = False,
 ) -> None:
     """
     Run `trioft watch` as a service of systemd, or launchd on macOS. SOURCE, DEST and the options are those of watch.

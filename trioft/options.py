@@ -4,6 +4,7 @@ The command line's arguments and options, each declared once and shared; what th
 
 from __future__ import annotations
 
+import enum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -141,6 +142,32 @@ Limit = Annotated[
 ]
 JsonLines = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 Again = Annotated[bool, typer.Option("--again", help="Begin anew, also where an earlier one was interrupted.")]
+
+# --- of services ------------------------------------------------------------------------------------------------------
+
+
+class Action(enum.StrEnum):
+    """What to do about a service."""
+
+    SHOW = "show"
+    INSTALL = "install"
+    UNINSTALL = "uninstall"
+
+
+WhatToDo = Annotated[
+    Action,
+    typer.Argument(
+        metavar="show|install|uninstall",
+        help="Print the unit; write it down and start it, now and with the system; stop it and remove it.",
+        show_choices=False,
+    ),
+]
+OfUser = Annotated[bool, typer.Option("--user", help="A service of yours. Default, but for root.")]
+OfSystem = Annotated[bool, typer.Option("--system", help="A service of the system. Default for root.")]
+ServiceName = Annotated[str, typer.Option("--name", metavar="NAME", help="What it is called.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace, or remove, also what is another one.")]
+
+# --- what they amount to ----------------------------------------------------------------------------------------------
 
 # Which key of the configuration each stands for.
 KEYS = {
