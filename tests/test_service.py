@@ -230,6 +230,22 @@ def test_relative_paths_of_a_file_are_refused(site: Site) -> None:
         assert f"trioft: error: {part}: found" in done.err
 
 
+def test_all_jobs_of_a_file_are_thought_of(site: Site) -> None:
+    """What would hide the folder of any job is left out, and each has absolute paths."""
+    file = site.root / "c.yaml"
+    jobs = "jobs:\n- {name: a, source: {path: /srv/a}, destination: {path: /mnt/a}}\n"
+    file.write_text(jobs + "- {name: b, source: {path: /home/b}, destination: {path: /usr/local/b}}\n")
+    done = site.run("service", "show", "--system", "-c", file)
+    assert done.code == 0, done.err
+    assert "Description=trioft: a, b\n" in done.out
+    assert "ProtectHome" not in done.out
+    assert "ProtectSystem=full" not in done.out
+    file.write_text(jobs + "- {name: b, source: {path: in}, destination: {path: /mnt/b}}\n")
+    done = site.run("service", "show", "--system", "-c", file)
+    assert done.code == 2
+    assert 'job b: source.path: found "in", expected an absolute path' in done.err
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [

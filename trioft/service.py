@@ -53,14 +53,20 @@ class Service:
     @property
     def writes(self) -> list[str | None]:
         """Where it writes, or may."""
-        config = self.config
-        ends = [config.source.path, config.destination.path, config.copy.on_success.folder]
-        return [*ends, config.log.file, config.state.dir]
+        paths = [self.config.log.file, self.config.state.dir]
+        for config in _all(self.config).values():
+            paths += [config.source.path, config.destination.path, config.copy.on_success.folder]
+        return paths
 
     @property
     def reads(self) -> list[str | None]:
         """What it needs besides."""
         return [sys.prefix, *self.program, *self.words, self.config.feed.tls_cert, self.config.feed.tls_key]
+
+
+def _all(config: Config) -> dict[str, Config]:
+    """Return the configuration itself, and those of its jobs, by what they are called."""
+    return {"": config} | {f"job {name}: ": job for name, job in config.jobs.items()}
 
 
 def _lie_in(places: Sequence[str], paths: Sequence[str | None]) -> bool:
@@ -112,14 +118,19 @@ def check(name: str, config: Config) -> None:
     problems = []
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
         problems.append(f'--name: found "{visible(name)}", expected letters, digits, and - _ . between them')
-    for group, cls in GROUPS.items():
-        for field in attrs.fields(cls):
-            value = getattr(getattr(config, group), field.name)
-            if field.metadata["kind"] is PATH and value is not None and not value.startswith(("/", "~")):
-                problems.append(f'{group}.{field.name}: found "{visible(value)}", expected an absolute path')
-    folder = config.copy.on_success.folder
-    if folder is not None and not folder.startswith("/"):
-        problems.append(f'copy.on_success: found "archive:{visible(folder)}", expected an absolute path')
+    for job, its in _all(config).items():
+        paths = {
+            f"{group}.{field.name}": getattr(getattr(its, group), field.name)
+            for group, cls in GROUPS.items()
+            for field in attrs.fields(cls)
+            if field.metadata["kind"] is PATH
+        }
+        for option, value in paths.items():
+            if value is not None and not value.startswith(("/", "~")):
+                problems.append(f'{job}{option}: found "{visible(value)}", expected an absolute path')
+        folder = its.copy.on_success.folder
+        if folder is not None and not folder.startswith("/"):
+            problems.append(f'{job}copy.on_success: found "archive:{visible(folder)}", expected an absolute path')
     if problems:
         raise ConfigError(problems, hint="a service is not started where you are now")
 
@@ -130,15 +141,14 @@ def check(name: str, config: Config) -> None:
 def systemd_unit(service: Service) -> str:
     """Return the unit of *service*."""
     config = service.config
-    source, destination = (
-        visible(str(path)).replace("%", "%%") for path in (config.source.path, config.destination.path)
-    )
+    jobs = ", ".join(config.jobs) or f"{config.source.path} to {config.destination.path}"
+    stall = max(its.copy.stall_timeout for its in _all(config).values())
     after = "After=network-online.target remote-fs.target\nWants=network-online.target\n" if service.system else ""
     return f"""\
 # {_MARK}, which writes it anew; changes of yours belong into
 # `systemctl {"" if service.system else "--user "}edit {service.name}`.
 [Unit]
-Description=trioft: {source} to {destination}
+Description=trioft: {visible(jobs).replace("%", "%%")}
 {after}# However long a source or a share is away, that is no reason to give up.
 StartLimitIntervalSec=0
 
@@ -153,7 +163,7 @@ RestartSec=10
 # Wrong usage or configuration: only a person can help.
 RestartPreventExitStatus=2
 # It is up as soon as it knows its ends, or what it waits for.
-TimeoutStartSec={math.ceil(2 * config.copy.stall_timeout) + 60}
+TimeoutStartSec={math.ceil(2 * stall) + 60}
 # Sent from trioft's event loop, while the source is looked at when it should be.
 WatchdogSec=180
 # The signal goes to the agent alone: its movers finish what a checkpoint needs, and end with it.
