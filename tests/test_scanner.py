@@ -65,7 +65,7 @@ class World:
         self.heard: list[tuple[bytes, str, str | None]] = []
         self.board.notices.append(lambda what, text: self.told.append(text))
         self.board.listeners.append(lambda entry: self.heard.append((entry.path, str(entry.state), entry.reason)))
-        self.backlog = Backlog(self.board, oldest_first=not once)
+        self.backlog = Backlog(self.board)
         self.storage = Storage(ENDS, dict.fromkeys(Side), self.config, self.board)
         self.changes = Changes(self.backlog.wake)
         self.known: dict[bytes, Known] = {}

@@ -79,7 +79,7 @@ shutdown         who is stopped by the first signal, and what may still be finis
 throttle         the limit on throughput, and how it is measured
 memory           gives free memory back
 board            live state of all files, totals; the source of display and JSON lines
-backlog          files that are not delivered yet, and when to look at each again; bounded; makes the jobs
+backlog          files that are not delivered yet, and when to look at each again; bounded; makes the jobs, in order
 events           file events: hints for the scanner
 lock             one trioft at a time for each pair of source and destination
 ledger           SQLite: outcomes, checkpoints, history; readable schema in ``ledger.sql``

@@ -12,13 +12,14 @@ What ``load_config`` returns has been checked. A class that is built by hand, as
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import attrs
 
 from trioft.kinds import (
     ADDRESS,
     COUNT,
+    LIMIT,
     MARKER,
     MIN_FREE,
     NAMES,
@@ -26,13 +27,13 @@ from trioft.kinds import (
     PATH,
     PATTERNS,
     PERIOD,
-    RATE,
     SIZE,
     SWITCH,
     TIME,
     TOKEN,
     Address,
     Kind,
+    Limit,
     MinFree,
     OnSuccess,
     duration,
@@ -40,9 +41,6 @@ from trioft.kinds import (
     size,
     whole,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def option(default: object, kind: Kind, reason: str, *, at_most: str | None = None) -> Any:
@@ -72,15 +70,10 @@ class Source:
         [], PATTERNS, "Files that match one of these are left alone, even where include matches too."
     )
     settle: float = option(
-        "10s",
-        TIME,
-        "A file must be left alone this long before it is copied, where there is no better proof.",
+        "10s", TIME, "A file must be left alone this long before it is copied, where there is no better proof."
     )
     settle_closed: float = option(
-        "500ms",
-        TIME,
-        "The same for closed files, as some programs open them again; <= settle.",
-        at_most="settle",
+        "500ms", TIME, "The same for closed files, as some programs open them again; <= settle.", at_most="settle"
     )
     scan_interval: float = option(
         "10s", PERIOD, "The whole source is looked through this often, as file events can get lost."
@@ -98,9 +91,7 @@ class Destination:
         "For names that are taken; null: overwrite in sync, and rename in watch, to lose no recording.",
     )
     min_free: MinFree = option(
-        "1%",
-        MIN_FREE,
-        "Files wait rather than leave less space than this, as others write there too.",
+        "1%", MIN_FREE, "Files wait rather than leave less space than this, as others write there too."
     )
     check_interval: float = option("10s", PERIOD, "The destination's health and free space are looked at this often.")
     require_mount: bool = option(
@@ -157,8 +148,15 @@ class Copy:
         ON_SUCCESS,
         "For delivered source files; DIR is on the source's filesystem, as they are moved there.",
     )
-    bwlimit: int | None = option(
-        "off", RATE, "The most that all transfers together use, such as 20MiB/s, to leave some to others."
+    order: Literal["oldest", "newest", "smallest", "largest", "name"] = option(
+        "oldest",
+        one_of("oldest", "newest", "smallest", "largest", "name"),
+        "Which of the files that are ready comes first, as far as they are known yet.",
+    )
+    bwlimit: Limit = option(
+        "off",
+        LIMIT,
+        "The most that all transfers use, such as 20MiB/s, or by the clock: 08:00,20MiB 18:00,off Sat-08:00,off.",
     )
     stall_timeout: float = option(
         "30s",
@@ -166,9 +164,7 @@ class Copy:
         "An operation without progress for this long has failed; dead mounts never answer.",
     )
     checkpoint_size: int = option(
-        "256MiB",
-        size("8MiB"),
-        "Progress is made durable after this much, so that no more is ever copied again.",
+        "256MiB", size("8MiB"), "Progress is made durable after this much, so that no more is ever copied again."
     )
     checkpoint_time: float = option(
         "5s", duration("1ms"), "Progress is made durable after this long too, for slow destinations."

@@ -29,7 +29,6 @@ from trioft.errors import (
 )
 from trioft.model import Ends, Root
 from trioft.movers import Call
-from trioft.naming import compile_globs
 from trioft.storage import Storage
 
 T = TypeVar("T")
@@ -88,11 +87,6 @@ async def find_ends(config: Config, call: Call, state_dir: str) -> Pair:
     except FileTrouble as error:
         trouble = error.trouble
         raise AwayError(str(trouble), side=trouble.side, hint=hint_for(trouble)) from error
-    for pattern in (*config.source.include, *exclude):
-        try:
-            compile_globs((pattern,))
-        except re.error as error:
-            raise ConfigError([f"{pattern!r} is no pattern: {error}"]) from error
     return Pair(source=source, destination=destination, only=only, exclude=tuple(exclude))
 
 

@@ -99,8 +99,9 @@ async def run_job(
                     assert identity is not None
                     ledger.note_identity(side, identity)
             _record_ends(storage, board)
-            backlog = Backlog(board, oldest_first=not once, bundle_bytes=bundle_bytes(config))
-            changes, throttle = Changes(backlog.wake), Throttle(config.copy.bwlimit)
+            throttle = Throttle(config.copy.bwlimit.now())
+            backlog = Backlog(board, order=config.copy.order, bundle_bytes=lambda: bundle_bytes(throttle.rate))
+            changes = Changes(backlog.wake)
             manner = how_to_copy(config, once, storage.resolution_ns)
             tools = Tools(
                 config=config,
@@ -125,6 +126,7 @@ async def run_job(
                     run.control = Control(board, backlog, changes, throttle, port_of_control)
                     async with trio.open_nursery() as helpers:
                         helpers.start_soon(storage.run, looking.call, backlog.offer_again)
+                        helpers.start_soon(throttle.follow, config.copy.bwlimit.now)
                         helpers.start_soon(forget_old_history, port.clone(), config.state.keep_history)
                         helpers.start_soon(Journal(board).run, port.clone())
                         if not once:
@@ -177,9 +179,8 @@ def copying_capacity(config: Config) -> int:
     return 2 * (config.copy.transfers + config.growing.transfers) + 2
 
 
-def bundle_bytes(config: Config) -> int:
-    """How large a bundle may be: with a limited throughput not much more than a second's worth, as it goes at once."""
-    rate = config.copy.bwlimit
+def bundle_bytes(rate: int | None) -> int:
+    """How large a bundle may be: with a limited *rate* not much more than a second's worth, as it goes at once."""
     return BUNDLE_BYTES if rate is None else min(BUNDLE_BYTES, max(BUNDLE_FILE_SIZE, rate))
 
 

@@ -68,7 +68,11 @@ IfExists = Annotated[
 ]
 Bwlimit = Annotated[
     str | None,
-    typer.Option("--bwlimit", metavar="RATE", help="Limit of all transfers together, as 20MiB/s. Default: off."),
+    typer.Option(
+        "--bwlimit",
+        metavar="RATE",
+        help="Limit of all transfers together, as 20MiB/s, or by the clock, as '08:00,20MiB 18:00,off'. Default: off.",
+    ),
 ]
 MinFree = Annotated[
     str | None, typer.Option("--min-free", metavar="SIZE", help="Space to leave free, as 1% or 10GB. Default: 1%.")

@@ -303,7 +303,7 @@ def run_verify(
                     findings=findings,
                     wanted=wanted,
                     movers=movers,
-                    throttle=Throttle(config.copy.bwlimit),
+                    throttle=Throttle(config.copy.bwlimit.now()),
                     tally=tally,
                     voice=voice,
                 )
