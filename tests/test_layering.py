@@ -17,10 +17,10 @@ from trioft.mover import OPERATIONS
 # From low to high: a module may import those before it, and no other.
 ORDER = """
     errors model naming notation linux writers fileio resumeio copyio growio publishio verifyio endsio surveyio doctorio
-    mover watcher kinds config configfile child movers shutdown throttle memory board backlog events lock ledger journal
-    records storage ends scanner transfer follow strategies finish copier sweeper control job view feed guard front
-    health notify server agent outlet logs display console status history findings verify explanation explain options
-    diagnosis doctor service cli __main__
+    mover watcher kinds config configfile settings child movers shutdown throttle memory board signals backlog events
+    lock ledger journal records storage ends scanner transfer follow strategies finish copier lanes sweeper control job
+    view feed guard front health notify server agent outlet logs display console status history findings verify
+    explanation explain options diagnosis doctor service cli __main__
 """.split()  # noqa: SIM905
 
 # What runs in movers and in the watcher: started often, so it has to start fast; touches dead mounts, so it has to be

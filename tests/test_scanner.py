@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
@@ -86,7 +87,7 @@ class World:
             config=self.config,
             once=once,
             only=None,
-            exclude=(),
+            own=(),
             board=self.board,
             backlog=self.backlog,
             storage=self.storage,
@@ -820,6 +821,46 @@ async def test_scans_that_cost_much_are_made_less_often(autojump_clock: MockCloc
     world.listing = world.listing._replace(seconds=5.0)
     await world.run(350)
     assert world.scans() == pytest.approx([0, 100, 200, 300], rel=0.01)
+
+
+@pytest.mark.parametrize(("once", "scans"), [(False, [0, 5, 25]), (True, [0])], ids=["watch", "sync"])
+async def test_other_settings_of_the_source_are_looked_at_at_once(
+    autojump_clock: MockClock, once: bool, scans: list[float]
+) -> None:
+    """However long the interval was, and whatever a scan costs: somebody waits for it; but a sync scans once only."""
+    world = World(once=once, source=source(scan_interval=1000.0))
+    world.listing = world.listing._replace(seconds=1.0)
+    world.put(b"a")
+
+    async def change() -> None:
+        await trio.sleep(5)
+        world.config.source = source(scan_interval=20.0)
+        world.scanner.renew()
+        await trio.sleep(2)
+        world.config.copy = attrs.evolve(world.config.copy, transfers=1)
+        world.scanner.renew()
+
+    await world.run(40, then=change)
+    assert world.scans() == pytest.approx(scans, rel=0.01)
+
+
+@pytest.mark.parametrize("once", [False, True], ids=["watch", "sync"])
+async def test_what_is_not_wanted_any_more_is_let_go(autojump_clock: MockClock, once: bool) -> None:
+    """Whatever it waits for, as long as no copier has it; it is neither copied nor said to be gone."""
+    world = World(once=once, source=source())
+    world.put(b"a.mov")
+    world.put(b"a.wav")
+
+    async def change() -> None:
+        await trio.sleep(0.2)
+        del world.files[b"a.wav"]  # a mover would not tell of it either
+        world.config.source = source(exclude=("*.wav",))
+        world.scanner.renew()
+
+    await world.run(40, then=change)
+    assert [paths for _, paths, _ in world.jobs] == [[b"a.mov"]]
+    assert [state for path, state, _ in world.heard if path == b"a.wav"] == ["settling"]
+    assert (world.board.pending_files, world.board.live) == (0, {})
 
 
 async def test_event_makes_it_look_at_once(autojump_clock: MockClock) -> None:

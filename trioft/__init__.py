@@ -73,12 +73,14 @@ watcher          the child process behind ``events``
 kinds            what the values of an option may be, and how they are read and written
 config           frozen attrs classes that are the option manual
 configfile       strict cattrs from YAML, every problem at once; the example
+settings         the configuration of a run that goes on: read again, or changed by an operator
 child            a child process of ours: pipes, messages, its end
 movers           the pool of movers: call with a deadline, kill, leave behind, replace
 shutdown         who is stopped by the first signal, and what may still be finished
 throttle         the limit on throughput, and how it is measured
 memory           gives free memory back
 board            live state of all files, totals; the source of display and JSON lines
+signals          stop, stop now, read the configuration again; a terminal that has gone
 backlog          files that are not delivered yet, and when to look at each again; bounded; makes the jobs, in order
 events           file events: hints for the scanner
 lock             one trioft at a time for each pair of source and destination
@@ -93,6 +95,7 @@ follow           the strategy for files that are being written: watch, copy, rec
 strategies       ``bundle``, ``whole``, ``follow``: the table of them, and which is for which job
 finish           partial → delivered → source removed, in commented steps
 copier           one job at a time, from admission to report; what happens on an error
+lanes            as many copiers of a kind as there should be, more or fewer when that changes
 sweeper          removes orphaned partials at the start
 control          what an operator may ask of a running job: pause, resume, retry, cancel
 job              one source and one destination: channels, nurseries, the order of ending

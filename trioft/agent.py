@@ -1,21 +1,22 @@
 """
-The agent: the composition root of a run. Opens the nurseries that all have in common, owns the signals.
+The agent: the composition root of a run. Opens the nurseries that all have in common.
 """
 
 from __future__ import annotations
 
 import contextlib
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
 
 import trio
 
+from trioft import signals
 from trioft.board import Board
 from trioft.config import Config
 from trioft.errors import Side
 from trioft.job import JobRun, run_job
 from trioft.memory import stay_small
 from trioft.notify import notifying
+from trioft.settings import Read
 
 
 async def run_agent(
@@ -26,17 +27,18 @@ async def run_agent(
     state_dir: str,
     accept_new: Container[Side] = (),
     display: Callable[[], Awaitable[None]] | None = None,
+    read: Read | None = None,
     mover: Sequence[str] | None = None,
 ) -> int | None:
     """
     Transfer everything, ``once`` or until stopped. Returns the number of the signal that stopped it, or None.
 
-    What happens is told to *board*. *display* is a task that shows it. The rest is for ``run_job``, and it raises what
-    that raises.
+    What happens is told to *board*. *display* is a task that shows it; *read* reads the configuration again, which a
+    SIGHUP asks for, and which changes *config*. The rest is for ``run_job``, and it raises what that raises.
     """
-    run = JobRun(config, board)
+    run = JobRun(config, board, read)
     async with (
-        _signals(run) as received,
+        signals.obeyed(run.shutdown, run.settings, run.board) as received,
         notifying([run]),
         _alongside(display),
         _served(run, once, state_dir),
@@ -44,27 +46,6 @@ async def run_agent(
     ):
         await run_job(run, once=once, state_dir=state_dir, accept_new=accept_new, mover=mover)
     return received[0] if received else None
-
-
-@contextlib.asynccontextmanager
-async def _signals(run: JobRun) -> AsyncIterator[list[int]]:
-    """The first SIGINT or SIGTERM stops the pipeline, the second ends its grace. Yields the signals received so far."""
-    received: list[int] = []
-
-    async def watch() -> None:
-        async for number in signals:
-            received.append(number)
-            run.board.record("info", "signal.received", signal=signal.Signals(number).name)
-            if len(received) == 1:
-                run.shutdown.stop()
-            else:
-                run.shutdown.stop_now()
-
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch)
-            yield received
-            nursery.cancel_scope.cancel()
 
 
 @contextlib.asynccontextmanager

@@ -47,6 +47,7 @@ from trioft.options import (
     Verbose,
     Verify,
     load,
+    reader,
 )
 
 EXIT_STATUS = """
@@ -129,12 +130,13 @@ def sync(
 
     Example:  trioft sync /data/raw /mnt/nas/raw --exclude '*.tmp'
     """
-    settings = load(locals())
+    settings, read = load(locals()), reader(locals())
     from trioft import console
 
     raise typer.Exit(
         console.run_sync(
             settings,
+            read,
             accept=_accepted(accept_new_source, accept_new_destination),
             as_json=json,
             quiet=quiet,
@@ -174,12 +176,13 @@ def watch(
 
     Example:  trioft watch /ingest /mnt/nas/ingest --on-success archive:/ingest-done
     """
-    settings = load(locals())
+    settings, read = load(locals()), reader(locals())
     from trioft import console
 
     raise typer.Exit(
         console.run_watch(
             settings,
+            read,
             accept=_accepted(accept_new_source, accept_new_destination),
             as_json=json,
             quiet=quiet,

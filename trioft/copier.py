@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import random
+from collections.abc import AsyncIterable
 
 import attrs
 import trio
@@ -26,13 +27,14 @@ _RENAMING = ("rename", "publish")
 _STUCK = 1.0
 
 
-async def run_copier(jobs: trio.MemoryReceiveChannel[Job], backlog: Backlog, tools: Tools) -> None:
+async def run_copier(jobs: AsyncIterable[Job], backlog: Backlog, tools: Tools) -> None:
     """
     Carry one job after the other to its end, or back to the backlog.
 
-    Ends when the scanner has closed its end of *jobs* and the last one is done.
+    Ends when there are no more *jobs*.
     """
-    with jobs, tools.ledger:
+    with tools.ledger:
+        backlog.wake()  # there is room for one more
         async for job in jobs:
             if choose_strategy(job) == "bundle":
                 await _take(job, backlog, tools)

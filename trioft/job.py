@@ -23,11 +23,13 @@ from trioft.endsio import KEEPS_NO_TIMES
 from trioft.errors import Side
 from trioft.events import Changes, run_events
 from trioft.journal import Journal
+from trioft.lanes import Copier, Lane
 from trioft.ledger import Ledger, forget_old_history, ledger_path, open_port, run_ledger
 from trioft.lock import Lock
 from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, Found, Job, Manner
-from trioft.movers import Movers, Stuck
+from trioft.movers import Call, Movers, Stuck
 from trioft.scanner import Scanner
+from trioft.settings import Read, Settings
 from trioft.shutdown import Shutdown
 from trioft.storage import Storage
 from trioft.surveyio import Listing, Look
@@ -38,6 +40,8 @@ from trioft.transfer import Owners, Tools
 # Besides copy.movers: one that scans, one that looks at files that grow, one that probes the destination, so that none
 # waits for a copy.
 _LOOKING_MOVERS = 3
+# Requests that may wait for the ledger: one for each task that could send one, with as many copiers as there may be.
+_REQUESTS = 260
 # A dry run writes nothing, so it does not find out how exactly the destination keeps times; not worse than this.
 _COARSEST_NS = 2_000_000_000
 # Seconds that a sync, whose files are all delivered, waits for the search for orphans; longer if it took longer.
@@ -47,8 +51,9 @@ _SWEEP_AT_LEAST = 5
 class JobRun:
     """A job as it runs: what it is, and what others may see of it and ask of it."""
 
-    def __init__(self, config: Config, board: Board) -> None:
+    def __init__(self, config: Config, board: Board, read: Read | None = None) -> None:
         self.config, self.board = config, board
+        self.settings = Settings(config, read, self._tell)
         self.shutdown = Shutdown(config.state.shutdown_grace)
         self.stuck = Stuck(lambda text: board.notice("mover", text, event="mover.abandoned"))
         self.pools: tuple[Movers, ...] = ()
@@ -56,6 +61,13 @@ class JobRun:
         # There are none while the ends have not been found.
         self.storage: Storage | None = None
         self.control: Control | None = None
+
+    def _tell(self, what: str, text: str) -> None:
+        """Tell what came of reading the configuration again."""
+        if what == "config":
+            self.board.notice(what, text, level="error", event="config.refused")
+        else:
+            self.board.notice(what, text, level="info", event="config.reloaded")
 
 
 async def run_job(
@@ -87,7 +99,7 @@ async def run_job(
             return
         stuck.paths = (pair.source.path, pair.destination.path)
         with _ledger_of(pair, config, state_dir) as ledger:
-            port, requests = open_port(copying_capacity(config))
+            port, requests = open_port(_REQUESTS)
             known = {side: None if side in accept_new else ledger.identity_of(side) for side in Side}
             storage = Storage(pair.ends, known, config, board)
             with shutdown.until_stopped():
@@ -126,7 +138,7 @@ async def run_job(
                     run.control = Control(board, backlog, changes, throttle, port_of_control)
                     async with trio.open_nursery() as helpers:
                         helpers.start_soon(storage.run, looking.call, backlog.offer_again)
-                        helpers.start_soon(throttle.follow, config.copy.bwlimit.now)
+                        helpers.start_soon(throttle.follow, lambda: config.copy.bwlimit.now())
                         helpers.start_soon(forget_old_history, port.clone(), config.state.keep_history)
                         helpers.start_soon(Journal(board).run, port.clone())
                         if not once:
@@ -142,7 +154,7 @@ async def run_job(
                                     config=config,
                                     once=once,
                                     only=pair.only,
-                                    exclude=pair.exclude,
+                                    own=pair.own,
                                     board=board,
                                     backlog=backlog,
                                     storage=storage,
@@ -152,14 +164,23 @@ async def run_job(
                                     changes=changes,
                                 )
                                 pipeline.start_soon(scanner.run, send_jobs, send_growing)
-                                lanes = [(jobs, "copier", config.copy.transfers, copying.call)]
-                                lanes += [(growing, "follower", config.growing.transfers, following.call)]
-                                with jobs, growing:
-                                    for lane, kind, count, call in lanes:
-                                        for n in range(count):
-                                            its_tools = attrs.evolve(tools, ledger=port.clone(), call=call)
-                                            name = f"{kind}-{n + 1}"
-                                            pipeline.start_soon(run_copier, lane.clone(), backlog, its_tools, name=name)
+
+                                def copier(call: Call) -> Copier:
+                                    its_tools = attrs.evolve(tools, ledger=port.clone(), call=call)
+                                    return functools.partial(run_copier, backlog=backlog, tools=its_tools)
+
+                                finished = Lane("copier", jobs, lambda: config.copy.transfers)
+                                unfinished = Lane("follower", growing, lambda: config.growing.transfers)
+                                pipeline.start_soon(finished.run, functools.partial(copier, copying.call))
+                                pipeline.start_soon(unfinished.run, functools.partial(copier, following.call))
+                                run.settings.followers += [
+                                    lambda: throttle.change(config.copy.bwlimit.now()),
+                                    lambda: backlog.reorder(config.copy.order),
+                                    finished.resize,
+                                    unfinished.resize,
+                                    storage.renew,
+                                    scanner.renew,
+                                ]
                             # It searches all of the destination: not for that long does anybody like to wait.
                             longest = max(_SWEEP_AT_LEAST, trio.current_time() - board.begun)
                             with trio.move_on_after(longest):
@@ -172,11 +193,6 @@ def _record_ends(storage: Storage, board: Board) -> None:
         assert identity is not None
         space = {"free": storage.free, "total": storage.total} if side == Side.DESTINATION else {}
         board.record("info", f"{side}.found", filesystem=identity.kind, device=identity.source, **space)
-
-
-def copying_capacity(config: Config) -> int:
-    """How many requests may wait for the ledger: one for each task that could send one."""
-    return 2 * (config.copy.transfers + config.growing.transfers) + 2
 
 
 def bundle_bytes(rate: int | None) -> int:
@@ -235,14 +251,12 @@ async def list_missing(config: Config, tell: Callable[[Found], None], board: Boa
     """Call *tell* with each file that a sync would copy. Writes nothing anywhere, not even the ledger."""
     async with Movers(1, config.copy.stall_timeout) as movers:
         pair = await find_ends(config, movers.call, state_dir)
-        manner = how_to_copy(config, True, _COARSEST_NS)
+        manner, exclude = how_to_copy(config, True, _COARSEST_NS), (*config.source.exclude, *pair.own)
         scan = functools.partial(movers.call, "scan", pair.ends.source)
         if pair.only is not None:
-            looks: list[Look] = await movers.call(
-                "look", pair.ends.source, [pair.only], config.source.include, pair.exclude
-            )
+            looks: list[Look] = await movers.call("look", pair.ends.source, [pair.only], config.source.include, exclude)
             wanted = [look.found for look in looks if look.found is not None]
-            there = await scan([b""], None, config.source.include, pair.exclude, pair.ends.destination, manner)
+            there = await scan([b""], None, config.source.include, exclude, pair.ends.destination, manner)
             missing = [found for folder in there.folders for found in folder.files if found in wanted]
             for found in missing:
                 tell(found)
@@ -251,9 +265,7 @@ async def list_missing(config: Config, tell: Callable[[Found], None], board: Boa
         folders = [b""]
         while folders:
             batch, folders = folders[-500:], folders[:-500]
-            listing: Listing = await scan(
-                batch, None, config.source.include, pair.exclude, pair.ends.destination, manner
-            )
+            listing: Listing = await scan(batch, None, config.source.include, exclude, pair.ends.destination, manner)
             folders += listing.rest
             board.totals.already += listing.already
             for path, reason in listing.skipped:

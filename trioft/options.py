@@ -4,6 +4,8 @@ The command line's arguments and options, each declared once and shared by the c
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -159,3 +161,8 @@ def load(arguments: dict[str, Any], *, ends: bool = True) -> Config:
             hint="give them as arguments, or as source.path and destination.path in the configuration file",
         )
     return settings
+
+
+def reader(arguments: dict[str, Any]) -> Callable[[], Config] | None:
+    """Return what reads the configuration file again, with the same command line laid over it; None without a file."""
+    return functools.partial(load, arguments) if arguments["config"] is not None else None

@@ -26,7 +26,7 @@ import trio
 from trioft import writers
 from trioft.backlog import Backlog, Pending
 from trioft.board import Board
-from trioft.config import Config
+from trioft.config import Config, Source
 from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify
 from trioft.events import Changes
 from trioft.ledger import Known, Ledger, Port
@@ -54,7 +54,7 @@ class Scanner:
     config: Config
     once: bool
     only: bytes | None  # the one file to transfer
-    exclude: tuple[str, ...]
+    own: tuple[str, ...]  # patterns of what is not to be transferred beside `source.exclude`
     board: Board
     backlog: Backlog
     storage: Storage
@@ -68,12 +68,21 @@ class Scanner:
     _incomplete: bool = attrs.field(default=False, init=False)  # the last scan found more than there was room for
     _jobs: trio.MemorySendChannel[Job] = attrs.field(init=False)
     _growing: trio.MemorySendChannel[Job] = attrs.field(init=False)
-    _followed: Wanted = attrs.field(init=False)  # which files are copied while they grow
+    _scanned_for: Source = attrs.field(init=False)  # the settings that the last scan was made with
     _unseen: dict[bytes, int] = attrs.field(factory=dict, init=False)  # what a sync could not look at, and how often
     _refused: int = attrs.field(default=0, init=False)  # looks at the destination that failed while its probes succeed
 
-    def __attrs_post_init__(self) -> None:
-        self._followed = Wanted(self.config.growing.include, self.config.growing.exclude)
+    @property
+    def exclude(self) -> tuple[str, ...]:
+        return (*self.config.source.exclude, *self.own)
+
+    def renew(self) -> None:
+        """Other settings hold: let go of files that are not wanted any more; what a copier has is copied."""
+        wanted = Wanted(self.config.source.include, self.exclude)
+        for pending in self.backlog.at_rest():
+            if self.only is None and not wanted.file(pending.found.path):
+                self.backlog.leave(pending, "it is not to be transferred any more")
+        self.backlog.wake()
 
     async def run(self, jobs: trio.MemorySendChannel[Job], growing: trio.MemorySendChannel[Job]) -> None:
         """
@@ -87,7 +96,7 @@ class Scanner:
             while True:
                 self._note_progress()
                 if trio.current_time() >= next_scan:
-                    self._incomplete, begun = False, trio.current_time()
+                    self._incomplete, begun, self._scanned_for = False, trio.current_time(), self.config.source
                     cost = await self._scan_all()
                     self.board.scanned, self.board.scan_seconds = True, trio.current_time() - begun
                     share = _SHARE_WITH_EVENTS if self.changes.are_told else _SHARE
@@ -96,6 +105,8 @@ class Scanner:
                     next_scan = math.inf if self.once else max(rested, trio.current_time() + pause)
                 if await self._look_at_changes():
                     next_scan = min(next_scan, rested)
+                if self._scanned_for is not self.config.source and not self.once:  # a sync would count files twice
+                    next_scan = -math.inf
                 await self._serve()
                 if self.once and not self.backlog and not self.changes:
                     return
@@ -291,7 +302,9 @@ class Scanner:
     def _may_be_followed(self, pending: Pending) -> bool:
         growing, found = self.config.growing, pending.found
         is_large = found.fingerprint.size >= growing.min_size
-        return growing.mode == "follow" and is_large and not pending.closed_only and self._followed.file(found.path)
+        if growing.mode != "follow" or not is_large or pending.closed_only:
+            return False
+        return Wanted(growing.include, growing.exclude).file(found.path)
 
     def _is_old(self, fingerprint: Fingerprint) -> bool:
         """Is its last change, by the wall clock, longer ago than ``settle``? A proof says whether to believe it."""
