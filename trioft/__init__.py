@@ -97,7 +97,7 @@ finish           partial → delivered → source removed, in commented steps
 copier           one job at a time, from admission to report; what happens on an error
 lanes            as many copiers of a kind as there should be, more or fewer when that changes
 sweeper          removes orphaned partials at the start
-control          what an operator may ask of a running job: pause, resume, retry, cancel
+control          what an operator may ask of a running job: pause, resume, retry, cancel, other limits
 job              one source and one destination: channels, nurseries, the order of ending
 view             what the outside sees of a file and of a run: fields of JSON lines and feed
 feed             the state as changes since a cursor

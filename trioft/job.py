@@ -135,7 +135,7 @@ async def run_job(
                 services.start_soon(run_ledger, ledger, requests)
                 with port, port.clone() as port_of_control:
                     run.storage, run.changes = storage, changes
-                    run.control = Control(board, backlog, changes, throttle, port_of_control)
+                    run.control = Control(board, backlog, changes, throttle, run.settings, port_of_control)
                     async with trio.open_nursery() as helpers:
                         helpers.start_soon(storage.run, looking.call, backlog.offer_again)
                         helpers.start_soon(throttle.follow, lambda: config.copy.bwlimit.now())

@@ -263,7 +263,7 @@ class Server:
             if self._run.control is None:
                 done, text = False, "there is nothing to control yet"
             else:
-                done, text = await self._run.control.obey(what, entry)
+                done, text = await self._run.control.obey(what, number, message.get("value"), entry)
             if done and what == "retry" and entry is not None and entry.state in FINAL:
                 self._feed.remove(entry)  # it begins a new life, under another id
         return json.dumps({"type": "answer", "v": 1, "ref": ref, "ok": done, "text": text})

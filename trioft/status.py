@@ -188,6 +188,8 @@ def render(state: State) -> RenderableType:
     if totals["eta"]:
         head.append(f", {span_text(totals['eta'])} left")
     lines.append(head)
+    if agent.get("bwlimit") is not None:
+        lines.append(Text(f"limited to {size_text(agent['bwlimit'])}/s"))
     if agent["paused"]:
         lines.append(Text("paused", style="yellow"))
     table = Table.grid(padding=(0, 2))

@@ -61,6 +61,8 @@ class Run:
                 **self._agent,
                 "scanned": board.scanned,
                 "paused": board.paused,
+                "bwlimit": config.copy.bwlimit.now(),
+                "transfers": config.copy.transfers,
                 "control": config.feed.control,
             },
             "source": source,

@@ -39,9 +39,9 @@ export class Feed {
     this.connect();
   }
 
-  // Ask for something, where the agent can be controlled: pause, resume, retry, cancel.
-  ask(what, id) {
-    this.#socket.send(JSON.stringify({ do: what, ...(id === undefined ? {} : { id }), ref: (this.#ref += 1) }));
+  // Ask for something, where the agent can be controlled: pause, resume, retry, cancel, other limits.
+  ask(what, more = {}) {
+    this.#socket.send(JSON.stringify({ do: what, ...more, ref: (this.#ref += 1) }));
   }
 
   #listen() {
