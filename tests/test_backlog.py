@@ -26,9 +26,10 @@ LARGE = BUNDLE_FILE_SIZE + 1
 class Desk:
     """A backlog, its board, and both ends of the channels of jobs, one for files that are finished, one for others."""
 
-    def __init__(self, *, oldest_first: bool = True, room: int = 64, growing_room: int = 64) -> None:
+    def __init__(self, *, order: str = "oldest", room: int = 64, growing_room: int = 64) -> None:
         self.board = Board()
-        self.backlog = Backlog(self.board, oldest_first=oldest_first)
+        self.bundle_bytes = BUNDLE_BYTES
+        self.backlog = Backlog(self.board, order=order, bundle_bytes=lambda: self.bundle_bytes)
         self.send, self.receive = trio.open_memory_channel[Job](room)
         self.send_growing, self.receive_growing = trio.open_memory_channel[Job](growing_room)
 
@@ -131,7 +132,7 @@ async def test_small_files_are_shared_out_among_all_who_are_free(files: int, bun
 
 async def test_oldest_file_comes_first() -> None:
     """While watching, what has waited longest in the source is delivered first, large or small."""
-    desk = Desk(oldest_first=True)
+    desk = Desk()
     desk.ready(
         found(b"large, third", LARGE, mtime=3),
         found(b"small, fourth", mtime=4),
@@ -141,11 +142,65 @@ async def test_oldest_file_comes_first() -> None:
     assert paths(desk.offered()) == [[b"large, first"], [b"small, second", b"small, fourth"], [b"large, third"]]
 
 
-async def test_sync_takes_files_as_they_were_found() -> None:
-    """A sync keeps the order of the tree: what lies together is copied together."""
-    desk = Desk(oldest_first=False)
-    desk.ready(found(b"a", mtime=9), found(b"b", LARGE, mtime=1), found(b"c", mtime=5), found(b"d", LARGE, mtime=0))
-    assert paths(desk.offered()) == [[b"a", b"c"], [b"b"], [b"d"]]
+# b and d are large.
+FILES = [
+    found(b"c", 3, mtime=9),
+    found(b"d", LARGE, mtime=1),
+    found(b"a", 2, mtime=5),
+    found(b"b", 2 * LARGE, mtime=7),
+    found(b"e", 1, mtime=5),
+]
+ORDERS = {
+    "oldest": [[b"d"], [b"a", b"e", b"c"], [b"b"]],
+    "newest": [[b"c", b"a", b"e"], [b"b"], [b"d"]],
+    "smallest": [[b"e", b"a", b"c"], [b"d"], [b"b"]],
+    "largest": [[b"b"], [b"d"], [b"c", b"a", b"e"]],
+    "name": [[b"a", b"c", b"e"], [b"b"], [b"d"]],
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+async def test_files_come_in_the_order_that_was_asked_for(order: str) -> None:
+    """`copy.order` says which file is first; small ones take the next small ones along."""
+    desk = Desk(order=order)
+    desk.ready(*FILES)
+    assert paths(desk.offered()) == ORDERS[order]
+
+
+@given(st.permutations(FILES), st.sampled_from([*ORDERS]))
+async def test_the_order_does_not_depend_on_how_files_were_found(files: list[Found], order: str) -> None:
+    """The same files are copied in the same order, in whatever order a scan tells of them."""
+    desk = Desk(order=order)
+    desk.ready(*files)
+    assert paths(desk.offered()) == ORDERS[order]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+async def test_another_order_holds_for_those_that_are_ready_already(order: str) -> None:
+    """The order may change while files wait; one that is handed out stays so, and one that changed comes when ready."""
+    desk = Desk(order="oldest", room=1)
+    *_, changed = desk.ready(*FILES, found(b"z", 1, mtime=0))
+    desk.change(changed)
+    assert paths(desk.offered()) == [[b"d"]]
+    desk.backlog.reorder(order)
+    rest = []
+    while jobs := desk.offered():
+        rest += paths(jobs)
+    assert rest == [job for job in ORDERS[order] if job != [b"d"]]
+    desk.backlog.make_ready(changed)
+    assert paths(desk.offered()) == [[b"z"]]
+
+
+async def test_a_bundle_is_no_larger_than_is_asked_for_at_the_time() -> None:
+    """Where the throughput is limited, bundles are small: a bundle goes at once, and others wait for it."""
+    desk = Desk(room=1)
+    desk.ready(*(found(b"%d" % n, MIB) for n in range(9)))
+    desk.bundle_bytes = 4 * MIB
+    assert [len(job.items) for job in desk.offered()] == [4]
+    desk.bundle_bytes = 2 * MIB
+    assert [len(job.items) for job in desk.offered()] == [2]
+    desk.bundle_bytes = BUNDLE_BYTES
+    assert [len(job.items) for job in desk.offered()] == [3]
 
 
 async def test_job_says_what_the_copier_has_to_know() -> None:
@@ -198,7 +253,7 @@ async def test_growing_files_have_a_lane_of_their_own() -> None:
 
 async def test_each_growing_file_is_a_job_that_says_so() -> None:
     """Whatever its size, it is in no bundle; whoever was seen to grow first is followed first."""
-    desk = Desk(oldest_first=True)
+    desk = Desk()
     desk.growing(found(b"first", mtime=9), found(b"second", LARGE, mtime=1), found(b"third", 0, mtime=5))
     desk.ready(found(b"finished"))
     jobs = desk.offered_growing()
@@ -519,7 +574,9 @@ class Traffic:
     def __init__(self, data: st.DataObject) -> None:
         self.data = data
         rooms = st.integers(1, 3)
-        self.desk = Desk(oldest_first=data.draw(st.booleans()), room=data.draw(rooms), growing_room=data.draw(rooms))
+        self.desk = Desk(
+            order=data.draw(st.sampled_from([*ORDERS])), room=data.draw(rooms), growing_room=data.draw(rooms)
+        )
         self.settling: list[Pending] = []
         self.waiting: list[Pending] = []  # ready, or in a queued job
         self.growing: list[Pending] = []  # or in a queued job: nobody else touches them

@@ -144,7 +144,7 @@ def test_wrong_usage_is_refused(site: Site, arguments: list[str], fragment: str)
 def test_a_pattern_that_is_none_is_refused(site: Site) -> None:
     """A glob that cannot be read is named instead of matching nothing for ever."""
     done = site.run("sync", site.source, site.dest, "--state-dir", site.state, "--exclude", "[z-a]")
-    assert_refused(done, 2, "'[z-a]' is no pattern")
+    assert_refused(done, 2, "--exclude: '[z-a]' is no pattern")
 
 
 # --- The ends ---------------------------------------------------------------------------------------------------------

@@ -15,11 +15,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from test_limits import limits
 from trioft import configfile
 from trioft.config import GROUPS, Config, Copy, Destination, Growing, Hooks, Retry, Source, State
 from trioft.configfile import load_config
 from trioft.errors import ConfigError
-from trioft.kinds import MinFree, OnSuccess
+from trioft.kinds import Limit, MinFree, OnSuccess, Turn
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.yaml"
 OPTIONS = [f"{name}.{field.name}" for name, cls in GROUPS.items() for field in attrs.fields(cls)]
@@ -85,7 +86,8 @@ def test_without_file_and_options_everything_has_its_default() -> None:
         movers=4,
         verify="readback",
         on_success=OnSuccess(action="keep"),
-        bwlimit=None,
+        order="oldest",
+        bwlimit=Limit(),
         stall_timeout=30,
         checkpoint_size=256 * 2**20,
         checkpoint_time=5,
@@ -164,10 +166,17 @@ READ: list[tuple[str, str, object]] = [
     ("copy.verify", "size", "size"),
     ("copy.on_success", "delete", OnSuccess(action="delete")),
     ("copy.on_success", "'archive:../done: a'", OnSuccess(action="archive", folder="../done: a")),
-    ("copy.bwlimit", "off", None),
-    ("copy.bwlimit", '"off"', None),
-    ("copy.bwlimit", "20MiB", 20 * 2**20),
-    ("copy.bwlimit", "1.5MB/s", 1_500_000),
+    ("copy.order", "newest", "newest"),
+    ("copy.bwlimit", "off", Limit()),
+    ("copy.bwlimit", '"off"', Limit()),
+    ("copy.bwlimit", "20MiB", Limit(20 * 2**20)),
+    ("copy.bwlimit", "1.5MB/s", Limit(1_500_000)),
+    ("copy.bwlimit", "08:00,1MB", Limit(turns=(Turn(None, 480, 10**6),))),
+    (
+        "copy.bwlimit",
+        "08:00,1MB/s  18:30,off Sat-00:00,off Sun-23:59,1B",
+        Limit(turns=(Turn(None, 480, 10**6), Turn(None, 1110, None), Turn(5, 0, None), Turn(6, 1439, 1))),
+    ),
     ("copy.stall_timeout", "1s", 1.0),
     ("copy.checkpoint_size", "8MiB", 8 * 2**20),
     ("copy.checkpoint_time", "1ms", 0.001),
@@ -228,6 +237,7 @@ def test_min_free_is_a_part_of_the_whole_or_a_number_of_bytes(min_free: MinFree,
 DURATION = "a duration with its unit, such as 10s"
 SIZE = "a size with its unit, such as 64MiB"
 RATE = "a rate with its unit, such as 20MiB/s, or off"
+TURN = "a time and a rate, such as 18:00,off or Mon-08:00,20MiB/s"
 FREE = "a percentage from 0% to 100%, or a size with its unit, such as 10GiB"
 COUNT = "a whole number from 1 to 64"
 PATH = "a path, such as /media/ingest"
@@ -258,6 +268,12 @@ REFUSED = [
     ("copy.bwlimit", "on", "true", RATE),
     ("copy.bwlimit", "0B", '"0B"', RATE),
     ("copy.bwlimit", "20MiB/m", '"20MiB/m"', RATE),
+    ("copy.bwlimit", "08:00,20", '"20"', RATE),
+    ("copy.bwlimit", "8:00,off", '"8:00,off"', TURN),
+    ("copy.bwlimit", "24:00,off", '"24:00,off"', TURN),
+    ("copy.bwlimit", "08:00,off Monday-09:00,1B", '"Monday-09:00,1B"', TURN),
+    ("copy.bwlimit", "08:00,off 08:00,1B", '"08:00,1B"', "one rate for each time: there is 08:00,off already"),
+    ("copy.order", "random", '"random"', "oldest, newest, smallest, largest or name"),
     ("destination.min_free", "10", "10", FREE),
     ("destination.min_free", "101%", '"101%"', FREE),
     ("destination.min_free", "-1%", '"-1%"', FREE),
@@ -550,7 +566,7 @@ _COMMANDS = st.none() | st.lists(_FILENAMES.filter(lambda word: "{" not in word)
 _GATES = _COMMANDS.map(lambda words: words and (*words, "", "if={partial}{size}"))
 _SUFFIXES = st.none() | _FILENAMES.map(lambda name: name.replace("/", "|"))
 _SECONDS = st.integers(1000, 10**9).map(lambda milliseconds: milliseconds / 1000)
-_CONFIGS = st.builds(
+CONFIGS = st.builds(
     Config,
     source=st.builds(
         Source, path=_PATHS, include=_PATTERN_LISTS, exclude=_PATTERN_LISTS, settle=_SECONDS, scan_interval=_SECONDS
@@ -580,7 +596,8 @@ _CONFIGS = st.builds(
         transfers=st.integers(1, 64),
         on_success=st.sampled_from([OnSuccess(action="keep"), OnSuccess(action="delete")])
         | st.builds(OnSuccess, action=st.just("archive"), folder=_FILENAMES),
-        bwlimit=st.none() | st.integers(1, 2**63 - 1),
+        order=st.sampled_from(["oldest", "newest", "smallest", "largest", "name"]),
+        bwlimit=limits(),
         checkpoint_size=st.integers(8 * 2**20, 2**63 - 1),
         done_file=_SUFFIXES,
         gate=_GATES,
@@ -593,7 +610,7 @@ _CONFIGS = st.builds(
 
 
 @settings(deadline=None)  # it reads and writes files
-@given(written=_CONFIGS)
+@given(written=CONFIGS)
 @example(written=Config(source=Source(path="\x85", include=("\u2028", "\ufeff", "\U0001f600 \x1b", "\udce4"))))
 def test_every_configuration_survives_writing_and_reading(
     tmp_path_factory: pytest.TempPathFactory, written: Config
@@ -606,7 +623,9 @@ def test_every_configuration_survives_writing_and_reading(
 
 def test_dump_uses_the_notation_of_the_file() -> None:
     """What is shown is what a person would write."""
-    text = configfile.dump(Config(copy=Copy(on_success=OnSuccess(action="archive", folder="/done"), bwlimit=10**6)))
+    text = configfile.dump(
+        Config(copy=Copy(on_success=OnSuccess(action="archive", folder="/done"), bwlimit=Limit(10**6)))
+    )
     assert re.findall(r"^\w+", text, re.MULTILINE) == list(GROUPS)
     for line in (
         "settle_closed: 500ms",

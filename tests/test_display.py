@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import math
 import os
@@ -297,3 +298,14 @@ async def test_terminal_that_nobody_reads_stops_nothing() -> None:
         await until(lambda: read() and not limiter.borrowed_tokens)
     os.close(reading)
     os.close(filling)
+
+
+async def test_a_display_whose_terminal_has_gone_ends_alone() -> None:
+    """Nothing that can be drawn any more is a reason to copy nothing any more."""
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with trio.fail_after(30):
+        await run_display(Board(), Console(file=Gone(), force_terminal=True))

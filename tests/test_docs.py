@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import attrs
 import pytest
 
 import trioft
 from support import Site
+from trioft.config import GROUPS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -50,6 +52,20 @@ def test_the_readmes_commands_are_those_of_the_continuous_integration() -> None:
     assert commands == ["tests/demo.sh", "tests/run.sh"]
     ci = (ROOT / ".ci" / "run").read_text("utf-8")
     assert [line for line in ci.splitlines() if line.startswith("sh ")] == [f"sh {command}" for command in commands]
+
+
+def test_the_readme_names_the_options_that_hold_at_once() -> None:
+    """Whoever changes the configuration of a running agent knows beforehand what a SIGHUP is good for."""
+    (text,) = re.findall(r"Whatever can change at once does, and is said: (.*?)\. What is being", README, re.DOTALL)
+    live = {
+        f"{group}.{field.name}"
+        for group, cls in GROUPS.items()
+        for field in attrs.fields(cls)
+        if field.metadata["live"] and f"all of `{group}`" not in text
+    }
+    assert {*re.findall(r"`(\w+\.\w+)`", text)} == live
+    for group in re.findall(r"all of `(\w+)`", text):
+        assert all(field.metadata["live"] for field in attrs.fields(GROUPS[group]))
 
 
 def test_every_option_in_the_readme_exists(site: Site) -> None:

@@ -28,6 +28,7 @@ from trioft.agent import run_agent
 from trioft.board import Board, Entry
 from trioft.config import Config
 from trioft.configfile import load_config
+from trioft.kinds import Limit
 from trioft.model import BLOCK_SIZE, MIB, FileState, Job, Result
 from trioft.movers import MoverBug
 from trioft.transfer import Tools
@@ -265,7 +266,7 @@ async def test_a_bug_in_a_copier_ends_the_agent_and_the_others_record_how_far_th
     settled = check_promises(source, contents).settled(b"large")
     assert settled >= FAR - IN_WORK
     monkeypatch.undo()
-    agent = Agent(source, attrs.evolve(config, copy=attrs.evolve(config.copy, bwlimit=None)))
+    agent = Agent(source, attrs.evolve(config, copy=attrs.evolve(config.copy, bwlimit=Limit())))
     assert await agent.run() is None
     assert agent.board.totals.bytes_resumed == settled
     assert files_of(source.dest) == contents

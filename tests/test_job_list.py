@@ -66,7 +66,7 @@ def test_what_is_the_agents_is_the_same_for_all(load: Load) -> None:
     config = load([job("a")], {"state": {"shutdown_grace": "1s"}, "agent": {"bwlimit": "1MiB/s", "transfers": 3}})
     for group in AGENT_GROUPS:
         assert getattr(config.jobs["a"], group) == getattr(config, group)
-    assert (config.agent.bwlimit, config.agent.transfers) == (2**20, 3)
+    assert (config.agent.bwlimit.now(), config.agent.transfers) == (2**20, 3)
 
 
 def test_no_jobs_are_no_jobs(load: Load) -> None:

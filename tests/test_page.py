@@ -230,6 +230,33 @@ def test_an_operator_pauses_and_tries_again(site: Site, look: Look, tmp_path: Pa
     wait_until(lambda: (site.dest / "show.mxf").exists())
 
 
+def test_an_operator_gives_the_network_away_and_pauses_a_file(site: Site, look: Look, tmp_path: Path) -> None:
+    """The limit is shown where it is changed, in the notation of the file; a single file is paused in its details."""
+    config = tmp_path / "config.yaml"
+    config.write_text("feed: {control: true}\n")
+    make_tree(site.source, {"long.mxf": 100 * MIB})
+    agent, url = watch(site, "-c", config, "--bwlimit", "4MB/s")
+    page = look(url)
+    limit = page.get_by_label("Limit")
+    expect(limit).to_have_attribute("placeholder", "4 MB/s")
+    limit.press_sequentially("3MB/s")  # the slash begins no search here
+    limit.press("Enter")
+    expect(page.locator("#answer")).to_contain_text("bwlimit is 3MB/s")
+    expect(limit).to_have_attribute("placeholder", "3 MB/s")
+    limit.fill("much")
+    limit.press("Enter")
+    expect(page.locator("#answer")).to_contain_text('bwlimit: found "much", expected a rate')
+    page.locator("#active").get_by_role("button", name="long.mxf", exact=True).click()
+    page.get_by_role("button", name="Pause this file").click()
+    expect(page.locator("#facts")).to_contain_text("paused by an operator")
+    page.get_by_role("button", name="Resume").click()
+    page.get_by_role("button", name="Close").click()
+    limit.fill("off")
+    limit.press("Enter")
+    agent.wait_for_file("long.mxf", "done")
+    expect(limit).to_have_attribute("placeholder", "off")
+
+
 def test_an_operator_cancels_a_transfer(site: Site, look: Look, tmp_path: Path) -> None:
     """A file that is being copied is left when its button is pressed, and never has its final name."""
     config = tmp_path / "config.yaml"

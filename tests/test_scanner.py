@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
@@ -65,7 +66,7 @@ class World:
         self.heard: list[tuple[bytes, str, str | None]] = []
         self.board.notices.append(lambda what, text: self.told.append(text))
         self.board.listeners.append(lambda entry: self.heard.append((entry.path, str(entry.state), entry.reason)))
-        self.backlog = Backlog(self.board, oldest_first=not once)
+        self.backlog = Backlog(self.board)
         self.storage = Storage(ENDS, dict.fromkeys(Side), self.config, self.board)
         self.changes = Changes(self.backlog.wake)
         self.known: dict[bytes, Known] = {}
@@ -86,7 +87,7 @@ class World:
             config=self.config,
             once=once,
             only=None,
-            exclude=(),
+            own=(),
             board=self.board,
             backlog=self.backlog,
             storage=self.storage,
@@ -128,6 +129,10 @@ class World:
             return self.names.get(arguments[2])
         assert operation == "look"
         return [self.look(path) for path in arguments[1]]
+
+    def answer_by(self, call: Any) -> None:
+        """Have another one answer what the scanner asks movers."""
+        self.scanner.call = self.scanner._walk.call = call
 
     def look(self, path: bytes) -> Look:
         if path not in self.files:
@@ -700,7 +705,7 @@ async def test_sync_that_cannot_find_out_whether_a_file_was_renamed_asks_again(
         world.files[b"take.mxf"] = renamed
         world.names[renamed.fingerprint[:2]] = b"take.mxf"
 
-    world.scanner.call = fail_to_locate
+    world.answer_by(fail_to_locate)
     assert await world.run(then=rename) < math.inf
     assert failures == 0
     assert [paths for _, paths, _ in world.jobs] == [[b"take.mxf"]]
@@ -820,6 +825,46 @@ async def test_scans_that_cost_much_are_made_less_often(autojump_clock: MockCloc
     world.listing = world.listing._replace(seconds=5.0)
     await world.run(350)
     assert world.scans() == pytest.approx([0, 100, 200, 300], rel=0.01)
+
+
+@pytest.mark.parametrize(("once", "scans"), [(False, [0, 5, 25]), (True, [0])], ids=["watch", "sync"])
+async def test_other_settings_of_the_source_are_looked_at_at_once(
+    autojump_clock: MockClock, once: bool, scans: list[float]
+) -> None:
+    """However long the interval was, and whatever a scan costs: somebody waits for it; but a sync scans once only."""
+    world = World(once=once, source=source(scan_interval=1000.0))
+    world.listing = world.listing._replace(seconds=1.0)
+    world.put(b"a")
+
+    async def change() -> None:
+        await trio.sleep(5)
+        world.config.source = source(scan_interval=20.0)
+        world.scanner.renew()
+        await trio.sleep(2)
+        world.config.copy = attrs.evolve(world.config.copy, transfers=1)
+        world.scanner.renew()
+
+    await world.run(40, then=change)
+    assert world.scans() == pytest.approx(scans, rel=0.01)
+
+
+@pytest.mark.parametrize("once", [False, True], ids=["watch", "sync"])
+async def test_what_is_not_wanted_any_more_is_let_go(autojump_clock: MockClock, once: bool) -> None:
+    """Whatever it waits for, as long as no copier has it; it is neither copied nor said to be gone."""
+    world = World(once=once, source=source())
+    world.put(b"a.mov")
+    world.put(b"a.wav")
+
+    async def change() -> None:
+        await trio.sleep(0.2)
+        del world.files[b"a.wav"]  # a mover would not tell of it either
+        world.config.source = source(exclude=("*.wav",))
+        world.scanner.renew()
+
+    await world.run(40, then=change)
+    assert [paths for _, paths, _ in world.jobs] == [[b"a.mov"]]
+    assert [state for path, state, _ in world.heard if path == b"a.wav"] == ["settling"]
+    assert (world.board.pending_files, world.board.live) == (0, {})
 
 
 async def test_event_makes_it_look_at_once(autojump_clock: MockClock) -> None:
@@ -1040,7 +1085,7 @@ async def test_file_with_another_name_that_cannot_be_looked_at_is_not_forgotten(
     world.look = look  # type: ignore[method-assign]
     found, world.files = world.files, {}
     world.changes.add([b"elsewhere"])
-    world.scanner.call = _after_first_scan(world, found)
+    world.answer_by(_after_first_scan(world, found))
     await world.run()
     delivered = [paths for _, paths, _ in world.jobs]
     assert delivered == ([[b"elsewhere"]] if times < 100 else [])
@@ -1117,7 +1162,7 @@ async def test_hiccups_between_folders_are_not_added_up(autojump_clock: MockCloc
             raise FileTrouble(EIO)
         return world.listing._replace(rest=[b"%d" % tries] if tries < 20 else [])
 
-    world.scanner.call = fail_every_other_time
+    world.answer_by(fail_every_other_time)
     assert await world.run(then=lambda: probing(world, fails=0)) < math.inf
     assert tries == 20
 
@@ -1138,7 +1183,7 @@ async def test_missing_folders_are_made_also_empty_ones(autojump_clock: MockCloc
             raise FileTrouble(failures.pop())
         return await call(operation, *arguments)
 
-    world.scanner.call = fail_to_make
+    world.answer_by(fail_to_make)
     await world.run(then=lambda: probing(world, fails=2))
     assert [(operation, what) for _, operation, what in world.calls if operation == "make_folders"] == [
         ("make_folders", [b"empty"])

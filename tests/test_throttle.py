@@ -77,3 +77,63 @@ async def test_taking_lets_a_cancellation_in_even_when_there_is_nothing_to_wait_
         scope.cancel()
         await Throttle(10**12).take(1)
     assert scope.cancelled_caught
+
+
+async def test_another_rate_holds_for_those_that_are_waiting(autojump_clock: Clock) -> None:
+    """Who waits under a low limit does not wait under a high one: what is still owed is paid at the new rate."""
+    throttle = Throttle(10)
+    await throttle.take(100)
+    begun, passed = trio.current_time(), list[float]()
+
+    async def transfer() -> None:
+        await throttle.take(100)
+        passed.append(trio.current_time() - begun)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(transfer)
+            await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(5)  # half of what the first waits for is paid
+        throttle.change(100)
+        await trio.sleep(1)
+        throttle.change(50)
+    assert passed == pytest.approx([5.5, 6 + 0.5 * 2, 6 + 1.5 * 2])
+
+
+async def test_without_a_limit_who_waits_goes_at_once_and_nothing_is_owed_later(autojump_clock: Clock) -> None:
+    """A limit that is lifted is lifted for all; one that comes back begins anew."""
+    throttle = Throttle(1)
+    await throttle.take(1_000_000)
+    begun = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(throttle.take, 1)
+        await trio.testing.wait_all_tasks_blocked()
+        throttle.change(None)
+    assert trio.current_time() == begun
+    await trio.sleep(7)
+    throttle.change(10)
+    assert await elapsed(throttle, 10, 10) == pytest.approx(1)
+
+
+async def test_a_limit_that_comes_holds_for_those_that_come_after(autojump_clock: Clock) -> None:
+    """And those before it are paid."""
+    throttle = Throttle(None)
+    await throttle.take(10**15)
+    throttle.change(10)
+    assert await elapsed(throttle, 10, 10) == pytest.approx(1)
+
+
+async def test_a_timetable_is_followed_minute_by_minute(autojump_clock: Clock) -> None:
+    """Its turn comes while somebody waits, who need not wait for the rest."""
+    begun = trio.current_time()
+    throttle = Throttle(1)
+
+    def rate() -> int | None:
+        return 1 if trio.current_time() - begun < 3600 else None
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(throttle.follow, rate)
+        await throttle.take(10**9)
+        await throttle.take(1)
+        assert 3600 <= trio.current_time() - begun <= 3660
+        nursery.cancel_scope.cancel()

@@ -89,7 +89,9 @@ throttle         the limit on throughput, and how it is measured
 memory           gives free memory back
 board            live state of all files, totals; the source of display and JSON lines
 overview         the boards of several jobs, read as one
-backlog          files that are not delivered yet, and when to look at each again; bounded; makes the jobs
+settings         the configuration of a run that goes on: read again, or changed by an operator
+signals          stop, stop now, read the configuration again; a terminal that has gone
+backlog          files that are not delivered yet, and when to look at each again; bounded; makes the jobs, in order
 events           file events: hints for the scanner
 lock             one trioft at a time for each pair of source and destination
 ledger           SQLite: outcomes, checkpoints, history; readable schema in ``ledger.sql``
@@ -98,6 +100,7 @@ journal          what was decided about each file on its way becomes history
 records          reading ledgers: history, what is known about files, what was delivered
 storage          both ends' health and identity, the destination's space; the gates
 ends             the two ends, before the first file: found, refused, waited for
+walk             movers read the source, and make the folders that the destination lacks
 scanner          walks and watches the source, decides what is ready and what grows
 transfer         a large file on its way: plan, write, settle; what copiers and strategies work with
 follow           the strategy for files that are being written: watch, copy, reconcile
@@ -105,8 +108,9 @@ strategies       ``bundle``, ``whole``, ``follow``: the table of them, and which
 finish           partial → delivered → source removed, in commented steps
 copier           one job at a time, from admission to report; what happens on an error
 lister           has manifests written of what was delivered
+lanes            as many copiers of a kind as there should be, more or fewer when that changes
 sweeper          removes orphaned partials at the start
-control          what an operator may ask of a running job: pause, resume, retry, cancel
+control          what an operator may ask of a running job: pause, resume, retry, cancel, other limits
 job              one source and one destination: channels, nurseries, the order of ending
 view             what the outside sees of a file and of a run: fields of JSON lines and feed
 hooks            programs that are told what has come of each file

@@ -1,25 +1,26 @@
 """
-The agent: the composition root of a run. Opens what all jobs have in common, owns the signals, keeps jobs apart.
+The agent: the composition root of a run. Opens what all jobs have in common, and keeps them apart.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import signal
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
 
 import trio
 
+from trioft import signals
 from trioft.board import Board
-from trioft.config import Config
+from trioft.config import AGENT_GROUPS, Config
 from trioft.errors import Side, TrioftError, UnusableError, meaning_of
 from trioft.hooks import telling
 from trioft.job import JobRun, Shared, run_job
 from trioft.memory import stay_small
 from trioft.notify import notifying
 from trioft.overview import Overview
+from trioft.settings import Read, Settings, reload
 
 
 async def run_agent(
@@ -30,20 +31,28 @@ async def run_agent(
     state_dir: str,
     accept_new: Container[Side] = (),
     display: Callable[[], Awaitable[None]] | None = None,
+    read: Read | None = None,
     mover: Sequence[str] | None = None,
 ) -> int | None:
     """
     Transfer everything, ``once`` or until stopped. Returns the number of the signal that stopped it, or None.
 
     What happens is told to *board*: an overview of the jobs, where *config* has several. *display* is a task that shows
-    it. The rest is for ``JobRun`` and ``run_job``. What that raises is raised; of one of several jobs, it becomes the
-    ``problem`` of its board.
+    it; *read* reads the configuration again, which a SIGHUP asks for, and which changes *config*. The rest is for
+    ``JobRun`` and ``run_job``. What that raises is raised; of one of several jobs, it becomes the ``problem`` of its
+    board.
     """
     shared = Shared(config)
     runs = [JobRun(config.of(one.job), one, shared, accept_new) for one in board.boards]
+    common = Settings(config, AGENT_GROUPS)
+    common.followers = [lambda: shared.throttle.change(config.agent.bwlimit.now())]
+    everything = [*(run.settings for run in runs), common]
     async with (
-        _signals(runs, board) as received,
+        signals.obeyed(
+            lambda: [run.shutdown for run in runs], board, lambda: reload(everything, read, board)
+        ) as received,
         notifying(runs, board),
+        _alongside(lambda: shared.throttle.follow(lambda: config.agent.bwlimit.now())),
         _alongside(display),
         _served(config, board, runs, once, state_dir),
         _alongside(stay_small),
@@ -104,28 +113,6 @@ async def contain(board: Board, work: Callable[[], Awaitable[None]]) -> TrioftEr
             board.notice("job", told, level="error", event="job.failed", reason=text + story)
         return problem
     return None
-
-
-@contextlib.asynccontextmanager
-async def _signals(runs: Sequence[JobRun], board: Board | Overview) -> AsyncIterator[list[int]]:
-    """The first SIGINT or SIGTERM stops the pipelines, the second ends the grace. Yields the signals so far."""
-    received: list[int] = []
-
-    async def watch() -> None:
-        async for number in signals:
-            received.append(number)
-            board.record("info", "signal.received", signal=signal.Signals(number).name)
-            for run in runs:
-                if len(received) == 1:
-                    run.shutdown.stop()
-                else:
-                    run.shutdown.stop_now()
-
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch)
-            yield received
-            nursery.cancel_scope.cancel()
 
 
 @contextlib.asynccontextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections.abc import Callable
 
 import attrs
 import trio
@@ -35,6 +36,17 @@ UNMARKED = LIMIT // 2
 # Seconds between two looks whether a file that waits for its marker is still there. That the marker has come is told by
 # an event, or found by a scan.
 _STILL_THERE = 60.0
+
+# By ``copy.order`` the file with the smallest number comes first, and of several with the same the first by name.
+_ORDERS: dict[str, Callable[[Found], int]] = {
+    "oldest": lambda found: found.fingerprint.mtime_ns,
+    "newest": lambda found: -found.fingerprint.mtime_ns,
+    "smallest": lambda found: found.fingerprint.size,
+    "largest": lambda found: -found.fingerprint.size,
+    "name": lambda found: 0,
+}
+# Its place in the order, its turn, and itself.
+_Heap = list[tuple[tuple[int, bytes], int, "Pending"]]
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -72,7 +84,8 @@ class Pending:
 
 class Backlog:
     """
-    *oldest_first*: jobs are made of the files with the oldest modification time first, else as they were found.
+    Jobs are made of the files that are ready in *order* (``copy.order``), those that grow as they were found. Small
+    files travel together: neighbours in that order, up to *bundle_bytes* in all.
 
     ``changed`` is set whenever there may be something to do for the scanner.
     """
@@ -81,20 +94,20 @@ class Backlog:
         self,
         board: Board,
         *,
-        oldest_first: bool,
-        bundle_bytes: int = BUNDLE_BYTES,
+        order: str = "oldest",
+        bundle_bytes: Callable[[], int] = lambda: BUNDLE_BYTES,
         bundle_files: int = BUNDLE_FILES,
     ) -> None:
         self.changed = trio.Event()
         self._board = board
-        self._oldest_first = oldest_first
+        self._order = order
         self._bundle_bytes, self._bundle_files = bundle_bytes, bundle_files
         self._pending: dict[bytes, Pending] = {}
         self._by_id: dict[int, Pending] = {}
         self._due: list[tuple[float, int, Pending]] = []
-        self._small: list[tuple[float, int, Pending]] = []
-        self._large: list[tuple[float, int, Pending]] = []
-        self._growing: list[tuple[float, int, Pending]] = []
+        self._small: _Heap = []
+        self._large: _Heap = []
+        self._growing: _Heap = []
         self._numbers = itertools.count()
 
     def __len__(self) -> int:
@@ -152,22 +165,36 @@ class Backlog:
         self._board.move(pending.entry, FileState.SETTLING)
         self.look_again(pending, due)
 
+    def at_rest(self) -> list[Pending]:
+        """Return the files that no copier has."""
+        return [pending for pending in self._pending.values() if not pending.in_work]
+
     def make_growing(self, pending: Pending) -> None:
         """The file is copied while it is being written, as soon as one of the lanes for such files is free."""
         pending.due = math.inf
         pending.growing = pending.entry.growing = True
         self._board.move(pending.entry, FileState.GROWING, "being written")
         pending.turn = next(self._numbers)
-        heapq.heappush(self._growing, (0, pending.turn, pending))
+        heapq.heappush(self._growing, ((0, b""), pending.turn, pending))
 
     def make_ready(self, pending: Pending) -> None:
         pending.due = math.inf
         pending.growing = pending.entry.growing = False
         self._board.move(pending.entry, FileState.READY)
-        key = pending.found.fingerprint.mtime_ns if self._oldest_first else 0
         heap = self._small if pending.entry.size <= BUNDLE_FILE_SIZE else self._large
         pending.turn = next(self._numbers)
-        heapq.heappush(heap, (key, pending.turn, pending))
+        heapq.heappush(heap, (self._place(pending), pending.turn, pending))
+
+    def _place(self, pending: Pending) -> tuple[int, bytes]:
+        return _ORDERS[self._order](pending.found), pending.found.path
+
+    def reorder(self, order: str) -> None:
+        """Have another order from now on, also for those that are ready."""
+        if order != self._order:
+            self._order = order
+            for heap in self._small, self._large:
+                heap[:] = [(self._place(pending), turn, pending) for _, turn, pending in heap if turn == pending.turn]
+                heapq.heapify(heap)
 
     def pop_due(self, most: int) -> list[Pending]:
         """Return files whose next look is due, and forget when it was."""
@@ -200,17 +227,17 @@ class Backlog:
                 chosen = self._pop_bundle(max(_FEWEST, -(-len(self._small) // room)))
             jobs.send_nowait(Job(tuple(_item(pending) for _, _, pending in chosen)))
 
-    def _best(self, heap: list[tuple[float, int, Pending]], state: FileState = FileState.READY) -> Pending | None:
+    def _best(self, heap: _Heap, state: FileState = FileState.READY) -> Pending | None:
         while heap and (heap[0][2].entry.state != state or heap[0][2].turn != heap[0][1]):
             heapq.heappop(heap)
         return heap[0][2] if heap else None
 
-    def _pop_bundle(self, most: int) -> list[tuple[float, int, Pending]]:
-        chosen: list[tuple[float, int, Pending]] = []
-        size = 0
+    def _pop_bundle(self, most: int) -> _Heap:
+        chosen: _Heap = []
+        size, most_bytes = 0, self._bundle_bytes()
         while (best := self._best(self._small)) and len(chosen) < min(most, self._bundle_files):
             size += best.entry.size
-            if size > self._bundle_bytes:
+            if size > most_bytes:
                 break
             chosen.append(heapq.heappop(self._small))
         return chosen

@@ -45,6 +45,7 @@ class Entry:
     retry_at: float | None = None  # on trio's clock
     digest: bytes | None = None
     left: bool = False  # an operator does not want it to be transferred now
+    paused: bool = False  # nor that it is begun, or goes on, before he says so
     found_at: datetime = attrs.field(factory=lambda: datetime.now(UTC))
     started_at: float | None = None  # on trio's clock
 

@@ -57,6 +57,7 @@ from trioft.options import (
     Verify,
     WhatToDo,
     load,
+    reader,
 )
 
 app = typer.Typer(
@@ -128,12 +129,13 @@ def sync(
 
     Example:  trioft sync /data/raw /mnt/nas/raw --exclude '*.tmp'
     """
-    settings = load(locals())
+    settings, read = load(locals()), reader(locals())
     from trioft import console
 
     raise typer.Exit(
         console.run_sync(
             settings,
+            read,
             accept=_accepted(accept_new_source, accept_new_destination),
             as_json=json,
             quiet=quiet,
@@ -174,12 +176,13 @@ def watch(
 
     Example:  trioft watch /ingest /mnt/nas/ingest --on-success archive:/ingest-done
     """
-    settings = load(locals())
+    settings, read = load(locals()), reader(locals())
     from trioft import console
 
     raise typer.Exit(
         console.run_watch(
             settings,
+            read,
             accept=_accepted(accept_new_source, accept_new_destination),
             as_json=json,
             quiet=quiet,

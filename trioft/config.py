@@ -21,6 +21,7 @@ from trioft.kinds import (
     ADDRESS,
     COUNT,
     COUNT_OR_NONE,
+    LIMIT,
     MARKER,
     MIN_FREE,
     NAMES,
@@ -28,7 +29,6 @@ from trioft.kinds import (
     PATH,
     PATTERNS,
     PERIOD,
-    RATE,
     SIZE,
     SUFFIX,
     SWITCH,
@@ -36,6 +36,7 @@ from trioft.kinds import (
     TOKEN,
     Address,
     Kind,
+    Limit,
     MinFree,
     OnSuccess,
     command,
@@ -46,15 +47,16 @@ from trioft.kinds import (
 )
 
 
-def option(default: object, kind: Kind, reason: str, *, at_most: str | None = None) -> Any:
+def option(default: object, kind: Kind, reason: str, *, at_most: str | None = None, live: bool = False) -> Any:
     """
     Declare an option: its *default* in the notation of the file, its *kind*, and what it is for.
 
     *at_most* names an option declared before it that its value may not exceed. Its default goes down with
-    that one, so that only what a person wrote is ever refused.
+    that one, so that only what a person wrote is ever refused. *live* says that another value holds at once when the
+    configuration of a running agent is read again; others hold from the next start on.
     """
     value: Any = kind.read(default)
-    metadata = {"kind": kind, "reason": reason, "at_most": at_most}
+    metadata = {"kind": kind, "reason": reason, "at_most": at_most, "live": live}
     if at_most is None:
         return attrs.field(default=value, metadata=metadata)
     bounded = attrs.Factory(lambda self: min(value, getattr(self, at_most)), takes_self=True)
@@ -67,24 +69,26 @@ class Source:
 
     path: str | None = option(None, PATH, "The folder, or the one file, that is transferred.")
     include: tuple[str, ...] = option(
-        [], PATTERNS, "Only files that match one of these are transferred; all, where there is none."
+        [], PATTERNS, "Only files that match one of these are transferred; all, where there is none.", live=True
     )
     exclude: tuple[str, ...] = option(
-        [], PATTERNS, "Files that match one of these are left alone, even where include matches too."
+        [], PATTERNS, "Files that match one of these are left alone, even where include matches too.", live=True
     )
     settle: float = option(
         "10s",
         TIME,
         "A file must be left alone this long before it is copied, where there is no better proof.",
+        live=True,
     )
     settle_closed: float = option(
         "500ms",
         TIME,
         "The same for closed files, as some programs open them again; <= settle.",
         at_most="settle",
+        live=True,
     )
     scan_interval: float = option(
-        "10s", PERIOD, "The whole source is looked through this often, as file events can get lost."
+        "10s", PERIOD, "The whole source is looked through this often, as file events can get lost.", live=True
     )
     done_suffix: str | None = option(
         None, SUFFIX, "Such as .done: NAME is delivered when its writer has made NAME.done beside it, to say so."
@@ -102,11 +106,11 @@ class Destination:
         "For names that are taken; null: overwrite in sync, and rename in watch, to lose no recording.",
     )
     min_free: MinFree = option(
-        "1%",
-        MIN_FREE,
-        "Files wait rather than leave less space than this, as others write there too.",
+        "1%", MIN_FREE, "Files wait rather than leave less space than this, as others write there too.", live=True
     )
-    check_interval: float = option("10s", PERIOD, "The destination's health and free space are looked at this often.")
+    check_interval: float = option(
+        "10s", PERIOD, "The destination's health and free space are looked at this often.", live=True
+    )
     require_mount: bool = option(
         False, SWITCH, "Wait until something is mounted there; files would fill the local disk otherwise."
     )
@@ -125,31 +129,39 @@ class Growing:
         "follow",
         one_of("follow", "wait"),
         "Copy them while they grow, and sync stays for them; or wait for the close, and sync leaves them.",
+        live=True,
     )
-    min_size: int = option("16MiB", SIZE, "Smaller ones wait until they are closed, as most of them soon are.")
+    min_size: int = option(
+        "16MiB", SIZE, "Smaller ones wait until they are closed, as most of them soon are.", live=True
+    )
     transfers: int = option(
-        8, COUNT, "Files followed at the same time, each with a lane of its own beside copy.transfers."
+        8, COUNT, "Files followed at the same time, each with a lane of its own beside copy.transfers.", live=True
     )
     headroom: int = option(
-        "0B", SIZE, "Stay this far behind the end, for recorders that write its last part more than once."
+        "0B", SIZE, "Stay this far behind the end, for recorders that write its last part more than once.", live=True
     )
-    poll: float = option("250ms", duration("50ms"), "Look at each this often, where no event tells that it has grown.")
+    poll: float = option(
+        "250ms", duration("50ms"), "Look at each this often, where no event tells that it has grown.", live=True
+    )
     reconcile: Literal["full", "edges"] = option(
         "full",
         one_of("full", "edges"),
         "Compare all of it once it is closed, or its first and last 64 MiB only, for slow source disks.",
+        live=True,
     )
     include: tuple[str, ...] = option(
-        [], PATTERNS, "Only files that match one of these are followed; all, where there is none."
+        [], PATTERNS, "Only files that match one of these are followed; all, where there is none.", live=True
     )
-    exclude: tuple[str, ...] = option([], PATTERNS, "Files that match one of these wait until they are closed.")
+    exclude: tuple[str, ...] = option(
+        [], PATTERNS, "Files that match one of these wait until they are closed.", live=True
+    )
 
 
 @attrs.frozen(kw_only=True)
 class Copy:
     """How files are copied."""
 
-    transfers: int = option(4, COUNT, "Files or bundles copied at the same time, to keep a network busy.")
+    transfers: int = option(4, COUNT, "Files or bundles copied at the same time, to keep a network busy.", live=True)
     movers: int = option(4, COUNT, "Processes for files, as many again for growing ones: a dead mount stops only them.")
     verify: Literal["size", "transfer", "readback"] = option(
         "readback",
@@ -171,8 +183,17 @@ class Copy:
         one_of("folder", "day"),
         "One manifest in each folder, or one a day for all; ASC MHL: a history for each folder at the top, or one.",
     )
-    bwlimit: int | None = option(
-        "off", RATE, "The most that all transfers together use, such as 20MiB/s, to leave some to others."
+    order: Literal["oldest", "newest", "smallest", "largest", "name"] = option(
+        "oldest",
+        one_of("oldest", "newest", "smallest", "largest", "name"),
+        "Which of the files that are ready comes first, as far as they are known yet.",
+        live=True,
+    )
+    bwlimit: Limit = option(
+        "off",
+        LIMIT,
+        "The most that all transfers use, such as 20MiB/s, or by the clock: 08:00,20MiB 18:00,off Sat-08:00,off.",
+        live=True,
     )
     stall_timeout: float = option(
         "30s",
@@ -183,9 +204,10 @@ class Copy:
         "256MiB",
         size("8MiB"),
         "Progress is made durable after this much, so that no more is ever copied again.",
+        live=True,
     )
     checkpoint_time: float = option(
-        "5s", duration("1ms"), "Progress is made durable after this long too, for slow destinations."
+        "5s", duration("1ms"), "Progress is made durable after this long too, for slow destinations.", live=True
     )
     done_file: str | None = option(
         None, SUFFIX, "Such as .done: make an empty NAME.done beside NAME, last of all, for those who wait for it."
@@ -206,9 +228,12 @@ class Retry:
         5,
         whole("whole number from 0", range(2**63)),
         "A file is tried again this often; then it failed, until it changes.",
+        live=True,
     )
-    longest: float = option("60s", TIME, "The longest pause before another attempt; pauses double up to it.")
-    first: float = option("1s", TIME, "The first pause, as most errors pass soon; <= longest.", at_most="longest")
+    longest: float = option("60s", TIME, "The longest pause before another attempt; pauses double up to it.", live=True)
+    first: float = option(
+        "1s", TIME, "The first pause, as most errors pass soon; <= longest.", at_most="longest", live=True
+    )
 
     def pause(self, attempt: int) -> float:
         """Return the seconds after so many failed attempts: twice as long each time, up to ``longest``."""
@@ -261,7 +286,7 @@ class Log:
     """What is logged: by watch; by sync only where it is told so by file, or by format: json."""
 
     level: Literal["debug", "info", "warning", "error"] = option(
-        "info", one_of("debug", "info", "warning", "error"), "Messages of less weight are not written."
+        "info", one_of("debug", "info", "warning", "error"), "Messages of less weight are not written.", live=True
     )
     format: Literal["text", "json"] = option(
         "text", one_of("text", "json"), "Lines of key=value for people and grep, or JSON objects for programs."
@@ -280,7 +305,9 @@ class Agent:
         COUNT_OR_NONE,
         "Files or bundles copied at the same time by all jobs; recordings do not count, they do not wait.",
     )
-    bwlimit: int | None = option("off", RATE, "The most that all jobs together use, such as 100MiB/s.")
+    bwlimit: Limit = option(
+        "off", LIMIT, "The most that all jobs together use, such as 100MiB/s, or by the clock.", live=True
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -292,9 +319,14 @@ class State:
     shutdown_grace: float = option("10s", TIME, "After the signal to stop, this long remains to reach a checkpoint.")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class Config:
-    """All options."""
+    """
+    All options.
+
+    While an agent runs, a group may be replaced as a whole (``settings``): who reads an option from here at the moment
+    of use has the one in effect, who keeps a group keeps what was.
+    """
 
     source: Source = Source()
     destination: Destination = Destination()
@@ -320,3 +352,4 @@ GROUPS: dict[str, type[Any]] = {
 }
 # Those that belong to the agent alone; of the others, a job may have its own.
 AGENT_GROUPS = ("feed", "log", "agent", "state")
+JOB_GROUPS = tuple(group for group in GROUPS if group not in AGENT_GROUPS)

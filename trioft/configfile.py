@@ -280,6 +280,9 @@ _HEAD = """\
 #
 # Durations: 500ms, 10s, 1.5h, 2h45m, 14d. Sizes: 64MiB (binary), 10GB (decimal). Rates: 20MiB/s.
 # Patterns are relative to the source; ** spans folders; they need quotes: ["**/*.mov", "dailies/*"].
+#
+# A running trioft reads this file again when it gets a SIGHUP (kill -HUP PID): options with * hold at once then, the
+# others from the next start on.
 """
 
 _JOBS = """
@@ -299,5 +302,6 @@ def example() -> str:
         for field in attrs.fields(GROUPS[group]):
             value = values[field.name]
             entry = f"{field.name}: {value if isinstance(value, str) else json.dumps(value)}"
-            lines.append(f"#   {entry:24} # {field.metadata['kind'].unit}. {field.metadata['reason']}")
+            mark = "* " if field.metadata["live"] else ""
+            lines.append(f"#   {entry:24} # {mark}{field.metadata['kind'].unit}. {field.metadata['reason']}")
     return "\n".join(lines) + "\n" + _JOBS

@@ -29,12 +29,17 @@ from trioft.model import FINAL, FileState, Found
 from trioft.notation import size_text
 from trioft.outlet import Outlet, write_to
 from trioft.overview import Overview
+from trioft.settings import Read
+from trioft.signals import spared_from_hangups
 from trioft.view import describe, path_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Callable, Container
 
     from rich.console import Console
+
+# Notices that are no warnings.
+_NOTICES = {"feed": "info", "reload": "info", "config": "error"}
 
 # States that a person wants to hear of; the others are steps on the way.
 _WORTH_A_LINE = {
@@ -50,8 +55,8 @@ _WORTH_A_LINE = {
 class Voice:
     """Says what happens: as JSON on stdout, and to *talk*, if that is no log, in sentences."""
 
-    def __init__(self, level: str, talk: Outlet | None, *, as_json: bool) -> None:
-        self._level = LEVELS[level]
+    def __init__(self, level: Callable[[], str], talk: Outlet | None, *, as_json: bool) -> None:
+        self._level = level  # asked at each message, as it may change
         self._data = Outlet(write_to(1)) if as_json else None
         self._talk = talk
         self._waits = Waits()
@@ -77,7 +82,7 @@ class Voice:
             one.listeners.append(self.file_changed)
 
     def say(self, level: str, text: str) -> None:
-        if self._talk is None or LEVELS[level] < self._level:
+        if self._talk is None or LEVELS[level] < LEVELS[self._level()]:
             return
         prefix = f"trioft: {level}: " if level in ("warning", "error") else ""
         self._talk.put(prefix + text)
@@ -88,7 +93,7 @@ class Voice:
 
     def notice(self, herald: Herald, what: str, text: str) -> None:
         has_ended = what == "job" and isinstance(herald, Board) and herald.problem is not None
-        self.say("info" if what == "feed" else "error" if has_ended else "warning", named(herald.job, text))
+        self.say("error" if has_ended else _NOTICES.get(what, "warning"), named(herald.job, text))
         self.emit(what, **({} if herald.job is None else {"job": herald.job}), text=text)
 
     def file_changed(self, entry: Entry) -> None:
@@ -145,6 +150,7 @@ def _print(text: str) -> None:
 
 def run_sync(
     settings: Config,
+    read: Read | None,
     *,
     accept: Container[Side],
     as_json: bool,
@@ -153,21 +159,29 @@ def run_sync(
     progress: bool,
     dry_run: bool,
 ) -> int:
-    """Run `trioft sync`; return its exit code."""
+    """Run `trioft sync`; return its exit code. *read* reads the configuration again."""
     if dry_run:
-        return _run(settings, None, accept, as_json, quiet, verbose, progress=False, dry_run=True)
-    return _run(settings, True, accept, as_json, quiet, verbose, progress)
+        return _run(settings, None, None, accept, as_json, quiet, verbose, progress=False, dry_run=True)
+    return _run(settings, read, True, accept, as_json, quiet, verbose, progress)
 
 
 def run_watch(
-    settings: Config, *, accept: Container[Side], as_json: bool, quiet: bool, verbose: bool, progress: bool
+    settings: Config,
+    read: Read | None,
+    *,
+    accept: Container[Side],
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    progress: bool,
 ) -> int:
-    """Run `trioft watch`; return its exit code."""
-    return _run(settings, False, accept, as_json, quiet, verbose, progress)
+    """Run `trioft watch`; return its exit code. *read* reads the configuration again."""
+    return _run(settings, read, False, accept, as_json, quiet, verbose, progress)
 
 
 def _run(
     settings: Config,
+    read: Read | None,
     once: bool | None,
     accept: Container[Side],
     as_json: bool,
@@ -177,7 +191,11 @@ def _run(
     dry_run: bool = False,
 ) -> int:
     screen = terminal() if progress and not quiet else None
-    level = "error" if quiet else "debug" if verbose else settings.log.level
+    fixed = "error" if quiet else "debug" if verbose else None
+
+    def level() -> str:
+        return fixed or settings.log.level
+
     stderr = to_stderr(screen)
     log = None if dry_run else _open_log(settings, stderr, level, watching=not once)
     is_talking = log is None or settings.log.file is not None
@@ -206,11 +224,13 @@ def _run(
             state_dir=state_dir,
             accept_new=accept,
             display=display,
+            read=read,
         )
 
     began = _monotonic()
     try:
-        stopped_by = trio.run(run)
+        with contextlib.nullcontext() if dry_run else spared_from_hangups():
+            stopped_by = trio.run(run)
     except BaseException as error:
         known = _meaning_of(error)
         is_plain = is_talking or settings.log.format == "text"  # else all that is read there is JSON
@@ -254,13 +274,13 @@ def _exit_code_of(board: Board, was_stopped: bool) -> int:
     return 4 if board.totals.busy else 0
 
 
-def _open_log(settings: Config, stderr: Outlet, level: str, *, watching: bool) -> Log | None:
+def _open_log(settings: Config, stderr: Outlet, level: Callable[[], str], *, watching: bool) -> Log | None:
     """Return the log of this run, if there is one. Raises ``ConfigError``."""
     log = settings.log
     if log.file is not None:
         outlet = log_file_outlet(log.file, log.max_size, log.keep, log.format)
         return Log(outlet, lambda: settings.log.level, log.format)
-    return Log(stderr, lambda: level, log.format) if watching or log.format == "json" else None
+    return Log(stderr, level, log.format) if watching or log.format == "json" else None
 
 
 def _describe_run(settings: Config, once: bool) -> dict[str, object]:

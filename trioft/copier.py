@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 
 import attrs
 import trio
@@ -19,21 +19,24 @@ from trioft.ledger import Entry, Ledger
 from trioft.model import Checkpoint, FileState, Item, Job, Result, Verdict
 from trioft.naming import is_partial, partial_of
 from trioft.strategies import STRATEGIES, choose_strategy
-from trioft.transfer import Tools, is_of, left
+from trioft.transfer import PAUSE, Tools, is_of, stopped
 
 # Operations that may rename a partial.
 _RENAMING = ("rename", "publish")
 # Seconds between two looks whether an operation that was left behind has ended.
 _STUCK = 1.0
+# Seconds between two looks at a file that an operator has paused.
+_PAUSED = 3600.0
 
 
-async def run_copier(jobs: trio.MemoryReceiveChannel[Job], backlog: Backlog, tools: Tools) -> None:
+async def run_copier(jobs: AsyncIterable[Job], backlog: Backlog, tools: Tools) -> None:
     """
     Carry one job after the other to its end, or back to the backlog.
 
-    Ends when the scanner has closed its end of *jobs* and the last one is done.
+    Ends when there are no more *jobs*.
     """
-    with jobs, tools.ledger:
+    with tools.ledger:
+        backlog.wake()  # there is room for one more
         async for job in jobs:
             if choose_strategy(job) == "bundle":
                 await _take(job, backlog, tools)
@@ -50,13 +53,13 @@ async def _take(job: Job, backlog: Backlog, tools: Tools) -> None:
     started = [(item, p) for item, p in started if not _has_to_wait(item, p, backlog, tools)]
     failed: list[Entry] = []
     for item, p in started:
-        if p.entry.left:
-            tools.board.move(p.entry, FileState.WAITING)
-            trouble = left(item.path, p.entry.bytes_copied)
+        if p.entry.left or p.entry.paused:
+            trouble = stopped(p.entry, p.entry.bytes_copied)
+            tools.board.move(p.entry, FileState.WAITING, trouble.text)
             _report(p, item, Result(Verdict.TROUBLE, trouble=trouble), backlog, tools, failed)
     if failed:
         await tools.ledger.call(Ledger.record, failed)
-    started = [(item, p) for item, p in started if not p.entry.left]
+    started = [(item, p) for item, p in started if not (p.entry.left or p.entry.paused)]
     job, pending = job._replace(items=tuple(item for item, _ in started)), [p for _, p in started]
     if pending:
         # Should a mover get stuck for good, everybody knows on which files.
@@ -267,7 +270,11 @@ def _report(pending: Pending, item: Item, result: Result, backlog: Backlog, tool
             backlog.again(pending, FileState.SETTLING, "it changed while it was copied", 0)
         case Verdict.TROUBLE:
             assert result.trouble is not None
-            if _cope(pending, result.trouble, backlog, tools):
+            if result.trouble.op == PAUSE:
+                entry.trouble = None
+                # He may have changed his mind while what was written settled.
+                backlog.again(pending, FileState.WAITING, result.trouble.text, _PAUSED if entry.paused else 0)
+            elif _cope(pending, result.trouble, backlog, tools):
                 totals.failed += 1
                 backlog.finished(pending, FileState.FAILED, str(result.trouble))
                 failed.append(_outcome(pending, item, "failed", str(result.trouble)))

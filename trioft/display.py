@@ -4,6 +4,7 @@ Progress in a terminal: one line for everything, one for each file being copied.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING
 
@@ -40,19 +41,22 @@ async def draw(picture: Callable[[], RenderableType], console: Console) -> None:
     """
     Draw a *picture* of what is going on four times a second on *console*.
 
-    A terminal that is not read blocks a thread, never the agent. Runs until cancelled, then leaves the screen tidy.
+    A terminal that is not read blocks a thread, never the agent. Runs until cancelled, then leaves the screen tidy; or
+    until the terminal has gone.
     """
     from rich.live import Live
 
     live = Live(console=console, auto_refresh=False, transient=True)
-    await trio.to_thread.run_sync(_draw, live.start, abandon_on_cancel=True)
     try:
+        await trio.to_thread.run_sync(_draw, live.start, abandon_on_cancel=True)
         while True:
             live.update(picture())
             await trio.to_thread.run_sync(_draw, live.refresh, abandon_on_cancel=True)
             await trio.sleep(_INTERVAL)
+    except OSError:
+        pass
     finally:
-        with trio.move_on_after(1, shield=True):
+        with contextlib.suppress(OSError), trio.move_on_after(1, shield=True):
             await trio.to_thread.run_sync(_draw, live.stop, abandon_on_cancel=True)
 
 

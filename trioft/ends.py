@@ -30,7 +30,6 @@ from trioft.errors import (
 from trioft.manifest import own_names
 from trioft.model import Ends, Root
 from trioft.movers import Call
-from trioft.naming import compile_globs
 from trioft.storage import Storage
 
 T = TypeVar("T")
@@ -43,7 +42,7 @@ class Pair:
     source: End
     destination: End
     only: bytes | None  # SOURCE is this one file in its folder
-    exclude: tuple[str, ...]
+    own: tuple[str, ...]  # patterns of what trioft itself keeps in the source, the archive
 
     @property
     def ends(self) -> Ends:
@@ -79,22 +78,17 @@ async def find_ends(config: Config, call: Call, state_dir: str) -> Pair:
             await _refuse_overlap(call, source, destination)
         elif os.path.join(source.path, only) == os.path.join(destination.path, only):
             raise ConfigError(["source and destination are the same file"])
-        exclude = (*config.source.exclude, *own_names(config.copy.manifest))
+        own = [*own_names(config.copy.manifest)]
         for what, folder in zip(others, rest, strict=True):
             if only is None and await call("contains", source.path, folder.path):
                 relative = folder.path[len(source.path) + 1 :]
                 if what != "archive folder" or not relative:
                     raise ConfigError([f"the {what} must not be inside the source: {show_path(folder.path)}"])
-                exclude = (*exclude, _literal_glob(relative))
+                own.append(_literal_glob(relative))
     except FileTrouble as error:
         trouble = error.trouble
         raise AwayError(str(trouble), side=trouble.side, hint=hint_for(trouble)) from error
-    for pattern in (*config.source.include, *exclude):
-        try:
-            compile_globs((pattern,))
-        except re.error as error:
-            raise ConfigError([f"{pattern!r} is no pattern: {error}"]) from error
-    return Pair(source=source, destination=destination, only=only, exclude=tuple(exclude))
+    return Pair(source=source, destination=destination, only=only, own=tuple(own))
 
 
 def _absolute(path: str) -> bytes:

@@ -18,7 +18,7 @@ from trioft import unlisted
 from trioft.backlog import Backlog
 from trioft.board import Board
 from trioft.commands import check_programs
-from trioft.config import Config
+from trioft.config import JOB_GROUPS, Config
 from trioft.control import Control
 from trioft.copier import run_copier
 from trioft.ends import Pair, check_ends, find_ends, with_patience
@@ -27,13 +27,15 @@ from trioft.errors import Side
 from trioft.events import Changes, run_events
 from trioft.joblist import have_common_destination
 from trioft.journal import Journal
+from trioft.lanes import Copier, Lane
 from trioft.ledger import Ledger, forget_old_history, ledger_path, open_port, run_ledger
 from trioft.lister import Lister
 from trioft.lock import Lock
 from trioft.manifest import sum_length
 from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, BUNDLE_FILES, Found, Job, Manner, Markers
-from trioft.movers import Movers, Stuck
+from trioft.movers import Call, Movers, Stuck
 from trioft.scanner import Scanner
+from trioft.settings import Settings
 from trioft.shutdown import Shutdown
 from trioft.storage import Storage
 from trioft.surveyio import Listing, Look
@@ -44,6 +46,8 @@ from trioft.transfer import Owners, Tools
 # Besides copy.movers: one that scans, one that looks at files that grow, one that probes the destination, so that none
 # waits for a copy.
 _LOOKING_MOVERS = 3
+# Requests that may wait for the ledger: one for each task that could send one, with as many copiers as there may be.
+_REQUESTS = 260
 # A dry run writes nothing, so it does not find out how exactly the destination keeps times; not worse than this.
 _COARSEST_NS = 2_000_000_000
 # Seconds that a sync, whose files are all delivered, waits for the search for orphans; longer if it took longer.
@@ -54,7 +58,7 @@ class Shared:
     """What all jobs of an agent have in common: limits."""
 
     def __init__(self, config: Config) -> None:
-        self.throttle = Throttle(config.agent.bwlimit)
+        self.throttle = Throttle(config.agent.bwlimit.now())
         transfers = config.agent.transfers
         self.places = None if transfers is None else trio.CapacityLimiter(transfers)
         self._jobs = config.jobs
@@ -72,10 +76,11 @@ class JobRun:
     ) -> None:
         self.config, self.board, self.accept_new = config, board, accept_new
         self.shared = shared or Shared(config)
+        self.settings = Settings(config, JOB_GROUPS, board.job)
         self.shutdown = Shutdown(config.state.shutdown_grace)
-        self.throttle = Throttle(config.copy.bwlimit, self.shared.throttle)
+        self.throttle = Throttle(config.copy.bwlimit.now(), self.shared.throttle)
         self.stuck = Stuck(lambda text: board.notice("mover", text, event="mover.abandoned"))
-        self.control = Control(board, self.throttle)
+        self.control = Control(board, self.throttle, self.settings)
         self.journal = Journal(board)
         self.pools: tuple[Movers, ...] = ()
         self.changes: Changes | None = None
@@ -102,6 +107,13 @@ class JobRun:
         """It has ended with an error, and is to be run once more."""
         self.shutdown = Shutdown(self.config.state.shutdown_grace)  # the period of grace of the other one is over
         self.storage = None
+
+    def _tell(self, what: str, text: str) -> None:
+        """Tell what came of reading the configuration again."""
+        if what == "config":
+            self.board.notice(what, text, level="error", event="config.refused")
+        else:
+            self.board.notice(what, text, level="info", event="config.reloaded")
 
 
 async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[str] | None = None) -> None:
@@ -132,7 +144,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
             return
         stuck.paths = (pair.source.path, pair.destination.path)
         with _ledger_of(pair, config, state_dir) as ledger:
-            port, requests = open_port(copying_capacity(config))
+            port, requests = open_port(_REQUESTS)
             known = {side: None if side in run.accept_new else ledger.identity_of(side) for side in Side}
             storage = Storage(pair.ends, known, config, board)
             with shutdown.until_stopped():
@@ -146,8 +158,12 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 unlisted.begin(ledger, sum_length(config.copy.manifest))
             _record_ends(storage, board)
             # With a gate each goes by itself: no file waits for what is found out about another.
-            files = BUNDLE_FILES if config.copy.gate is None else 1
-            backlog = Backlog(board, oldest_first=not once, bundle_bytes=bundle_bytes(config), bundle_files=files)
+            backlog = Backlog(
+                board,
+                order=config.copy.order,
+                bundle_bytes=lambda: bundle_bytes(run.throttle.lowest),
+                bundle_files=BUNDLE_FILES if config.copy.gate is None else 1,
+            )
             manner = how_to_copy(config, once, storage.resolution_ns)
             changes = Changes(backlog.wake, manner.markers.source)
             tools = Tools(
@@ -172,6 +188,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 with port, run.control.of(backlog, changes, port.clone()):
                     async with trio.open_nursery() as helpers:
                         helpers.start_soon(storage.run, looking.call, backlog.offer_again)
+                        helpers.start_soon(run.throttle.follow, lambda: config.copy.bwlimit.now())
                         helpers.start_soon(forget_old_history, port.clone(), config.state.keep_history)
                         helpers.start_soon(run.journal.run, port.clone())
                         if not once:
@@ -201,7 +218,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                                     config=config,
                                     once=once,
                                     only=pair.only,
-                                    exclude=pair.exclude,
+                                    own=pair.own,
                                     board=board,
                                     backlog=backlog,
                                     storage=storage,
@@ -211,17 +228,26 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                                     changes=changes,
                                 )
                                 pipeline.start_soon(scanner.run, send_jobs, send_growing)
+
+                                def copier(call: Call, places: trio.CapacityLimiter | None) -> Copier:
+                                    its_tools = attrs.evolve(tools, ledger=port.clone(), call=call, places=places)
+                                    return functools.partial(run_copier, backlog=backlog, tools=its_tools)
+
+                                finished = Lane("copier", jobs, lambda: config.copy.transfers)
                                 # Recordings wait for nobody, so they take no place that a file may be waiting for.
-                                lanes = [(jobs, "copier", config.copy.transfers, copying.call, run.shared.places)]
-                                lanes += [(growing, "follower", config.growing.transfers, following.call, None)]
-                                with jobs, growing:
-                                    for lane, kind, count, call, places in lanes:
-                                        for n in range(count):
-                                            its_tools = attrs.evolve(
-                                                tools, ledger=port.clone(), call=call, places=places
-                                            )
-                                            name = f"{kind}-{n + 1}"
-                                            pipeline.start_soon(run_copier, lane.clone(), backlog, its_tools, name=name)
+                                unfinished = Lane("follower", growing, lambda: config.growing.transfers)
+                                pipeline.start_soon(
+                                    finished.run, functools.partial(copier, copying.call, run.shared.places)
+                                )
+                                pipeline.start_soon(unfinished.run, functools.partial(copier, following.call, None))
+                                run.settings.followers = [
+                                    lambda: run.throttle.change(config.copy.bwlimit.now()),
+                                    lambda: backlog.reorder(config.copy.order),
+                                    finished.resize,
+                                    unfinished.resize,
+                                    storage.renew,
+                                    scanner.renew,
+                                ]
                             # It searches all of the destination: not for that long does anybody like to wait.
                             longest = max(_SWEEP_AT_LEAST, trio.current_time() - board.begun)
                             with trio.move_on_after(longest):
@@ -238,15 +264,9 @@ def _record_ends(storage: Storage, board: Board) -> None:
         board.record("info", f"{side}.found", filesystem=identity.kind, device=identity.source, **space)
 
 
-def copying_capacity(config: Config) -> int:
-    """How many requests may wait for the ledger: one for each task that could send one."""
-    return 2 * (config.copy.transfers + config.growing.transfers) + 2
-
-
-def bundle_bytes(config: Config) -> int:
-    """How large a bundle may be: with a limited throughput not much more than a second's worth, as it goes at once."""
-    rates = [rate for rate in (config.copy.bwlimit, config.agent.bwlimit) if rate is not None]
-    return min(BUNDLE_BYTES, max(BUNDLE_FILE_SIZE, min(rates))) if rates else BUNDLE_BYTES
+def bundle_bytes(rate: int | None) -> int:
+    """How large a bundle may be: with a limited *rate* not much more than a second's worth, as it goes at once."""
+    return BUNDLE_BYTES if rate is None else min(BUNDLE_BYTES, max(BUNDLE_FILE_SIZE, rate))
 
 
 def markers_of(config: Config) -> Markers:
@@ -307,7 +327,7 @@ async def list_missing(config: Config, tell: Callable[[Found], None], board: Boa
     """Call *tell* with each file that a sync would copy. Writes nothing anywhere, not even the ledger."""
     async with Movers(1, config.copy.stall_timeout) as movers:
         pair = await find_ends(config, movers.call, state_dir)
-        manner = how_to_copy(config, True, _COARSEST_NS)
+        manner, exclude = how_to_copy(config, True, _COARSEST_NS), (*config.source.exclude, *pair.own)
         scan = functools.partial(movers.call, "scan", pair.ends.source)
 
         def take(files: list[Found]) -> None:
@@ -319,11 +339,11 @@ async def list_missing(config: Config, tell: Callable[[Found], None], board: Boa
 
         if pair.only is not None:
             looks: list[Look] = await movers.call(
-                "look", pair.ends.source, [pair.only], config.source.include, pair.exclude, manner.markers
+                "look", pair.ends.source, [pair.only], config.source.include, exclude, manner.markers
             )
             wanted = [look.path for look in looks if look.found is not None]
             there = await scan(
-                [b""], None, config.source.include, pair.exclude, pair.ends.destination, manner, manner.markers
+                [b""], None, config.source.include, exclude, pair.ends.destination, manner, manner.markers
             )
             missing = [found for folder in there.folders for found in folder.files if found.path in wanted]
             take(missing)
@@ -333,7 +353,7 @@ async def list_missing(config: Config, tell: Callable[[Found], None], board: Boa
         while folders:
             batch, folders = folders[-500:], folders[:-500]
             listing: Listing = await scan(
-                batch, None, config.source.include, pair.exclude, pair.ends.destination, manner, manner.markers
+                batch, None, config.source.include, exclude, pair.ends.destination, manner, manner.markers
             )
             folders += listing.rest
             board.totals.already += listing.already

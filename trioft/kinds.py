@@ -12,10 +12,12 @@ import json
 import os
 import re
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 import attrs
 
+from trioft.naming import compile_globs
 from trioft.notation import (
     as_written,
     format_duration,
@@ -66,6 +68,52 @@ class OnSuccess:
 
     def __str__(self) -> str:
         return self.action if self.folder is None else f"{self.action}:{self.folder}"
+
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+
+class Turn(NamedTuple):
+    """A moment of every day, or of one day a week, from which on another rate holds. In local time."""
+
+    day: int | None  # 0 is Monday; None: every day
+    minute: int  # of the day
+    rate: int | None  # bytes a second; None: any
+
+    def __str__(self) -> str:
+        day = "" if self.day is None else f"{_DAYS[self.day]}-"
+        return f"{day}{self.minute // 60:02}:{self.minute % 60:02},{format_rate(self.rate)}"
+
+
+@attrs.frozen
+class Limit:
+    """A limit on throughput: always the same *rate* (None: any), or what the *turns* of a timetable say."""
+
+    rate: int | None = None
+    turns: tuple[Turn, ...] = ()
+
+    def at(self, moment: datetime) -> int | None:
+        """
+        Return the bytes a second that may pass at *moment*, in local time: what the last turn before it says.
+
+        The clock on the wall is asked, not how long ago something was: when that clock is put forward or back, the
+        rate is the one for what it shows. Of two turns at the same minute the one of the weekday counts.
+        """
+        if not self.turns:
+            return self.rate
+        week: dict[int, int | None] = {}
+        for turn in sorted(self.turns, key=lambda turn: turn.day is not None):
+            for day in range(7) if turn.day is None else (turn.day,):
+                week[day * 1440 + turn.minute] = turn.rate
+        now = moment.weekday() * 1440 + moment.hour * 60 + moment.minute
+        return week[max((minute for minute in week if minute <= now), default=max(week))]  # a week begins as it ended
+
+    def now(self) -> int | None:
+        """Return the bytes a second that may pass now."""
+        return self.at(datetime.now())  # noqa: DTZ005 - local time is what is meant
+
+    def __str__(self) -> str:
+        return " ".join(map(str, self.turns)) if self.turns else format_rate(self.rate)
 
 
 class Address(NamedTuple):
@@ -181,7 +229,30 @@ def _read_patterns(value: object) -> tuple[str, ...]:
         raise wrong(value, 'a list of patterns, such as ["*.mov"]')
     if bad := [as_written(item) for item in value if not _is_path(item) or item[0] == "/"]:
         raise ValueError(f'found {", ".join(bad)}, expected patterns relative to the source, such as "**/*.mov"')
+    for item in value:
+        try:
+            compile_globs((item,))
+        except re.error as error:
+            raise ValueError(f"{item!r} is no pattern: {error}") from None
     return tuple(value)
+
+
+_TURN = re.compile(rf"(?:({'|'.join(_DAYS)})-)?([01][0-9]|2[0-3]):([0-5][0-9]),(\S+)")
+
+
+def _read_limit(value: object) -> Limit:
+    if not isinstance(value, str) or ":" not in value:
+        return Limit(parse_rate(value))
+    turns: dict[tuple[int | None, int], Turn] = {}
+    for word in value.split():
+        match = _TURN.fullmatch(word)
+        if match is None:
+            raise wrong(word, "a time and a rate, such as 18:00,off or Mon-08:00,20MiB/s")
+        day = _DAYS.index(match[1]) if match[1] else None
+        turn = Turn(day, int(match[2]) * 60 + int(match[3]), parse_rate(match[4]))
+        if turns.setdefault(turn[:2], turn) is not turn:
+            raise wrong(word, f"one rate for each time: there is {turns[turn[:2]]} already")
+    return Limit(turns=tuple(turns.values()))
 
 
 def _read_min_free(value: object) -> MinFree:
@@ -233,7 +304,7 @@ PATTERNS = Kind("list of patterns", _read_patterns, list)
 SWITCH = plain("true or false", "true or false", lambda value: isinstance(value, bool))
 TIME, PERIOD = duration("0s"), duration("100ms")
 SIZE = size("0B")
-RATE = Kind("rate or off", parse_rate, format_rate)
+LIMIT = Kind("rate, timetable or off", _read_limit, str)
 COUNT = whole("whole number from 1 to 64", range(1, 65))
 COUNT_OR_NONE = Kind(f"{COUNT.unit} or null", lambda value: None if value is None else COUNT.read(value))
 JOB_NAME = plain(

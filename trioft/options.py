@@ -5,6 +5,8 @@ The command line's arguments and options, each declared once and shared; what th
 from __future__ import annotations
 
 import enum
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -83,7 +85,11 @@ IfExists = Annotated[
 ]
 Bwlimit = Annotated[
     str | None,
-    typer.Option("--bwlimit", metavar="RATE", help="Limit of all transfers together, as 20MiB/s. Default: off."),
+    typer.Option(
+        "--bwlimit",
+        metavar="RATE",
+        help="Limit of all transfers together, as 20MiB/s, or by the clock, as '08:00,20MiB 18:00,off'. Default: off.",
+    ),
 ]
 MinFree = Annotated[
     str | None, typer.Option("--min-free", metavar="SIZE", help="Space to leave free, as 1% or 10GB. Default: 1%.")
@@ -207,3 +213,8 @@ def load(arguments: dict[str, Any], *, ends: bool = True) -> Config:
             hint="give them as arguments, or as source.path and destination.path in the configuration file",
         )
     return settings
+
+
+def reader(arguments: dict[str, Any]) -> Callable[[], Config] | None:
+    """Return what reads the configuration file again, with the same command line laid over it; None without a file."""
+    return functools.partial(load, arguments) if arguments["config"] is not None else None

@@ -15,7 +15,6 @@ copied while it is being written, in a lane of its own.
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections import OrderedDict
@@ -27,8 +26,8 @@ import trio
 from trioft import writers
 from trioft.backlog import UNMARKED, Backlog, Pending
 from trioft.board import Board
-from trioft.config import Config
-from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify
+from trioft.config import Config, Source
+from trioft.errors import FileTrouble, Side, Trouble
 from trioft.events import Changes
 from trioft.ledger import Known, Ledger, Port
 from trioft.model import BUNDLE_FILE_SIZE, FileState, Fingerprint, Found, Job, Manner
@@ -36,11 +35,10 @@ from trioft.movers import Call
 from trioft.naming import Wanted
 from trioft.storage import Storage
 from trioft.surveyio import Listing, Look
+from trioft.walk import Walk
 
 # Of a core, what scanning may take at most: where nothing but scans tells of new files, and where events do.
 _SHARE, _SHARE_WITH_EVENTS = 0.05, 0.01
-_SCANS = 3  # calls at a time: a server that is slow to answer has more than one question to think about
-_BATCH = 16, 500  # folders handed to one call: so many where there are few, and at most; the rest waits here
 _STAMPS = 50_000  # folders of which is remembered that there is nothing to do
 _LOOKS = 256  # files looked at in one call
 _RETOLD = 10_000  # skipped files and unreadable folders that are remembered, so that each is told once
@@ -55,7 +53,7 @@ class Scanner:
     config: Config
     once: bool
     only: bytes | None  # the one file to transfer
-    exclude: tuple[str, ...]
+    own: tuple[str, ...]  # patterns of what is not to be transferred beside `source.exclude`
     board: Board
     backlog: Backlog
     storage: Storage
@@ -69,12 +67,27 @@ class Scanner:
     _incomplete: bool = attrs.field(default=False, init=False)  # the last scan found more than there was room for
     _jobs: trio.MemorySendChannel[Job] = attrs.field(init=False)
     _growing: trio.MemorySendChannel[Job] = attrs.field(init=False)
-    _followed: Wanted = attrs.field(init=False)  # which files are copied while they grow
+    _scanned_for: Source = attrs.field(init=False)  # the settings that the last scan was made with
     _unseen: dict[bytes, int] = attrs.field(factory=dict, init=False)  # what a sync could not look at, and how often
-    _refused: int = attrs.field(default=0, init=False)  # looks at the destination that failed while its probes succeed
+    _walk: Walk = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._followed = Wanted(self.config.growing.include, self.config.growing.exclude)
+        self._walk = Walk(
+            config=self.config,
+            once=self.once,
+            own=self.own,
+            storage=self.storage,
+            call=self.call,
+            manner=self.manner,
+        )
+
+    def renew(self) -> None:
+        """Other settings hold: let go of files that are not wanted any more; what a copier has is copied."""
+        wanted = Wanted(self.config.source.include, self._walk.exclude)
+        for pending in self.backlog.at_rest():
+            if self.only is None and not wanted.file(pending.found.path):
+                self.backlog.leave(pending, "it is not to be transferred any more")
+        self.backlog.wake()
 
     async def run(self, jobs: trio.MemorySendChannel[Job], growing: trio.MemorySendChannel[Job]) -> None:
         """
@@ -88,7 +101,7 @@ class Scanner:
             while True:
                 self._note_progress()
                 if trio.current_time() >= next_scan:
-                    self._incomplete, begun = False, trio.current_time()
+                    self._incomplete, begun, self._scanned_for = False, trio.current_time(), self.config.source
                     cost = await self._scan_all()
                     self.board.scanned, self.board.scan_seconds = True, trio.current_time() - begun
                     share = _SHARE_WITH_EVENTS if self.changes.are_told else _SHARE
@@ -97,6 +110,8 @@ class Scanner:
                     next_scan = math.inf if self.once else max(rested, trio.current_time() + pause)
                 if await self._look_at_changes():
                     next_scan = min(next_scan, rested)
+                if self._scanned_for is not self.config.source and not self.once:  # a sync would count files twice
+                    next_scan = -math.inf
                 await self._serve()
                 if self.once and not self.backlog and not self.changes:
                     return
@@ -132,16 +147,8 @@ class Scanner:
         cost = 0.0
         while folders:
             self._note_progress()
-            fewest, most = _BATCH
-            size = min(most, max(fewest, -(-len(folders) // _SCANS)))
-            batches = [folders[max(0, end - size) : end] for end in range(len(folders), 0, -size)[:_SCANS]]
-            del folders[-sum(map(len, batches)) :]
-            listings: list[Listing] = []
-            troubles: list[Trouble] = []
-            async with trio.open_nursery() as nursery:
-                for batch in batches:
-                    nursery.start_soon(self._read, batch, idle, folders, listings, troubles)
-            if troubles and not await self._cope(troubles[0]):
+            listings = await self._walk.read(folders, idle)
+            if listings is None:
                 return cost
             for listing in listings:
                 begun = time.process_time()
@@ -151,61 +158,16 @@ class Scanner:
                 await self._serve()
         return cost
 
-    async def _read(
-        self,
-        batch: list[bytes],
-        idle: dict[bytes, bytes],
-        folders: list[bytes],
-        listings: list[Listing],
-        troubles: list[Trouble],
-    ) -> None:
-        """Have a mover read a *batch* of folders. Those that are still to be read are added to *folders*."""
-        ends, compared = self.storage.ends, self.once
-        try:
-            listing: Listing = await self.call(
-                "scan",
-                ends.source,
-                batch,
-                None if compared else {folder: idle[folder] for folder in batch if folder in idle},
-                self.config.source.include,
-                self.exclude,
-                ends.destination if compared else None,
-                None if self.manner.prove_existing else self.manner,
-                self.manner.markers,
-            )
-        except FileTrouble as error:
-            folders += batch
-            # A mover that got stuck cannot say on which side: without a comparison there is only one.
-            troubles.append(error.trouble if compared else error.trouble._replace(side=Side.SOURCE))
-        else:
-            self._refused = 0
-            folders += listing.rest
-            listings.append(listing)
-
-    async def _cope(self, trouble: Trouble) -> bool:
-        """A scan failed as a whole. True: the end is back, go on. False: let the next scan try again."""
-        outages, retry = self.storage.outages, self.config.retry
-        self.storage.suspect(trouble)
-        if trouble.side == Side.SOURCE and not self.once:
-            await self.storage.gates[Side.SOURCE].usable()
-            return self.storage.outages != outages
-        await self.storage.usable()
-        # If the probe succeeds, it is not the end, it is this folder there.
-        self._refused = self._refused + 1 if self.storage.outages == outages else 0
-        if self.once and self._refused > retry.retries:
-            raise FileTrouble(trouble)
-        await trio.sleep(min(retry.longest, retry.first * self._refused))
-        return True
-
     async def _take_in(self, listing: Listing, idle: dict[bytes, bytes]) -> None:
         for path, reason in listing.skipped:
             if self._tell_once(path, reason):
                 self.board.skip(path, reason)
-        for trouble in listing.troubles:
+        troubles = listing.troubles
+        if listing.missing and not self.config.source.include:
+            troubles = troubles + await self._walk.make_folders(listing.missing)
+        for trouble in troubles:
             if self._tell_once(trouble.path, str(trouble)):
                 self.board.fail_folder(trouble)
-        if listing.missing and not self.config.source.include:
-            await self._make_folders(listing.missing)
         self._remember((folder, idle[folder]) for folder in listing.unchanged)
         known: dict[bytes, Known] = {}
         filled = [folder.path for folder in listing.folders if folder.files]
@@ -229,32 +191,6 @@ class Scanner:
     def _remember(self, idle: Iterable[tuple[bytes, bytes]]) -> None:
         if len(self._idle) < _STAMPS:
             self._idle.update(idle)
-
-    async def _make_folders(self, folders: list[bytes]) -> None:
-        """Make folders that the destination does not have, empty ones too. A file meets again what fails here."""
-        retry = self.config.retry
-        for attempt in itertools.count(1):
-            await self.storage.usable()
-            ends = self.storage.ends
-            try:
-                troubles = await self.call("make_folders", ends.source, ends.destination, folders)
-            except FileTrouble as error:
-                if await self._cope(error.trouble):
-                    continue
-                return
-            for trouble in troubles:
-                remedy = classify(trouble)
-                if remedy == Remedy.DESTINATION:
-                    self.storage.suspect(trouble)
-                if remedy == Remedy.GIVE_UP or attempt > retry.retries:
-                    folders = [folder for folder in folders if folder != trouble.path]
-                    if self._tell_once(trouble.path, str(trouble)):
-                        self.board.fail_folder(trouble)
-            failed = {trouble.path for trouble in troubles}
-            folders = [folder for folder in folders if folder in failed]
-            if not folders:
-                return
-            await trio.sleep(retry.pause(attempt))
 
     def _tell_once(self, path: bytes, text: str) -> bool:
         if path in self._told:
@@ -309,7 +245,9 @@ class Scanner:
     def _may_be_followed(self, pending: Pending) -> bool:
         growing, found = self.config.growing, pending.found
         is_large = found.fingerprint.size >= growing.min_size
-        return growing.mode == "follow" and is_large and not pending.closed_only and self._followed.file(found.path)
+        if growing.mode != "follow" or not is_large or pending.closed_only:
+            return False
+        return Wanted(growing.include, growing.exclude).file(found.path)
 
     def _is_old(self, fingerprint: Fingerprint) -> bool:
         """Is its last change, by the wall clock, longer ago than ``settle``? A proof says whether to believe it."""
@@ -348,7 +286,7 @@ class Scanner:
         source = self.config.source
         try:
             ends, markers = self.storage.ends, self.manner.markers
-            looks = await self.call("look", ends.source, paths, source.include, self.exclude, markers)
+            looks = await self.call("look", ends.source, paths, source.include, self._walk.exclude, markers)
         except FileTrouble as error:
             if self.once and not self.backlog:
                 raise  # the one file to transfer: nothing would be left to wait for, as if it had arrived

@@ -264,14 +264,16 @@ class Server:
             done, text = False, "this is no JSON object"
         else:
             entry = self._feed.entry_of(number) if type(number) is int else None
-            done, text = await self._obey(what, entry, job)
+            done, text = await self._obey(what, number, message.get("value"), entry, job)
             if done and what == "retry" and entry is not None and entry.state in FINAL:
                 self._feed.remove(entry)  # it begins a new life, under another id
         return json.dumps({"type": "answer", "v": 1, "ref": ref, "ok": done, "text": text})
 
-    async def _obey(self, what: object, entry: Entry | None, name: object) -> tuple[bool, str]:
+    async def _obey(
+        self, what: object, number: object, value: object, entry: Entry | None, name: object
+    ) -> tuple[bool, str]:
         """Have a file's job, the one with a *name*, or all do what is asked for."""
-        is_of_file = what in ("retry", "cancel")
+        is_of_file = number is not None or what in ("retry", "cancel")
         if is_of_file and entry is not None:
             jobs = [self._jobs[entry.job]]
         else:
@@ -279,7 +281,7 @@ class Server:
         done, text = False, "there is no such job"
         try:
             for run in jobs:
-                done, text = await run.control.obey(what, entry)
+                done, text = await run.control.obey(what, number, value, entry)
         except (LedgerError, trio.ClosedResourceError) as error:  # the job ends in this moment
             return False, f"it has not been done: {error or 'the job has ended'}"
         return done, text

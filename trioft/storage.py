@@ -56,6 +56,10 @@ class Gate:
             self._close(str(trouble))
         self._asked.set()
 
+    def look(self) -> None:
+        """Have a probe made."""
+        self._asked.set()
+
     async def is_well(self) -> bool:
         """Have a probe made that begins now, and return whether it succeeds. The gate stays open meanwhile."""
         wanted = self._begun + 1
@@ -122,6 +126,7 @@ class Storage:
         self.source_mounted = trio.Event()  # set, and replaced, when the source may be another filesystem than before
         self.gates = {Side.SOURCE: Gate(board.set_source), Side.DESTINATION: Gate(board.set_destination)}
         self._config = config
+        self._looked_for = config.destination
         self._board = board
         self._active: set[Entry] = set()
         self._grown: dict[Entry, tuple[float, int, float]] = {}  # recordings: seen when, how long, growing how fast
@@ -147,6 +152,13 @@ class Storage:
     def suspect(self, trouble: Trouble) -> None:
         """An operation failed with an error of a whole end: close its gate, and have a probe made."""
         self.gates[Side(trouble.side)].suspect(trouble)
+
+    def renew(self) -> None:
+        """Other settings hold: look at both ends now, and then in the new interval; what waits for space is offered."""
+        if self._looked_for is not self._config.destination:
+            self._looked_for = self._config.destination
+            for gate in self.gates.values():
+                gate.look()
 
     async def run(self, call: Call, looked: Callable[[], None]) -> None:
         """

@@ -40,6 +40,9 @@ _SPAN_SECONDS = 1.0  # what a span should take: others wait that long for the mo
 # Operations that end in one barrier, whose progress nobody can tell, get this many stall timeouts.
 PATIENCE = 10
 
+# What a trouble tells of, as its operation, that is none: an operator wants the file to wait.
+PAUSE = "pause"
+
 
 class Owners:
     """One owner per file, also where it has several names, or has got another one."""
@@ -149,9 +152,10 @@ async def begin(item: Item, tools: Tools, *, growing: bool) -> Prepared | Result
     return prepared
 
 
-def left(path: bytes, offset: int) -> Trouble:
-    """What a file that an operator does not want any more fails with."""
-    return Trouble(Side.SOURCE, "copy", path, offset, errno.ECANCELED, "left by an operator")
+def stopped(entry: Entry, offset: int) -> Trouble:
+    """What a file meets that an operator wants to be left, or to pause."""
+    op, text = ("copy", "left by an operator") if entry.left else (PAUSE, "paused by an operator")
+    return Trouble(Side.SOURCE, op, entry.path, offset, errno.ECANCELED, text)
 
 
 def is_of(checkpoint: Checkpoint, item: Item) -> bool:
@@ -255,7 +259,9 @@ class Transfer:
                 if start == first and (kept := self.blocks.get(start // BLOCK_SIZE)) is not None:
                     start += kept.length  # an earlier attempt's
                     continue
-                end = min(first + self._span, self.target, self.settled + self._unsettled_most)
+                # A limit may have come since the speed was measured.
+                most = self._span if self.tools.throttle.rate is None else BLOCK_SIZE
+                end = min(first + most, self.target, self.settled + self._unsettled_most)
                 if not self.ended and end - first > BLOCK_SIZE:
                     end = end // BLOCK_SIZE * BLOCK_SIZE
                 end = next(
@@ -303,9 +309,9 @@ class Transfer:
         return blocks
 
     def check_wanted(self) -> None:
-        """Raise ``FileTrouble`` if an operator has had enough of it."""
-        if self.entry.left:
-            raise FileTrouble(left(self.item.path, self.written))
+        """Raise ``FileTrouble`` if an operator wants it to be left, or to pause."""
+        if self.entry.left or self.entry.paused:
+            raise FileTrouble(stopped(self.entry, self.written))
 
     async def copy_span(self, start: int, end: int, tell: Any) -> None:
         """Call the operation that copies a span of a finished file."""
@@ -391,13 +397,17 @@ class Transfer:
 
 @contextlib.asynccontextmanager
 async def kept_when_cancelled(transfer: Transfer) -> AsyncIterator[None]:
-    """Where what is inside is cancelled, what it has written is settled, for as long as the grace period lasts."""
+    """
+    Where what is inside is cancelled, or stopped by an operator, what it has written is settled: on a shutdown, for as
+    long as the grace period lasts.
+    """
     try:
         yield
     except BaseException as error:
         # After a trouble nothing that was written since the last checkpoint can be relied on.
-        is_trouble = BaseExceptionGroup("", [error]).subgroup(FileTrouble) is not None
-        if not is_trouble and trio.current_effective_deadline() == -math.inf:
+        trouble = first_of(BaseExceptionGroup("", [error]), FileTrouble)
+        is_stopped = isinstance(trouble, FileTrouble) and trouble.trouble.errno == errno.ECANCELED
+        if is_stopped or (trouble is None and trio.current_effective_deadline() == -math.inf):
             async with transfer.tools.shutdown.shield():
                 await transfer.keep()
         raise

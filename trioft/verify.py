@@ -286,7 +286,7 @@ def run_verify(
     wanted = parse_wish(wish)
     path = ledger_of(config, state_dir)
     screen = terminal() if progress and not quiet else None
-    voice = Voice("error" if quiet else config.log.level, to_stderr(screen), as_json=as_json)
+    voice = Voice(lambda: "error" if quiet else config.log.level, to_stderr(screen), as_json=as_json)
     with contextlib.ExitStack() as stack:
         records = stack.enter_context(contextlib.closing(Records(path)))
         lock = Lock(findings_path(path) + ".lock")
@@ -299,14 +299,17 @@ def run_verify(
             async with (
                 _stopped_by_signals() as received,
                 Movers(config.copy.movers, config.copy.stall_timeout) as movers,
+                trio.open_nursery() as helpers,
             ):
+                throttle = Throttle(config.copy.bwlimit.now())
+                helpers.start_soon(throttle.follow, config.copy.bwlimit.now)
                 verification = _Verification(
                     config=config,
                     records=records,
                     findings=findings,
                     wanted=wanted,
                     movers=movers,
-                    throttle=Throttle(config.copy.bwlimit),
+                    throttle=throttle,
                     tally=tally,
                     voice=voice,
                 )
@@ -321,6 +324,7 @@ def run_verify(
                         )
                         await verification.run()
                         nursery.cancel_scope.cancel()
+                helpers.cancel_scope.cancel()
             return received[0] if received else None
 
         try:

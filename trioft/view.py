@@ -33,7 +33,8 @@ class View:
     """An agent as the feed tells it, beside its files: what it is, the ends, totals; and each of several jobs."""
 
     def __init__(self, config: Config, board: Board | Overview, runs: Sequence[JobRun], *, once: bool) -> None:
-        self._board, self._jobs = board, [_JobView(run) for run in runs]
+        self._config, self._board, self._runs = config, board, runs
+        self._jobs = [_JobView(run) for run in runs]
         policies = {str(run.config.copy.on_success) for run in runs}
         self._agent: dict[str, object] = {
             "version": __version__,
@@ -44,7 +45,6 @@ class View:
             "verify": min((run.config.copy.verify for run in runs), key=_LEVELS.index),
             "on_success": policies.pop() if len(policies) == 1 else "various",
             "started_at": timestamp(datetime.now(UTC)),
-            "control": config.feed.control,
         }
 
     def sections(self) -> dict[str, object]:
@@ -52,12 +52,22 @@ class View:
         board, jobs = self._board, [job.fields() for job in self._jobs]
         rates = [job.rate for job in self._jobs if job.rate is not None]
         sections: dict[str, object] = {
-            "agent": {**self._agent, "scanned": board.scanned, "paused": board.paused},
+            "agent": {**self._agent, "scanned": board.scanned, "paused": board.paused, **self._limits()},
             "source": min((job["source"] for job in jobs), key=_how_well),
             "destination": min((job["destination"] for job in jobs), key=_how_well),
             "totals": _totals(board, sum(rates) if rates else None),
         }
         return sections if self._jobs[0].name is None else sections | {"jobs": jobs}
+
+    def _limits(self) -> dict[str, object]:
+        """What an operator may change: of the one job, or what holds for all together."""
+        config, run = self._config, self._runs[0]
+        is_one = run.board.job is None
+        return {
+            "bwlimit": run.throttle.lowest if is_one else config.agent.bwlimit.now(),
+            "transfers": config.copy.transfers if is_one else config.agent.transfers,
+            "control": config.feed.control,
+        }
 
 
 class _JobView:

@@ -45,9 +45,9 @@ export class Feed {
     return this.jobs?.find((job) => job.name === file.job) ?? this.agent;
   }
 
-  // Ask for something, where the agent can be controlled: pause, resume, retry, cancel. What is undefined is not sent.
-  ask(what, id, job) {
-    this.#socket.send(JSON.stringify({ do: what, id, job, ref: (this.#ref += 1) }));
+  // Ask for something, where the agent can be controlled: pause, resume, retry, cancel, other limits.
+  ask(what, more = {}) {
+    this.#socket.send(JSON.stringify({ do: what, ...more, ref: (this.#ref += 1) }));
   }
 
   #listen() {

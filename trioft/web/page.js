@@ -53,6 +53,9 @@ function drawNow({ agent, totals }) {
   pause.hidden = !agent.control;
   pause.disabled = !feed.isLive;
   set(pause, agent.paused ? "Resume" : "Pause");
+  $("limit").hidden = !agent.control;
+  $("rate").disabled = !feed.isLive;
+  $("rate").placeholder = agent.bwlimit === null ? "off" : `${say.size(agent.bwlimit)}/s`;
 }
 
 function drawEnds({ source, destination, totals, jobs }) {
@@ -142,7 +145,7 @@ function drawTroubles(files) {
   const troubles = troublesOf(files);
   list($("troubles"), troubles.slice(0, MOST.troubles), (t) => t.key, () => {
     const li = make("li", "trouble");
-    const retry = button("Retry", () => feed.ask("retry", li.file.id));
+    const retry = button("Retry", () => feed.ask("retry", { id: li.file.id }));
     li.append(make("span", "state"), nameButton(li), retry, make("span", "reason"), make("span", "hint dim"));
     return li;
   }, (li, { file, count, reason }) => {
@@ -189,7 +192,7 @@ function drawActive(files) {
     const li = make("li", "active");
     const progress = bar();
     progress.setAttribute("role", "progressbar");
-    const cancel = button("Cancel", () => feed.ask("cancel", li.file.id));
+    const cancel = button("Cancel", () => feed.ask("cancel", { id: li.file.id }));
     li.append(make("span", "state"), nameButton(li), cancel, progress, make("span", "figures"));
     return li;
   }, (li, file) => {
@@ -252,8 +255,8 @@ function drawTab(active) {
 function open(file) {
   shownFile = file.id;
   const actions = $("details-do");
-  const asks = { Retry: "retry", "Cancel transfer": "cancel" };
-  const buttons = Object.entries(asks).map(([label, what]) => button(label, () => feed.ask(what, shownFile)));
+  const asks = { Retry: "retry", "Pause this file": "pause", Resume: "resume", "Cancel transfer": "cancel" };
+  const buttons = Object.entries(asks).map(([label, what]) => button(label, () => feed.ask(what, { id: shownFile })));
   actions.replaceChildren(...buttons);
   drawDetails();
   $("details").showModal();
@@ -288,10 +291,13 @@ function drawDetails() {
     set(div.children[0], key);
     set(div.children[1], value);
   });
-  const [retry, cancel] = $("details-do").children;
-  retry.hidden = !(feed.agent.control && ["failed", "waiting", "skipped"].includes(file.state));
-  cancel.hidden = !(feed.agent.control && !file.finished_at);
-  retry.disabled = cancel.disabled = !feed.isLive;
+  const isPaused = file.state === "waiting" && (file.reason ?? "").startsWith("paused");
+  const mayBe = [!isPaused && ["failed", "waiting", "skipped"].includes(file.state),
+    !isPaused && !file.finished_at, isPaused, !file.finished_at]; // retried, paused, resumed, cancelled
+  mayBe.forEach((isPossible, n) => {
+    $("details-do").children[n].hidden = !(feed.agent.control && isPossible);
+    $("details-do").children[n].disabled = !feed.isLive;
+  });
 }
 
 // --- when
@@ -331,11 +337,16 @@ function answered({ ok, text: words }) {
 }
 
 $("pause").addEventListener("click", () => feed.ask(feed.agent.paused ? "resume" : "pause"));
+$("limit").addEventListener("submit", (event) => {
+  event.preventDefault();
+  feed.ask("bwlimit", { value: $("rate").value.trim() });
+  $("rate").value = "";
+});
 $("reconnect").addEventListener("click", () => feed.tryNow());
 $("details").addEventListener("click", (event) => event.target === event.currentTarget && event.currentTarget.close());
 addEventListener("keydown", (event) => {
   const isOther = event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey;
-  if (isOther || event.target === $("find") || $("details").open) return;
+  if (isOther || event.target.matches("input") || $("details").open) return;
   event.preventDefault();
   $("find").focus();
 });
