@@ -100,6 +100,17 @@ def test_an_end_that_is_not_there_is_not_made(site: Site, end: str) -> None:
     assert "is not there" in done.err
 
 
+def test_one_of_several_jobs_is_examined(site: Site) -> None:
+    """A configuration of several jobs has several pairs: which one is meant has to be said."""
+    file = site.root / "c.yaml"
+    gone = site.root / "gone"
+    file.write_text(f"jobs:\n- {{name: a, source: {{path: {site.source}}}, destination: {{path: {gone}}}}}\n")
+    unnamed = site.run("doctor", "-c", file)
+    assert (unnamed.code, "there are several jobs: a" in unnamed.err, "--job" in unnamed.err) == (2, True, True)
+    named = site.run("doctor", "-c", file, "--job", "a")
+    assert (named.code, f"the destination is not there: {gone}" in named.err) == (3, True)
+
+
 def test_a_source_that_may_not_be_written_is_only_read(site: Site) -> None:
     """Then it is not known whether events arrive, and that is said."""
     (site.source / "a").write_bytes(b"1")

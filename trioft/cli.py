@@ -304,6 +304,7 @@ def doctor(
     source: Source = None,
     dest: Destination = None,
     config: ConfigFile = None,
+    job: JobName = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object for each thing that was looked at.")] = False,
 ) -> None:
     """
@@ -314,7 +315,9 @@ def doctor(
     EXIT STATUS:  0 all is well.  1 something is a problem.  2 wrong usage or configuration.  3 source or destination
     unusable.  130, 143 interrupted.
     """
-    settings = load({"source": source, "dest": dest, "config": config})
+    settings = load({"source": source, "dest": dest, "config": config, "job": job})
+    if settings.jobs:
+        raise ConfigError([f"there are several jobs: {', '.join(settings.jobs)}"], hint="name one with --job")
     from trioft.console import state_dir_of
     from trioft.doctor import run_doctor
 
