@@ -410,6 +410,7 @@ def test_an_old_file_is_never_lost_even_if_the_server_goes_away_in_the_middle(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", rename)
+        patch.setattr(linux, "rename_noreplace", lambda old, new, folder: rename(old, new))
         (result,) = publish(ground, item)
     assert result.trouble is not None
     assert classify(result.trouble) == Remedy.DESTINATION

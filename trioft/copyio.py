@@ -255,7 +255,7 @@ def prepare(
             partial = partial_of(item.path, *item.fingerprint[:2], item.life)
             folders: set[bytes] = set()  # that have a new entry
             try:
-                fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+                fd = _open_partial(dst, partial)
             except FileNotFoundError:
                 fd, changed = create_partial(src, dst, partial)
                 folders.update(changed, [os.path.dirname(partial)])
@@ -283,6 +283,18 @@ def prepare(
             return prepared._replace(closed=opening.closed)
         finally:
             close_quietly(src_fd)
+
+
+def _open_partial(dst: int, partial: bytes) -> int:
+    """Open a partial that is to be continued. One that has a final name already, see ``rename_noreplace``, is none."""
+    fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+    try:
+        if os.fstat(fd).st_nlink > 1:
+            raise FileNotFoundError
+    except OSError:
+        close_quietly(fd)
+        raise
+    return fd
 
 
 def _truncate(fd: int, partial: bytes, offset: int) -> None:

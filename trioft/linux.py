@@ -26,6 +26,8 @@ CIFS = {0xFF534D42, 0xFE534D42}  # with SMB 1, and later
 SHARED = {0x6969, 0xFF534D42, 0x517B, 0xFE534D42, 0x65735546, 0x01021997, 0x00C36400, 0x5346414F}
 
 RENAME_NOREPLACE = 1
+# What is answered where a file cannot have a second name, or this one cannot.
+_NO_LINKS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK}
 _SYNC_FILE_RANGE = 1 | 2 | 4  # wait before, write, wait after
 _SYNC_FILE_RANGE_WRITE = 2
 _PR_SET_PDEATHSIG = 1
@@ -161,20 +163,51 @@ def rename_noreplace(old: bytes, new: bytes, dir_fd: int) -> None:
     """
     Rename *old* to *new* unless *new* exists (``FileExistsError``).
 
-    Where the filesystem cannot do it in one step (NFS says EINVAL), the name is looked at first: that leaves a
-    moment in which somebody else could create it.
+    Where the filesystem has no such rename (NFS says EINVAL), the file gets a second name, which never replaces one
+    either, and then loses the first. Where it has no links either, the name is looked at before: that leaves a
+    moment in which another machine could create it.
     """
     try:
         renameat2(old, new, dir_fd, RENAME_NOREPLACE)
+        return
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
+    try:
+        os.link(old, new, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
+    except FileExistsError:
+        if not _are_names_of_one_file(old, new, dir_fd):
+            raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        _look_and_rename(old, new, dir_fd)
+        return
+    os.unlink(old, dir_fd=dir_fd)
+
+
+def _are_names_of_one_file(old: bytes, new: bytes, dir_fd: int) -> bool:
+    """Has the link been made, by an earlier try, or by one whose answer was lost?"""
+    one, other = (os.stat(name, dir_fd=dir_fd, follow_symlinks=False) for name in (old, new))
+    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino) and one.st_nlink > 1
+
+
+def _look_and_rename(old: bytes, new: bytes, dir_fd: int) -> None:
+    """Look at a name, and rename. Of the processes of this machine that do so, one at a time."""
+    import fcntl
+
+    with contextlib.suppress(OSError):  # it has no locks either
+        fcntl.flock(dir_fd, fcntl.LOCK_EX)
+    try:
         try:
             os.stat(new, dir_fd=dir_fd, follow_symlinks=False)
         except FileNotFoundError:
             os.rename(old, new, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
         else:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(dir_fd, fcntl.LOCK_UN)
 
 
 def die_with_parent(parent: int) -> bool:

@@ -170,7 +170,8 @@ def rename_over(dst: int, partial: bytes, target: bytes, ours: os.stat_result) -
         _rename(dst, partial, target)
     except OSError:
         if not _has_arrived(dst, ours, partial, target):
-            _rename(dst, aside, target)
+            with contextlib.suppress(FileExistsError):  # somebody else has the name by now: the old file stays aside
+                linux.rename_noreplace(aside, target, dst)
             raise
     os.unlink(aside, dir_fd=dst)
 
