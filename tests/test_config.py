@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,13 +13,14 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from support import Site
 from test_limits import limits
 from trioft import configfile
 from trioft.config import GROUPS, Config, Copy, Destination, Growing, Hooks, Retry, Source, State
-from trioft.configfile import load_config
+from trioft.configfile import from_environment, load_config
 from trioft.errors import ConfigError
 from trioft.kinds import Limit, MinFree, OnSuccess, Turn
 
@@ -640,3 +642,57 @@ def test_dump_uses_the_notation_of_the_file() -> None:
         "keep_history: 14d",
     ):
         assert f"\n  {line}\n" in text
+
+
+# --- The environment
+
+
+@given(CONFIGS)
+def test_every_option_may_stand_in_the_environment(config: Config) -> None:
+    """TRIOFT_GROUP_KEY is what the file would have there; lists and null are written as there."""
+    environment = {}
+    for group, cls in GROUPS.items():
+        for field in attrs.fields(cls):
+            shown = field.metadata["kind"].show(getattr(getattr(config, group), field.name))
+            word = shown if isinstance(shown, str) else json.dumps(shown)
+            assume("\0" not in word and (not isinstance(shown, str) or _is_plain(shown)))
+            environment[f"TRIOFT_{group}_{field.name}".upper()] = word
+    token = environment.pop("TRIOFT_FEED_TOKEN")
+    loaded = load_config(
+        None, from_environment({**environment, "TRIOFT_FEED_TOKEN": token, "HOME": "/", "TRIOFT_X": ""})
+    )
+    assert loaded.feed.token is None  # it is not shown to anybody
+    assert attrs.evolve(loaded, feed=attrs.evolve(loaded.feed, token=config.feed.token)) == config
+
+
+def _is_plain(word: str) -> bool:
+    return not word.startswith("[") and word not in ("true", "false", "null")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("TRIOFT_COPY_TRANSFER", "it stands for no option, did you mean TRIOFT_COPY_TRANSFERS?"),
+        ("TRIOFT_FEED_XYZZY", "it stands for no option"),
+    ],
+)
+def test_a_name_in_the_environment_that_is_almost_one_is_refused(name: str, text: str) -> None:
+    """A word that was misspelled is not taken for nothing."""
+    with pytest.raises(ConfigError) as caught:
+        from_environment({name: "1"})
+    assert caught.value.problems[0].startswith(f"{name}: {text}")
+
+
+def test_the_command_line_beats_the_environment_and_that_the_file(site: Site) -> None:
+    """The nearer, the stronger; what is wrong is called by the name that it was given under."""
+    file = site.root / "c.yaml"
+    file.write_text("copy: {transfers: 2, movers: 2, verify: size}")
+    env = {"TRIOFT_COPY_TRANSFERS": "3", "TRIOFT_COPY_MOVERS": "3", "TRIOFT_CONFIG": str(file)}
+    shown = site.run("config", "show", env=env).out
+    assert "transfers: 3\n  movers: 3\n  verify: size" in shown
+    wrong = site.run("config", "show", env=env | {"TRIOFT_COPY_MOVERS": "many"})
+    assert wrong.code == 2
+    assert "TRIOFT_COPY_MOVERS: found" in wrong.err
+    assert site.run("sync", site.source, site.dest, "--transfers", "0", env=env).err.startswith(
+        "trioft: error: --transfers: found 0"
+    )

@@ -46,6 +46,14 @@ def test_help_tells_the_exit_status(site: Site, command: str) -> None:
         assert code in text
 
 
+@pytest.mark.parametrize("command", [*COMMANDS[:2], *COMMANDS[3:], "config check", "config show", "config init"])
+def test_every_command_tells_its_exit_status_and_most_an_example(site: Site, command: str) -> None:
+    """A manual page would."""
+    text = site.run(*command.split(), "--help").out
+    assert text.count("EXIT STATUS:") == 1
+    assert "Example:" in text or command.startswith("config ")
+
+
 def test_the_readmes_commands_are_those_of_the_continuous_integration() -> None:
     """What a reader is told to run is what runs on every change."""
     commands = re.findall(r"^sh (tests/\w+\.sh)", README, re.MULTILINE)

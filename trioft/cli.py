@@ -17,7 +17,9 @@ import typer
 from trioft import __version__
 from trioft.errors import ConfigError, Side, TrioftError
 from trioft.options import (
+    ENVIRONMENT,
     EXIT_STATUS,
+    PLAIN_STATUS,
     VERIFY_STATUS,
     AcceptNewDestination,
     AcceptNewSource,
@@ -63,8 +65,7 @@ from trioft.options import (
 app = typer.Typer(
     name="trioft",
     help="Gets every file of a folder to a network destination: complete, verified, and as early as possible.",
-    epilog=EXIT_STATUS,
-    add_completion=False,
+    epilog=ENVIRONMENT + EXIT_STATUS,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -98,7 +99,7 @@ def _main(
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
-@app.command(epilog=EXIT_STATUS)
+@app.command(epilog=ENVIRONMENT + EXIT_STATUS)
 def sync(
     source: Source = None,
     dest: Destination = None,
@@ -146,7 +147,7 @@ def sync(
     )
 
 
-@app.command(epilog=EXIT_STATUS)
+@app.command(epilog=ENVIRONMENT + EXIT_STATUS)
 def watch(
     source: Source = None,
     dest: Destination = None,
@@ -192,7 +193,7 @@ def watch(
     )
 
 
-@app.command()
+@app.command(epilog=PLAIN_STATUS)
 def status(
     url: Annotated[
         str | None,
@@ -214,7 +215,7 @@ def status(
     raise typer.Exit(run_status(url, state_dir_of(settings), as_json=json))
 
 
-@app.command()
+@app.command(epilog=PLAIN_STATUS)
 def history(
     source: Source = None,
     dest: Destination = None,
@@ -242,7 +243,7 @@ def history(
     raise typer.Exit(run_history(settings, state_dir_of(settings), wish, limit=limit, as_json=json))
 
 
-@app.command()
+@app.command(epilog=PLAIN_STATUS)
 def explain(
     path: Annotated[
         str, typer.Argument(metavar="PATH", help="The file, absolute or below SOURCE; or its copy's name at DEST.")
@@ -324,7 +325,7 @@ def doctor(
     raise typer.Exit(run_doctor(settings, state_dir_of(settings), typer.echo, as_json=json))
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(epilog=PLAIN_STATUS, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def service(
     context: typer.Context,
     action: WhatToDo,
@@ -365,7 +366,7 @@ def service(
         services.install(made, typer.echo, force=force)
 
 
-@config_app.command()
+@config_app.command(epilog=PLAIN_STATUS)
 def check(config: ConfigFile = None) -> None:
     """Read the configuration file and report every problem at once."""
     if config is None:
@@ -374,7 +375,7 @@ def check(config: ConfigFile = None) -> None:
     typer.echo(f"{config}: ok")
 
 
-@config_app.command()
+@config_app.command(epilog=PLAIN_STATUS)
 def show(config: ConfigFile = None) -> None:
     """Print the configuration in effect: the file's, and the defaults for the rest."""
     from trioft.configfile import dump
@@ -382,7 +383,7 @@ def show(config: ConfigFile = None) -> None:
     typer.echo(dump(load({"config": config}, ends=False)), nl=False)
 
 
-@config_app.command()
+@config_app.command(epilog=PLAIN_STATUS)
 def init(
     file: Annotated[str | None, typer.Argument(metavar="FILE", help="The file to write. Default: stdout.")] = None,
 ) -> None:

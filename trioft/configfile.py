@@ -4,6 +4,7 @@ The configuration file: read, with every problem at once; and written, as it is 
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,8 @@ from trioft.notation import as_written, visible
 
 if TYPE_CHECKING:
     import cattrs
+
+_TOKEN = "TRIOFT_FEED_TOKEN"
 
 # --- Reading ------------------------------------------------------------------------------------------------
 
@@ -76,6 +79,43 @@ def load_config(file: str | None, options: Mapping[str, tuple[str, object]]) -> 
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, object]]:
+    """
+    Return the options that *environment* has, as ``load_config`` takes them: TRIOFT_GROUP_KEY for each.
+
+    A name like these that stands for none is a ``ConfigError``. The feed's token is not among them: nobody shows it.
+    """
+    paths = {f"TRIOFT_{group}_{key}".upper(): f"{group}.{key}" for group, cls in GROUPS.items() for key in _keys(cls)}
+    groups = tuple(f"TRIOFT_{group}_".upper() for group in GROUPS)
+    options: dict[str, tuple[str, object]] = {}
+    problems = []
+    for name, word in environment.items():
+        if name not in paths:
+            if name.startswith(groups):
+                near = difflib.get_close_matches(name, paths, 1)
+                problems.append(f"{name}: it stands for no option" + (f", did you mean {near[0]}?" if near else ""))
+        elif name != _TOKEN:
+            options[paths[name]] = name, _value_of(word)
+    if problems:
+        raise ConfigError(problems, hint="it is in the environment")
+    return options
+
+
+def _value_of(word: str) -> object:
+    """Return a word of the environment as the file would have it; lists and null are written as there."""
+    if not word.startswith("[") and word not in ("true", "false", "null"):
+        return word
+    import yaml
+
+    try:
+        return json.loads(word)  # which may hold what YAML does not allow
+    except ValueError:
+        try:
+            return yaml.safe_load(word)
+        except yaml.YAMLError:
+            return word
 
 
 def _over(tree: Tree, more: Tree) -> Tree:

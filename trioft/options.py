@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,11 +18,20 @@ if TYPE_CHECKING:
     from trioft.config import Config
 
 # What a command's help ends with.
+ENVIRONMENT = """
+ENVIRONMENT:  TRIOFT_GROUP_KEY stands for each key of the configuration, such as TRIOFT_COPY_TRANSFERS=8; the command
+line beats it, and it beats the configuration file.
+"""
+
 EXIT_STATUS = """
 EXIT STATUS:  0 everything is at the destination (watch: stopped by a signal).  1 some files failed.  2 wrong usage or
 configuration.  3 source or destination unusable, or another trioft works on the same pair.  4 nothing failed, but files
 still being written were left for the next run.  130, 143 sync was interrupted; partials are resumable.
 Of several jobs it is the code of the one that is worst off: 2, 3, 1, 4, 0.
+"""
+
+PLAIN_STATUS = """
+EXIT STATUS:  0 done.  2 wrong usage or configuration.  3 what it needs is not there, or cannot be used.
 """
 
 VERIFY_STATUS = """
@@ -122,10 +132,14 @@ AcceptNewSource = Annotated[
         "--accept-new-source", help="Nothing is mounted at SOURCE any more, on purpose: transfer what is there."
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout, `summary` last.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only what failed.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
-NoProgress = Annotated[bool, typer.Option("--no-progress", help="No progress display in the terminal.")]
+Json = Annotated[
+    bool, typer.Option("--json", envvar="TRIOFT_JSON", help="One JSON object a line on stdout, `summary` last.")
+]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", envvar="TRIOFT_QUIET", help="Say only what failed.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", envvar="TRIOFT_VERBOSE", help="Say more.")]
+NoProgress = Annotated[
+    bool, typer.Option("--no-progress", envvar="TRIOFT_NO_PROGRESS", help="No progress display in the terminal.")
+]
 
 # --- of the ledger's commands -----------------------------------------------------------------------------------------
 
@@ -195,10 +209,13 @@ KEYS = {
 
 
 def load(arguments: dict[str, Any], *, ends: bool = True) -> Config:
-    """Lay the command line's options over the configuration file's."""
-    from trioft.configfile import load_config
+    """Lay the command line's options over the environment's, and these over the configuration file's."""
+    from trioft.configfile import from_environment, load_config
 
-    options = {key: (label, arguments.get(name)) for name, (label, key) in KEYS.items()}
+    options = from_environment(os.environ)
+    for name, (label, key) in KEYS.items():
+        if (value := arguments.get(name)) not in (None, []):
+            options[key] = label, value
     settings = load_config(arguments["config"], options)
     if wanted := arguments.get("job"):
         from trioft.joblist import choose
