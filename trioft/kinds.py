@@ -143,7 +143,7 @@ def plain(unit: str, expected: str, test: Callable[[Any], bool]) -> Kind:
 def whole(unit: str, allowed: range) -> Kind:
     """Return the kind of the whole numbers in *allowed*."""
     kind = plain(unit, f"a {unit}", lambda value: type(value) is int and value in allowed)
-    return kind._replace(from_word=lambda word: int(word) if re.fullmatch("-?[0-9]{1,18}", word) else word)
+    return kind._replace(from_word=lambda word: int(word) if re.fullmatch("-?[0-9]{1,19}", word) else word)
 
 
 def one_of(*words: str | None) -> Kind:
