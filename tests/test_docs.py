@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import attrs
@@ -91,3 +92,51 @@ def test_every_field_of_the_summary_is_documented(site: Site) -> None:
     for line in done.lines:
         for field in line:
             assert f"`{field}`" in README, field
+
+
+# --- What the README shows, runs
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("text", _blocks("yaml"), ids=lambda text: text.split()[0] + str(len(text)))
+def test_every_configuration_in_the_readme_can_be_used(site: Site, text: str) -> None:
+    """Whoever copies one has no more to do than to put in his own paths."""
+    file = site.root / "config.yaml"
+    file.write_text(text)
+    done = site.run("config", "check", "-c", file)
+    assert (done.code, done.err) == (0, "")
+
+
+COMMAND_LINES = [
+    line.partition("  #")[0].partition(" #")[0].strip()
+    for block in _blocks("console")
+    for line in re.findall(r"^\$ (trioft .*)", block, re.MULTILINE)
+]
+_FOLDERS = ["data/raw", "ingest", "mnt/nas/raw", "mnt/nas/ingest", "mnt/new", "etc/trioft"]
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_every_command_in_the_readme_runs(site: Site, line: str) -> None:
+    """With its paths in a folder of the test; what would stay, or change the system, is only taken apart."""
+    for folder in _FOLDERS:
+        (site.root / folder).mkdir(parents=True)
+    (site.root / "data/raw/take1.mxf").write_bytes(b"a")
+    (site.root / "ingest/take1.mxf").write_bytes(b"a")
+    for file in ("etc/trioft/ingest.yaml", "etc/trioft/raw.yaml", "trioft.yaml"):
+        (site.root / file).write_text("source: {path: /ingest}\ndestination: {path: /mnt/nas/ingest}\n")
+    there = re.sub(r"(?<![\w.])/(?=(data|ingest|mnt|etc)\b)", f"{site.root}/", line.partition(" | ")[0])
+    there = re.sub(r"(?<= )trioft\.yaml", f"{site.root}/trioft.yaml", there)
+    arguments = shlex.split(there)[1:]
+    env = {"TRIOFT_STATE_DIR": str(site.state), "TRIOFT_SOURCE_SETTLE": "100ms"}
+    if arguments[0] in ("watch", "service", "status", "doctor") or "station.yaml" in arguments:
+        arguments.append("--help")
+    elif arguments[0] in ("history", "explain", "verify"):
+        ends = [site.root / "ingest", site.root / "mnt/nas/ingest"]
+        assert site.run("sync", *ends, env=env).code == 0
+    elif arguments[:2] == ["config", "init"]:
+        (site.root / "trioft.yaml").unlink()
+    done = site.run(*arguments, env=env)
+    assert done.code == 0, done.err
