@@ -19,7 +19,7 @@ from support import make_tree
 from trioft import linux
 from trioft.fileio import fingerprint_of
 from trioft.model import Ends, Fingerprint, Item, Manner, Publication, Root
-from trioft.naming import partial_of
+from trioft.naming import partial_for
 
 T = TypeVar("T")
 
@@ -80,15 +80,15 @@ class Ground:
 
     def partial(self, item: Item) -> bytes:
         """Return the full path of an item's partial."""
-        return self.at_dest(partial_of(item.path, *item.fingerprint[:2]))
+        return self.at_dest(partial_for(item))
 
 
 def root_of(folder: Path) -> Root:
     return Root(os.fsencode(folder), folder.stat().st_dev)
 
 
-def publication(item: Item) -> Publication:
-    return Publication(item.path, partial_of(item.path, *item.fingerprint[:2]), item.mode, item.fingerprint)
+def publication(item: Item, if_exists: str = MANNER.if_exists) -> Publication:
+    return Publication(item.path, partial_for(item), item.mode, item.fingerprint, item.target, if_exists)
 
 
 def fingerprint(path: Path | bytes) -> Fingerprint:

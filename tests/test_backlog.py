@@ -16,7 +16,7 @@ from trioft import backlog as backlog_module
 from trioft.backlog import Backlog, Pending
 from trioft.board import Board
 from trioft.copier import _start
-from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, BUNDLE_FILES, MIB, FileState, Found, Job
+from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, BUNDLE_FILES, MIB, FileState, Found, Item, Job
 from trioft.naming import partial_of
 
 S = FileState
@@ -209,7 +209,7 @@ async def test_job_says_what_the_copier_has_to_know() -> None:
     (pending,) = desk.ready(found(b"a", 7))
     pending.settled = True
     ((item,),) = (job.items for job in desk.offered())
-    assert item == (pending.entry.id, b"a", pending.found.mode, pending.found.fingerprint, True, 0, False)
+    assert item == Item(pending.entry.id, b"a", pending.found.mode, pending.found.fingerprint, True, place=b"a")
 
 
 async def test_no_more_is_handed_out_than_there_is_room_for() -> None:

@@ -23,6 +23,7 @@ from trioft.config import GROUPS, Config, Copy, Destination, Growing, Hooks, Ret
 from trioft.configfile import from_environment, load_config
 from trioft.errors import ConfigError
 from trioft.kinds import Limit, MinFree, OnSuccess, Turn
+from trioft.model import Rule
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.yaml"
 OPTIONS = [f"{name}.{field.name}" for name, cls in GROUPS.items() for field in attrs.fields(cls)]
@@ -72,6 +73,7 @@ def test_without_file_and_options_everything_has_its_default() -> None:
         check_interval=10,
         require_mount=False,
         marker=None,
+        routes=(),
     )
     assert loaded.growing == Growing(
         mode="follow",
@@ -149,6 +151,9 @@ READ: list[tuple[str, str, object]] = [
     ("source.scan_interval", "100ms", 0.1),
     ("destination.if_exists", "skip", "skip"),
     ("destination.if_exists", "null", None),
+    ("destination.routes", "[]", ()),
+    ("destination.routes", '[{match: "*.mxf", to: "K/{name}"}]', (Rule("*.mxf", "", "K/{name}"),)),
+    ("destination.routes", '[{regex: "(?P<d>.).*", to: "{d}/{name}"}]', (Rule("", "(?P<d>.).*", "{d}/{name}"),)),
     ("destination.min_free", "0B", MinFree(bytes=0)),
     ("destination.min_free", "10GiB", MinFree(bytes=10 * 2**30)),
     ("destination.min_free", "0.5%", MinFree(percent=0.5)),
@@ -567,6 +572,14 @@ _PATHS = st.none() | _FILENAMES | st.text(st.characters(exclude_characters="\0",
 _COMMANDS = st.none() | st.lists(_FILENAMES.filter(lambda word: "{" not in word), min_size=1, max_size=3).map(tuple)
 _GATES = _COMMANDS.map(lambda words: words and (*words, "", "if={partial}{size}"))
 _SUFFIXES = st.none() | _FILENAMES.map(lambda name: name.replace("/", "|"))
+_RULES = st.builds(
+    Rule, match=_FILENAMES.filter(lambda name: name[0] not in "/["), regex=st.just(""), to=st.just("{name}")
+) | st.builds(
+    Rule,
+    match=st.just(""),
+    regex=_FILENAMES.map(re.escape),
+    to=_FILENAMES.map(lambda name: re.sub(r"[{}/.]", "_", name)),
+)
 _SECONDS = st.integers(1000, 10**9).map(lambda milliseconds: milliseconds / 1000)
 CONFIGS = st.builds(
     Config,
@@ -581,6 +594,7 @@ CONFIGS = st.builds(
         | st.builds(MinFree, bytes=st.integers(0, 2**63 - 1)),
         require_mount=st.booleans(),
         marker=st.sampled_from([None, "off", "1:30", "yes", "~", "a: b", "# c", " d "]),
+        routes=st.lists(_RULES, max_size=3).map(tuple),
     ),
     growing=st.builds(
         Growing,

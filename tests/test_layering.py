@@ -16,12 +16,12 @@ from trioft.mover import OPERATIONS
 
 # From low to high: a module may import those before it, and no other.
 ORDER = """
-    errors model naming notation manifest ascmhl linux writers fileio existingio markerio resumeio copyio growio
-    publishio verifyio endsio surveyio manifestio doctorio mover watcher kinds config joblist configfile child
-    commands movers shutdown throttle memory board overview settings signals backlog events lock ledger unlisted
-    journal records storage ends walk scanner transfer follow strategies finish copier lister lanes sweeper control
-    job view hooks feed guard front health notify server agent outlet logs display console status history findings
-    verify explanation explain options diagnosis doctor service cli __main__
+    errors model naming routes notation manifest ascmhl linux writers fileio existingio markerio resumeio copyio
+    growio publishio verifyio endsio surveyio manifestio doctorio mover watcher kinds config joblist configfile
+    child commands movers shutdown throttle memory board overview settings signals backlog events lock ledger
+    unlisted journal records claims storage ends walk scanner transfer follow strategies finish copier lister lanes
+    sweeper control job view hooks feed guard front health notify server agent outlet logs display console status
+    history findings verify explanation explain options diagnosis doctor service cli __main__
 """.split()  # noqa: SIM905
 
 # What runs in movers and in the watcher: started often, so it has to start fast; touches dead mounts, so it has to be

@@ -19,6 +19,7 @@ import trio
 import trio.testing
 
 from support import PATIENCE
+from trioft import claims
 from trioft import ledger as ledger_module
 from trioft.errors import LedgerError, LockedError, UnusableError
 from trioft.ledger import Entry, Known, Ledger, Port, Removal, ledger_path, open_port, run_ledger
@@ -85,7 +86,7 @@ def test_a_ledger_can_be_recognized_and_read_without_trioft(path: str, ledger: L
     """It is an SQLite file that says whose it is, which version of it, and which two ends it is about."""
     do(ledger, (Ledger.begin_run, b"/source", b"/destination"))
     assert rows(path, "PRAGMA application_id") == [(0x7472696F,)]
-    assert rows(path, "PRAGMA user_version") == [(3,)]
+    assert rows(path, "PRAGMA user_version") == [(4,)]
     assert rows(path, "PRAGMA journal_mode") == [("wal",)]
     about = dict(rows(path, "SELECT key, value FROM about"))
     assert about["source"] == b"/source"
@@ -115,7 +116,7 @@ def test_an_empty_file_becomes_a_ledger(path: str) -> None:
     """What a crash leaves of a ledger that was never written is no reason to refuse work."""
     Path(path).touch()
     Ledger(path).close()
-    assert rows(path, "PRAGMA user_version") == [(3,)]
+    assert rows(path, "PRAGMA user_version") == [(4,)]
 
 
 def test_each_pair_has_its_own_file() -> None:
@@ -213,8 +214,8 @@ def test_a_ledger_of_version_1_is_brought_up_to_date_with_all_it_knew(path: str,
             assert ledger.checkpoint_of(b"b") == checkpoint(b"b", growing=False)
             assert ledger.transfer_of(b"renamed", *FINGERPRINT[:2]) == (b"b", checkpoint(b"b"))
             assert set(ledger.known_in([b""])) == {b"a", b"\xff"}
-            assert ledger.known([b"a"]) == {b"a": Known("delivered", "pending", *FINGERPRINT[2:])}
-        assert rows(path, "PRAGMA user_version") == [(3,)]
+            assert ledger.known([b"a"]) == {b"a": Known("delivered", "pending", *FINGERPRINT[2:], b"at/a")}
+        assert rows(path, "PRAGMA user_version") == [(4,)]
         assert rows(path, "SELECT * FROM about ORDER BY key") == contents["about"]
         assert rows(path, "SELECT * FROM file ORDER BY name") == [(*row, "") for row in contents["file"]]
         assert rows(path, "SELECT * FROM checkpoint") == [(*row, 0) for row in contents["checkpoint"]]
@@ -251,7 +252,7 @@ def test_an_update_that_is_cut_short_has_not_begun(path: str, monkeypatch: pytes
     assert (schema_of(path), rows(path, "PRAGMA user_version")) == (before, [(1,)])
     assert rows(path, "SELECT * FROM checkpoint") == contents["checkpoint"]
     Ledger(path).close()
-    assert rows(path, "PRAGMA user_version") == [(3,)]
+    assert rows(path, "PRAGMA user_version") == [(4,)]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -270,7 +271,7 @@ def _foreign_in_wal_mode(path: str) -> None:
 def _newer(path: str) -> None:
     Ledger(path).close()
     with contextlib.closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA user_version = 4")
+        db.execute("PRAGMA user_version = 5")
 
 
 def _text(path: str) -> None:
@@ -301,7 +302,7 @@ def _overwritten(path: str) -> None:
     [
         (_foreign, "no ledger of trioft", "move it away"),
         (_foreign_in_wal_mode, "no ledger of trioft", "move it away"),
-        (_newer, "written by a newer trioft (ledger version 4, this one knows 3)", "use the newer trioft"),
+        (_newer, "written by a newer trioft (ledger version 5, this one knows 4)", "use the newer trioft"),
         (_text, "file is not a database", "move it away"),
         (_damaged_head, "file is not a database", "move it away"),
         (_cut, "malformed", "move it away"),
@@ -453,7 +454,7 @@ def test_a_checkpoint_that_moves_replaces_what_its_new_name_had(ledger: Ledger) 
 @pytest.mark.parametrize("name", ODD_PATHS, ids=range(len(ODD_PATHS)))
 def test_what_is_known_about_a_file_is_found_by_path_and_by_folder(name: bytes, path: str, ledger: Ledger) -> None:
     """A restart copies nothing twice: it asks for one folder at a time, or for single files."""
-    expected = {name: Known("delivered", "", FINGERPRINT.size, FINGERPRINT.mtime_ns, FINGERPRINT.ctime_ns)}
+    expected = {name: Known("delivered", "", *FINGERPRINT[2:], entry(name).target)}
     do(ledger, (Ledger.record, [entry(name), entry(name + b".d/below"), entry(b"elsewhere/x")]))
     ledger.close()
     with contextlib.closing(Ledger(path)) as again:
@@ -488,6 +489,37 @@ def test_a_newer_outcome_replaces_what_is_known_but_not_the_history(ledger: Ledg
     )
     assert ledger.known([b"file"])[b"file"][:2] == ("delivered", "pending")
     assert [line[1] for line in history(ledger)] == ["failed", "delivered"]
+
+
+@pytest.mark.parametrize("name", ODD_PATHS, ids=range(len(ODD_PATHS)))
+def test_who_was_delivered_under_a_name_is_known(name: bytes, path: str, ledger: Ledger) -> None:
+    """No file replaces another one's: whether that has the name as its own, or a rule gave it."""
+    other = b"other/" + name
+    do(
+        ledger,
+        (Ledger.record, [entry(name)._replace(target=name), entry(b"x")._replace(target=other)]),
+        (Ledger.record, [entry(other)._replace(outcome="failed", target=b"")]),
+        (Ledger.record, [entry(b"z" + name)._replace(outcome="failed", target=name)]),  # as it is another one's
+    )
+    names = [(name, b"new"), (other, b"new"), (name, name), (other, b"x"), (b"free", b"new"), (b"", b"new")]
+    assert claims.owners_of(ledger, names) == {name: name, other: b"x"}
+
+
+def test_who_lost_a_name_to_another_file_is_not_there_any_more(ledger: Ledger) -> None:
+    """Somebody took it away at the destination, and another file has come to its place."""
+
+    def deliver(entries: list[Entry]) -> None:
+        do(ledger, (claims.pass_on, entries), (Ledger.record, entries))
+
+    deliver([entry(b"a")._replace(target=b"at/x"), entry(b"at/x")._replace(target=b"at/y")])
+    deliver([entry(b"at/y")._replace(target=b"at/y")])
+    deliver([entry(b"b")._replace(target=b"at/x")])
+    assert {path: known.target for path, known in ledger.known([b"a", b"b", b"at/x", b"at/y"]).items()} == {
+        b"a": b"", b"b": b"at/x", b"at/x": b"", b"at/y": b"at/y"
+    }  # fmt: skip
+    # What was found there already, and is equal, takes nothing away.
+    deliver([entry(b"c")._replace(target=b"at/x", outcome="already")])
+    assert ledger.known([b"b"])[b"b"].target == b"at/x"
 
 
 @pytest.mark.parametrize("outcome", ["removed", "refused"])
@@ -634,7 +666,7 @@ async def test_a_call_returns_what_the_method_returns_once_that_is_committed(pat
             await port.call(Ledger.record, [entry(b"file")])
             assert rows(path, "SELECT name FROM file") == [(b"file",)]
             assert await port.call(Ledger.known, [b"file"]) == {
-                b"file": Known("delivered", "", FINGERPRINT.size, FINGERPRINT.mtime_ns, FINGERPRINT.ctime_ns)
+                b"file": Known("delivered", "", *FINGERPRINT[2:], entry(b"file").target)
             }
 
 

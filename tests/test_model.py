@@ -39,7 +39,7 @@ PRINT = Fingerprint(dev=1, ino=2, size=3, mtime_ns=4, ctime_ns=5)
 LEGAL = {
     S.SETTLING: "ready growing gone",
     S.GROWING: "settling ready copying verifying waiting failed gone",
-    S.READY: "settling copying waiting gone",
+    S.READY: "settling copying waiting failed gone",
     S.COPYING: "settling verifying waiting done failed skipped gone",
     S.VERIFYING: "settling copying waiting done failed skipped gone",
     S.WAITING: "settling ready growing copying failed gone",
@@ -137,7 +137,7 @@ def test_sizes_fit_into_each_other() -> None:
             *("proved", Found(b"a", 0o644, PRINT), "not all of it", b"s" * 32),
         ),
         Checkpoint(b"a.01234567.partial", PRINT, 8, b"d" * 16, growing=True),
-        Publication(b"a", b"a.01234567.partial", 0o644, PRINT),
+        Publication(b"a", b"a.01234567.partial", 0o644, PRINT, b"b", "rename"),
         Unlisted(b"a", 1, 2, b"d" * 16, b"s" * 32, "2026-01-02T03:04:05.678Z", True),
         *S,
     ],

@@ -43,7 +43,8 @@ def ready(ground: Ground, path: bytes, content: bytes = b"new content", mode: in
 
 
 def publish(ground: Ground, *items: Item, **manner: Any) -> list[Result]:
-    return publishio.publish(ground.ends, [publication(item) for item in items], MANNER._replace(**manner))
+    its = MANNER._replace(**manner)
+    return publishio.publish(ground.ends, [publication(item, its.if_exists) for item in items], its)
 
 
 # --- the final name --------------------------------------------------------------------------------------------------

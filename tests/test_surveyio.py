@@ -37,7 +37,7 @@ def scan(
 ) -> Listing:
     """Scan as sync does (*compared*) or as watch does, until nothing is left to be read."""
     destination = ground.ends.destination if compared else None
-    listing = Listing([], [], folders or [b""], 0, [], [], [], 0.0)
+    listing = Listing([], [], folders or [b""], 0, [], [], [], [], 0.0)
     while listing.rest:
         part = surveyio.scan(ground.ends.source, listing.rest, None, include, exclude, destination, compared)
         listing = Listing(
@@ -45,6 +45,7 @@ def scan(
             listing.unchanged + part.unchanged,
             part.rest,
             listing.already + part.already,
+            listing.alike + part.alike,
             listing.missing + part.missing,
             listing.skipped + part.skipped,
             listing.troubles + part.troubles,

@@ -36,7 +36,7 @@ def deliver(ledger: Ledger, *files: Unlisted, announced: bytes | None = None) ->
         Entry("delivered", file.target, file.target, Fingerprint(1, 2, file.size, 5, 6), file.digest, "")
         for file in files
     ]
-    do(ledger, unlisted.record, entries, {announced or file.target: file for file in files})
+    do(ledger, unlisted.record, entries, [(announced or file.target, file) for file in files])
 
 
 def targets(files: list[Unlisted]) -> list[bytes]:

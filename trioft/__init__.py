@@ -58,6 +58,7 @@ Imports go one way: a module imports only from those above it.
 errors           the error tree with exit codes and hints; ``classify``: the one table from an errno to what is done
 model            the values that travel, the file states and their legal transitions
 naming           which paths are wanted, what a partial is called, which final name a file gets
+routes           where files go that do not keep their path: the rules of ``destination.routes``
 notation         sizes, durations and rates as people write them
 manifest         which files manifests list, their names, and the lines that sha256sum -c and xxhsum -c read
 ascmhl           the files of an ASC Media Hash List
@@ -98,6 +99,7 @@ ledger           SQLite: outcomes, checkpoints, history; readable schema in ``le
 unlisted         what of the ledger no manifest lists yet
 journal          what was decided about each file on its way becomes history
 records          reading ledgers: history, what is known about files, what was delivered
+claims           which source file has, or may get, a name that rules give to several
 storage          both ends' health and identity, the destination's space; the gates
 ends             the two ends, before the first file: found, refused, waited for
 walk             movers read the source, and make the folders that the destination lacks

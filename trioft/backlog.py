@@ -63,6 +63,7 @@ class Pending:
     growing: bool = False  # it is to be copied while it is being written
     closed_only: bool = False  # it is not: that failed, or it was delivered and only held open
     life: int = 0  # of its partial, see ``naming.partial_of``
+    place: bytes = b""  # what its partial lies beside: where it was to go when it was first seen
     outages: int = -1  # of the destination, when this file last met an error of the destination's
     turn: int = -1  # its place among the ready; an older one in the heaps is void
 
@@ -76,6 +77,10 @@ class Pending:
         """It is to be tried again later, whatever is written to it until then."""
         is_waiting = self.growing and self.entry.state == FileState.WAITING
         return is_waiting and self.due > trio.current_time()
+
+    @property
+    def partial(self) -> bytes:
+        return partial_of(self.found.path, *self.found.fingerprint[:2], self.life, self.place)
 
     def is_version_of(self, found: Found) -> bool:
         """Is *found* the same file, whatever has been written to it meanwhile?"""
@@ -121,10 +126,7 @@ class Backlog:
 
     def owns_partial(self, partial: bytes) -> bool:
         """Does *partial* belong to a file at hand?"""
-        return any(
-            partial == partial_of(path, *pending.found.fingerprint[:2], pending.life)
-            for path, pending in self._pending.items()
-        )
+        return any(partial == pending.partial for pending in self._pending.values())
 
     @property
     def is_full(self) -> bool:
@@ -139,7 +141,7 @@ class Backlog:
     def add(self, found: Found, due: float) -> Pending:
         """Look after a file, and look at it again at *due*."""
         entry = self._board.add(found.path, found.fingerprint)
-        pending = Pending(entry=entry, found=found, since=trio.current_time())
+        pending = Pending(entry=entry, found=found, since=trio.current_time(), place=found.target)
         self._pending[found.path] = pending
         self._by_id[entry.id] = pending
         self.look_again(pending, due)
@@ -159,6 +161,8 @@ class Backlog:
             pending.closed_only = pending.closed_only and pending.is_version_of(found)
             self._board.resize(pending.entry, found.fingerprint.size)
         pending.growing = False
+        if not pending.is_version_of(found):
+            pending.place = found.target
         pending.found = found
         pending.since = trio.current_time()
         pending.was_quiet = pending.settled = False
@@ -279,6 +283,15 @@ class Backlog:
         del self._by_id[pending.entry.id]
         self.wake()
 
+    def hasten(self, item_id: int) -> bool:
+        """What a file waits for has come: look at it now. Returns whether there is such a file that waits."""
+        pending = self.find(item_id)
+        if pending is None or pending.entry.state != FileState.WAITING or pending.in_work:
+            return False
+        self.look_again(pending, trio.current_time())
+        self.wake()
+        return True
+
     def again(self, pending: Pending, state: FileState, reason: str | None, delay: float) -> None:
         """Nothing came of it now: look at the file again in *delay* seconds."""
         self._board.move(pending.entry, state, reason)
@@ -294,5 +307,14 @@ def _room_in(jobs: trio.MemorySendChannel[Job]) -> int:
 
 def _item(pending: Pending) -> Item:
     found = pending.found
-    settled, marked = pending.settled, bool(found.marked)
-    return Item(pending.entry.id, found.path, found.mode, found.fingerprint, settled, pending.life, marked)
+    return Item(
+        pending.entry.id,
+        found.path,
+        found.mode,
+        found.fingerprint,
+        pending.settled,
+        pending.life,
+        bool(found.marked),
+        found.routed,
+        pending.place,
+    )

@@ -29,6 +29,7 @@ from trioft.kinds import (
     PATH,
     PATTERNS,
     PERIOD,
+    ROUTES,
     SIZE,
     SUFFIX,
     SWITCH,
@@ -45,6 +46,7 @@ from trioft.kinds import (
     size,
     whole,
 )
+from trioft.model import Rule
 
 
 def option(default: object, kind: Kind, reason: str, *, at_most: str | None = None, live: bool = False) -> Any:
@@ -118,6 +120,11 @@ class Destination:
         None,
         MARKER,
         "A file that must exist in the destination folder, to tell the right volume from others.",
+    )
+    routes: tuple[Rule, ...] = option(
+        [],
+        ROUTES,
+        'What does not keep its path, such as [{match: "*.mxf", to: "KAMERA/{name}"}]; the first that matches counts.',
     )
 
 

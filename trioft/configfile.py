@@ -15,7 +15,7 @@ import attrs
 from trioft.config import GROUPS, Config
 from trioft.errors import ConfigError
 from trioft.joblist import Tree, read_jobs, unknown, why_not_together
-from trioft.kinds import Kind
+from trioft.kinds import Faults, Kind
 from trioft.notation import as_written, visible
 
 if TYPE_CHECKING:
@@ -27,11 +27,12 @@ _TOKEN = "TRIOFT_FEED_TOKEN"
 
 
 class _Refused(ValueError):
-    """The value of one option was refused."""
+    """The value of one option was refused, for one reason, or several: each with where in the value it lies."""
 
-    def __init__(self, group: str, key: str, text: str) -> None:
-        super().__init__(text)
+    def __init__(self, group: str, key: str, error: ValueError) -> None:
+        super().__init__(str(error))
         self.key = (group, key)
+        self.faults = error.faults if isinstance(error, Faults) else [("", str(error))]
 
 
 def load_config(file: str | None, options: Mapping[str, tuple[str, object]]) -> Config:
@@ -51,7 +52,11 @@ def load_config(file: str | None, options: Mapping[str, tuple[str, object]]) -> 
     listed = tree.pop("jobs", None)
 
     def add(path: str, text: str) -> None:
-        where = labels.get(path) or (f"{visible(file)}: {visible(path)}" if file is not None else path)
+        option, bracket, inside = path.partition("[")
+        if option in labels:
+            where = labels[option] + bracket + inside
+        else:
+            where = f"{visible(file)}: {visible(path)}" if file is not None else path
         problems.append(f"{where}: {text}")
 
     converter = _converter(labels)
@@ -141,10 +146,10 @@ def _structure(tree: Tree, converter: cattrs.Converter, labels: Mapping[str, str
     try:
         config = converter.structure(tree, Config)
     except cattrs.ClassValidationError as error:
-        for (group, key), text in _refusals(error):
-            faults.append((f"{group}.{key}" if group else key, text, [(group, key)]))
+        for (group, key), where, text in _refusals(error):
+            faults.append(((f"{group}.{key}" if group else key) + where, text, [(group, key)]))
             refused.add((group, key))
-            del (tree[group] if group else tree)[key]
+            (tree[group] if group else tree).pop(key, None)
         config = converter.structure(tree, Config)  # the rest, to find what does not go together
     for group, key, other, text in _conflicts(config):
         if not refused & {(group, key), (group, other)}:
@@ -165,7 +170,7 @@ def _converter(labels: Mapping[str, str]) -> cattrs.Converter:
             try:
                 return kind.read(value)
             except ValueError as error:
-                raise _Refused(group, key, str(error)) from None
+                raise _Refused(group, key, error) from None
 
         return read
 
@@ -181,8 +186,8 @@ def _converter(labels: Mapping[str, str]) -> cattrs.Converter:
     return converter
 
 
-def _refusals(error: Exception) -> Iterator[tuple[tuple[str, str], str]]:
-    """Yield the group and key, and what is wrong with it, of everything that cattrs refused."""
+def _refusals(error: Exception) -> Iterator[tuple[tuple[str, str], str, str]]:
+    """Yield the group and key, where in its value, and what is wrong there, of everything that cattrs refused."""
     from cattrs import ClassValidationError, ForbiddenExtraKeysError
 
     match error:
@@ -192,9 +197,10 @@ def _refusals(error: Exception) -> Iterator[tuple[tuple[str, str], str]]:
         case ForbiddenExtraKeysError():
             group = next((name for name, cls in GROUPS.items() if cls is error.cl), "")
             for key in sorted(error.extra_fields):
-                yield (group, key), _unknown_key(group, key)
+                yield (group, key), "", _unknown_key(group, key)
         case _Refused():
-            yield error.key, str(error)
+            for where, text in error.faults:
+                yield error.key, where, text
         case _:
             raise error
 

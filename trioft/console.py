@@ -347,10 +347,11 @@ def state_dir_of(settings: Config) -> str:
 def _tell_missing(as_json: bool, voice: Voice, job: str | None, found: Found) -> None:
     size = found.fingerprint.size
     if as_json:
-        path = path_fields("path", found.path)
-        voice.emit("file", job=job, **path, state="ready", reason="would be copied", size=size)
+        fields = {**path_fields("path", found.path), **path_fields("dest", found.target)}
+        voice.emit("file", job=job, **fields, state="ready", reason="would be copied", size=size)
     else:
-        _print(f"{size:>15,}  {named(job, show_path(found.path))}")
+        to = f" -> {show_path(found.routed)}" if found.routed else ""
+        _print(f"{size:>15,}  {named(job, show_path(found.path))}{to}")
 
 
 def _say_summary(voice: Voice, board: Board, seconds: float, verify: str, *, talkative: bool) -> None:

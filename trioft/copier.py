@@ -13,11 +13,12 @@ import attrs
 import trio
 
 from trioft.backlog import Backlog, Pending
-from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify, may_concern_all
+from trioft.claims import Take
+from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify, may_concern_all, show_path
 from trioft.finish import finish
 from trioft.ledger import Entry, Ledger
 from trioft.model import Checkpoint, FileState, Item, Job, Result, Verdict
-from trioft.naming import is_partial, partial_of
+from trioft.naming import is_partial, partial_for
 from trioft.strategies import STRATEGIES, choose_strategy
 from trioft.transfer import PAUSE, Tools, is_of, stopped
 
@@ -48,28 +49,42 @@ async def run_copier(jobs: AsyncIterable[Job], backlog: Backlog, tools: Tools) -
 
 
 async def _take(job: Job, backlog: Backlog, tools: Tools) -> None:
+    with tools.claims.open(backlog.hasten) as take:
+        await _take_named(job, take, backlog, tools)
+
+
+async def _take_named(job: Job, take: Take, backlog: Backlog, tools: Tools) -> None:
     checkpoint = await _begun(job, tools)
-    started = [(item, p) for item in job.items if (p := _start(item, job.growing, backlog)) is not None]
-    started = [(item, p) for item, p in started if not _has_to_wait(item, p, backlog, tools)]
+    named = zip(job.items, await take(job.items, tools.ledger), strict=True)
+    started = [(item, its, p) for item, its in named if (p := _start(item, job.growing, backlog)) is not None]
+    started = [(item, its, p) for item, its, p in started if not _has_to_wait(item, p, backlog, tools)]
     failed: list[Entry] = []
-    for item, p in started:
-        if p.entry.left or p.entry.paused:
-            trouble = stopped(p.entry, p.entry.bytes_copied)
-            tools.board.move(p.entry, FileState.WAITING, trouble.text)
-            _report(p, item, Result(Verdict.TROUBLE, trouble=trouble), backlog, tools, failed)
+    items, pending = [], []
+    for item, its, p in started:
+        is_stopped = p.entry.left or p.entry.paused
+        why_not = stopped(p.entry, p.entry.bytes_copied) if is_stopped else p.found.trouble
+        if why_not is not None:
+            if is_stopped:
+                tools.board.move(p.entry, FileState.WAITING, why_not.text)
+            _report(p, item, Result(Verdict.TROUBLE, trouble=why_not), backlog, tools, failed)
+        elif isinstance(its, Trouble):  # what comes of the other file says what comes of this one
+            pause = 0 if tools.claims.is_free(item.target) else tools.config.destination.check_interval
+            backlog.again(p, FileState.WAITING, f"retry: {its.text}", pause)
+        else:
+            items.append(its)
+            pending.append(p)
     if failed:
         await tools.ledger.call(Ledger.record, failed)
-    started = [(item, p) for item, p in started if not (p.entry.left or p.entry.paused)]
-    job, pending = job._replace(items=tuple(item for item, _ in started)), [p for _, p in started]
+    job = job._replace(items=tuple(items))
     if pending:
         # Should a mover get stuck for good, everybody knows on which files.
         owner = tuple(item.fingerprint[:2] for item in job.items)
         tools = attrs.evolve(tools, call=functools.partial(tools.call, owner=owner))
         name = choose_strategy(job, checkpoint)
-        partial = checkpoint.partial if checkpoint is not None else _partial_of(job.items[0])
+        partial = checkpoint.partial if checkpoint is not None else partial_for(job.items[0])
         async with _usable(pending, tools):
             if await _admit(name, pending, partial, backlog, tools):
-                await _carry(name, job, pending, backlog, tools)
+                await _carry(name, job, pending, take, backlog, tools)
 
 
 def _start(item: Item, growing: bool, backlog: Backlog) -> Pending | None:
@@ -103,10 +118,6 @@ async def _begun(job: Job, tools: Tools) -> Checkpoint | None:
         return None
     _, checkpoint = former
     return checkpoint if is_of(checkpoint, item) else None
-
-
-def _partial_of(item: Item) -> bytes:
-    return partial_of(item.path, *item.fingerprint[:2], item.life)
 
 
 @contextlib.asynccontextmanager
@@ -148,7 +159,7 @@ async def _admit(name: str, pending: list[Pending], partial: bytes, backlog: Bac
     return False
 
 
-async def _carry(name: str, job: Job, pending: list[Pending], backlog: Backlog, tools: Tools) -> None:
+async def _carry(name: str, job: Job, pending: list[Pending], take: Take, backlog: Backlog, tools: Tools) -> None:
     with tools.storage.reserved([p.entry for p in pending]):
         try:
             results = await STRATEGIES[name](job, tools)
@@ -160,9 +171,9 @@ async def _carry(name: str, job: Job, pending: list[Pending], backlog: Backlog, 
             if rest is None:
                 raise
             raise rest from None
-        job = _as_copied(job, results)
         # Shielded for the grace period: what has been finished is also told.
         async with tools.shutdown.shield():
+            job, results = await _as_copied(job, results, take, tools)
             try:
                 results = await finish(job, results, tools)
             except FileTrouble as error:
@@ -170,14 +181,20 @@ async def _carry(name: str, job: Job, pending: list[Pending], backlog: Backlog, 
             await _report_all(name, job, results, pending, backlog, tools)
 
 
-def _as_copied(job: Job, results: list[Result]) -> Job:
-    """What was followed has become another version, and that is the one that is delivered."""
-    return job._replace(
-        items=tuple(
-            item._replace(mode=result.found.mode, fingerprint=result.found.fingerprint) if result.found else item
-            for item, result in zip(job.items, results, strict=True)
-        )
-    )
+async def _as_copied(job: Job, results: list[Result], take: Take, tools: Tools) -> tuple[Job, list[Result]]:
+    """What was followed has become another version: that is the one that is delivered, under the name it has now."""
+    found = results[0].found
+    if found is None:
+        return job, results
+    (item,) = job.items
+    was, item = item, item._replace(mode=found.mode, fingerprint=found.fingerprint, routed=found.routed)
+    trouble = found.trouble
+    if item.target != was.target and trouble is None:
+        (its,) = await take([item], tools.ledger)
+        item, trouble = (its, None) if isinstance(its, Item) else (item, its)
+    if trouble is not None:
+        results = [Result(Verdict.TROUBLE, trouble=trouble)]
+    return job._replace(items=(item,)), results
 
 
 async def _report_all(
@@ -191,7 +208,7 @@ async def _report_all(
                 _report(pending[0], job.items[0], results[0], backlog, tools, failed)
                 # What is on record of it goes on under that.
                 if await tools.ledger.call(Ledger.checkpoint_of, job.items[0].path) is None:
-                    await _discard([_partial_of(job.items[0])], tools)
+                    await _discard([partial_for(job.items[0])], tools)
                 return
         except FileTrouble as error:
             results = [Result(Verdict.TROUBLE, trouble=error.trouble)]  # nobody knows: it is asked again
@@ -204,7 +221,7 @@ async def _report_all(
         if p.entry.state in (FileState.GONE, FileState.SKIPPED, FileState.FAILED) and (
             name == "bundle" or p.entry.state != FileState.FAILED
         ):
-            litter.append(_partial_of(item))
+            litter.append(partial_for(item))
     if failed:
         await tools.ledger.call(Ledger.record, failed)
     if litter:
@@ -243,6 +260,9 @@ def _report(pending: Pending, item: Item, result: Result, backlog: Backlog, tool
             backlog.finished(pending, FileState.DONE, "already there")
         case Verdict.EXISTS:
             reason = "another file has this name at the destination"
+            if item.rival:
+                there = show_path(result.target)
+                reason = f"{show_path(item.rival)} has been delivered under the same name, {there}, and is not replaced"
             if tools.manner.if_exists == "skip":
                 totals.skipped += 1
                 backlog.finished(pending, FileState.SKIPPED, reason)
@@ -327,8 +347,7 @@ def _may_concern_all(trouble: Trouble) -> bool:
 
 
 def _is_of_another(trouble: Trouble, pending: Pending) -> bool:
-    own = partial_of(pending.found.path, *pending.found.fingerprint[:2], pending.life)
-    return is_partial(trouble.path) and trouble.path != own
+    return is_partial(trouble.path) and trouble.path != pending.partial
 
 
 def _pause(attempt: int, tools: Tools) -> float:

@@ -47,7 +47,7 @@ from trioft.model import (
     Root,
     Verdict,
 )
-from trioft.naming import partial_of
+from trioft.naming import former_partial_for, partial_for
 from trioft.resumeio import Prepared, plan_resume, plan_resume_growing
 
 # What one pwrite is given: small enough that a slow destination shows progress long before a call is taken for stalled.
@@ -112,10 +112,10 @@ def _write_small(
             raise FileTrouble(trouble_of(error, Side.SOURCE, "read", item.path, count)) from error
         if count != size or has_changed(src_fd, item):
             return Result(Verdict.CHANGED)
-        partial = partial_of(item.path, *item.fingerprint[:2], item.life)
+        partial = partial_for(item)
         if item.life:
-            remove_partial(dst, partial_of(item.path, *item.fingerprint[:2], item.life - 1))
-        dst_fd, changed = create_partial(src, dst, partial, item.mode)
+            remove_partial(dst, former_partial_for(item))
+        dst_fd, changed = create_partial(src, dst, partial, item.mode, routed=item.is_routed)
         folders.update(changed)
         try:
             made = status_of(dst_fd, Side.DESTINATION, partial)
@@ -164,7 +164,7 @@ def _settle_bundle(
         """Say what goes wrong with one file in its result."""
 
         def do(n: int) -> None:
-            partial = partial_of(items[n].path, *items[n].fingerprint[:2], items[n].life)
+            partial = partial_for(items[n])
             try:
                 if trouble:
                     raise FileTrouble(trouble)
@@ -252,12 +252,12 @@ def prepare(
                 item = item._replace(fingerprint=current_fingerprint(src_fd, item.path))
             if existing := look_for_existing(src_fd, dst, item, manner, progress):
                 return existing
-            partial = partial_of(item.path, *item.fingerprint[:2], item.life)
+            partial = partial_for(item)
             folders: set[bytes] = set()  # that have a new entry
             try:
                 fd = _open_partial(dst, partial)
             except FileNotFoundError:
-                fd, changed = create_partial(src, dst, partial)
+                fd, changed = create_partial(src, dst, partial, routed=item.is_routed)
                 folders.update(changed, [os.path.dirname(partial)])
             except OSError as error:
                 raise FileTrouble(trouble_of(error, Side.DESTINATION, "open", partial)) from error

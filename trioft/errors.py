@@ -76,6 +76,8 @@ class Side(enum.StrEnum):
 IDENTIFY = "identify"
 # The user's own check of a copy, before that gets its final name.
 GATE = "gate"
+# The operation that finds out where a file goes.
+ROUTE = "route"
 
 
 class Trouble(NamedTuple):
@@ -258,6 +260,10 @@ def hint_for(trouble: Trouble) -> str | None:
         return f"mount the right {side}; if it has moved on purpose, start once with --accept-new-{side}"
     if trouble.op == GATE:
         return None if trouble.errno is None or trouble.errno in _EXHAUSTED else "see copy.gate in the configuration"
+    if trouble.op == ROUTE and trouble.errno != errno_.EEXIST:
+        return "change the rule in destination.routes, or rename the file"
+    if trouble.errno == errno_.EXDEV and trouble.side == Side.DESTINATION:
+        return "start trioft again: it then copies the file to the filesystem that it belongs to"
     if trouble.errno is None or (trouble.errno == errno_.EINVAL and trouble.op not in _NAMING):
         return None
     if trouble.errno not in _DESTINATION_AWAY | _NEVER | _TEMPORARY:

@@ -28,7 +28,8 @@ from trioft.naming import numbered
 
 def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progress: Progress) -> Result | None:
     """Return ALREADY or EXISTS if the file needs no copying, else None."""
-    for target in numbered(item.path):
+    if_exists = policy_for(item, manner)
+    for target in numbered(item.target):
         try:
             there = os.stat(target, dir_fd=dst, follow_symlinks=False)
         except FileNotFoundError:
@@ -43,15 +44,20 @@ def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progres
                 return Result(Verdict.ALREADY, target, digest)
         if manner.manifest == ASC_MHL and ascmhl.is_chain(target) and _is_continued(src_fd, dst, target, item):
             return Result(Verdict.ALREADY, target)
-        if manner.if_exists in ("skip", "fail"):
+        if if_exists in ("skip", "fail"):
             return Result(Verdict.EXISTS, target)
-        if manner.if_exists == "overwrite":
+        if if_exists == "overwrite":
             if stat.S_ISDIR(there.st_mode):
                 raise FileTrouble(
                     Trouble(Side.DESTINATION, "rename", target, None, errno.EISDIR, os.strerror(errno.EISDIR))
                 )
             return None
     raise AssertionError("numbered() does not end")
+
+
+def policy_for(item: Item, manner: Manner) -> str:
+    """Return what happens if the name of *item* is taken: what another source file has delivered is not replaced."""
+    return "fail" if item.rival and manner.if_exists == "overwrite" else manner.if_exists
 
 
 def _is_continued(src_fd: int, dst: int, target: bytes, item: Item) -> bool:

@@ -18,13 +18,14 @@ from trioft.config import Config
 from trioft.errors import ConfigError, FileTrouble, show_path
 from trioft.findings import VERIFIED, Finding, last_finding
 from trioft.history import local
-from trioft.job import markers_of
+from trioft.job import markers_of, routes_of
 from trioft.ledger import Line
-from trioft.model import Checkpoint, Markers, Root
+from trioft.model import Checkpoint, Fingerprint, Markers, Root
 from trioft.movers import Movers
 from trioft.naming import Wanted, is_marker, why_not_wanted
 from trioft.notation import format_size
 from trioft.records import Recorded, Records, all_ledgers, ledger_of, resolved
+from trioft.routes import explain as explain_route
 from trioft.surveyio import Look
 from trioft.verify import NO_DIGEST, SAME_NS
 from trioft.verifyio import Piece, Seen
@@ -69,7 +70,7 @@ class Explanation:
     @property
     def target(self) -> bytes:
         """Its final name at the destination, or what that would be."""
-        is_delivered = self.recorded is not None and self.recorded.is_delivered
+        is_delivered = self.recorded is not None and self.recorded.is_delivered and self.recorded.target
         return self.recorded.target if self.recorded is not None and is_delivered else self.decision.target
 
 
@@ -87,6 +88,8 @@ def why_not_remove(x: Explanation) -> str | None:
         return "it is not on record that it was delivered"
     if not recorded.is_delivered:
         return f"it was not delivered: it has {recorded.known.outcome}"
+    if not recorded.target:
+        return "another file has been delivered under its name since"
     if now.source is None:
         return f"the source cannot be looked at: {now.source_error}"
     trouble = now.source.trouble
@@ -130,8 +133,8 @@ def _why_not_there(x: Explanation, recorded: Recorded) -> str | None:
 # --- finding out ------------------------------------------------------------------------------------------------------
 
 
-def decide(config: Config, path: bytes, source: bytes) -> Decision:
-    """Return what *config* says about a file."""
+def decide(config: Config, path: bytes, source: bytes, version: Fingerprint | None = None) -> Decision:
+    """Return what *config* says about a file; of which *version*, a rule for its name may have to know."""
     why_not = why_not_wanted(path, config.source.include, config.source.exclude)
     archive = config.copy.on_success.folder
     if archive is not None and _below(os.fsencode(os.path.abspath(archive)), os.path.join(source, path)) is not None:
@@ -148,7 +151,10 @@ def decide(config: Config, path: bytes, source: bytes) -> Decision:
         while_it_grows = "waits until it is closed (growing.include, growing.exclude)"
     else:
         while_it_grows = f"is followed, from {format_size(growing.min_size)} on"
-    return Decision(why_not, path, "the tree is kept", while_it_grows)
+    if (routes := routes_of(config)) is None:
+        return Decision(why_not, path, "the tree is kept", while_it_grows)
+    routed = explain_route(routes, path, version)
+    return Decision(why_not, routed.target or path, routed.text, while_it_grows)
 
 
 def _below(folder: bytes, path: bytes) -> bytes | None:
@@ -160,8 +166,9 @@ def _below(folder: bytes, path: bytes) -> bytes | None:
 def explain(config: Config, records: Records, path: bytes) -> Explanation:
     """Find out everything about the source file *path*."""
     recorded, checkpoint = records.file(path), records.checkpoint_of(path)
-    decision = decide(config, path, records.source)
-    target = recorded.target if recorded is not None and recorded.is_delivered else decision.target
+    version = Fingerprint(0, 0, *recorded.known[2:5]) if recorded is not None else None
+    decision = decide(config, path, records.source, version)
+    target = recorded.target if recorded is not None and recorded.is_delivered and recorded.target else decision.target
     now = trio.run(_look, config, records, path, target, checkpoint.partial if checkpoint is not None else None)
     return Explanation(
         path=path,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -121,9 +122,11 @@ def close_quietly(fd: int) -> None:
         os.close(fd)
 
 
-def make_folder(src: int, dst: int, folder: bytes) -> list[bytes]:
+def make_folder(src: int, dst: int, folder: bytes, *, made_up: bool = False) -> list[bytes]:
     """
     Make *folder* and its parents at the destination, with the permission bits they have at the source.
+
+    One that the source does not have is private; but if a rule has *made up* these folders, as any new folder is here.
 
     Returns the folders that got a new entry, which have to be made durable. Never makes the root.
     """
@@ -134,13 +137,27 @@ def make_folder(src: int, dst: int, folder: bytes) -> list[bytes]:
         try:
             os.mkdir(folder, 0o700, dir_fd=dst)
         except FileNotFoundError:
-            changed = make_folder(src, dst, os.path.dirname(folder))
+            changed = make_folder(src, dst, os.path.dirname(folder), made_up=made_up)
             os.mkdir(folder, 0o700, dir_fd=dst)
     except FileExistsError:
         return changed  # another mover may have been faster
     with contextlib.suppress(OSError):  # a destination without permission bits is said once, by the probe
-        os.chmod(folder, stat.S_IMODE(os.stat(folder, dir_fd=src).st_mode) & 0o777 | 0o700, dir_fd=dst)
+        try:
+            mode = os.stat(folder, dir_fd=src).st_mode
+        except FileNotFoundError:
+            mode = _mode_of_new_folders() if made_up else 0
+        os.chmod(folder, mode & 0o777 | 0o700, dir_fd=dst)
     return [*changed, os.path.dirname(folder)]
+
+
+@functools.cache
+def _mode_of_new_folders() -> int:
+    """Return the permission bits that the umask leaves a new folder. Asked in another way, it would have to be set."""
+    with contextlib.suppress(OSError), open("/proc/self/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"Umask:"):
+                return 0o777 & ~int(line.split()[1], 8)
+    return 0o700
 
 
 def sync_folder(dst: int, folder: bytes) -> None:
@@ -287,10 +304,14 @@ def remove_partial(dst: int, partial: bytes) -> None:
         raise FileTrouble(trouble_of(error, Side.DESTINATION, "unlink", partial)) from error
 
 
-def create_partial(src: int, dst: int, partial: bytes, mode: int = 0) -> tuple[int, list[bytes]]:
+def create_partial(
+    src: int, dst: int, partial: bytes, mode: int = 0, *, routed: bool = False
+) -> tuple[int, list[bytes]]:
     """
     Create a partial with the permission bits of *mode*, as far as the umask lets them, and its folder; return its
     descriptor and the folders that have a new entry.
+
+    If the file is *routed*, its folder need not have one at the source that it could be like.
 
     A leftover is unlinked, never truncated: whoever still has it open, writes into nothing.
     """
@@ -307,7 +328,7 @@ def create_partial(src: int, dst: int, partial: bytes, mode: int = 0) -> tuple[i
                 raise FileTrouble(trouble_of(error, Side.DESTINATION, op, partial)) from error
             folder = os.path.dirname(partial)
             try:
-                folders = make_folder(src, dst, folder) or [folder]
+                folders = make_folder(src, dst, folder, made_up=routed) or [folder]
             except OSError as other:
                 raise FileTrouble(trouble_of(other, Side.DESTINATION, "mkdir", folder)) from other
         except OSError as error:

@@ -11,13 +11,14 @@ import os
 
 import trio
 
-from trioft import unlisted
+from trioft import claims, unlisted
 from trioft.commands import filled_in, run_command
 from trioft.errors import GATE, FileTrouble, Side, Trouble, show_path
+from trioft.existingio import policy_for
 from trioft.ledger import Entry, Ledger, Removal
 from trioft.manifest import is_listed
-from trioft.model import FileState, Item, Job, Publication, Result, Unlisted, Verdict
-from trioft.naming import partial_of
+from trioft.model import FileState, Item, Job, Manner, Publication, Result, Unlisted, Verdict
+from trioft.naming import partial_for
 from trioft.notation import timestamp
 from trioft.transfer import PATIENCE, Tools
 
@@ -62,7 +63,7 @@ async def _ask(item: Item, result: Result, tools: Tools) -> Result:
     settings, destination = tools.config.copy, tools.storage.ends.destination
     if result.verdict != Verdict.WRITTEN or settings.gate is None:
         return result
-    partial = _partial_of(item)
+    partial = partial_for(item)
     tools.board.move(tools.entry(item), FileState.VERIFYING, "the gate looks at it")
     if tools.manner.verify != "readback":
         # The next run would believe a checkpoint, whatever the command has done to the partial.
@@ -95,10 +96,10 @@ async def _publish(job: Job, results: list[Result], tools: Tools) -> list[Result
     written = [n for n, result in enumerate(results) if result.verdict == Verdict.WRITTEN]
     if not written:
         return results
-    publications = [_publication(job.items[n]) for n in written]
+    publications = [_publication(job.items[n], tools.manner) for n in written]
     # Should this be cut short, the next run finds out which of them have got their names, and lists those.
     kind = tools.manner.manifest
-    to_list = [_unlisted(job.items[n], results[n]) for n in written if is_listed(kind, job.items[n].path)]
+    to_list = [_unlisted(job.items[n], results[n]) for n in written if is_listed(kind, job.items[n].target)]
     if to_list:
         await tools.ledger.call(unlisted.announce, to_list)
     published: list[Result] = await tools.call(
@@ -111,12 +112,9 @@ async def _publish(job: Job, results: list[Result], tools: Tools) -> list[Result
     return results
 
 
-def _publication(item: Item) -> Publication:
-    return Publication(item.path, _partial_of(item), item.mode, item.fingerprint)
-
-
-def _partial_of(item: Item) -> bytes:
-    return partial_of(item.path, *item.fingerprint[:2], item.life)
+def _publication(item: Item, manner: Manner) -> Publication:
+    if_exists = policy_for(item, manner)
+    return Publication(item.path, partial_for(item), item.mode, item.fingerprint, item.target, if_exists)
 
 
 async def _mark(results: list[Result], tools: Tools) -> list[Result]:
@@ -140,13 +138,13 @@ async def _mark(results: list[Result], tools: Tools) -> list[Result]:
 
 def _unlisted(item: Item, result: Result) -> Unlisted:
     _, _, size, mtime_ns, _ = item.fingerprint
-    return Unlisted(result.target or item.path, size, mtime_ns, result.digest, result.sum)
+    return Unlisted(result.target or item.target, size, mtime_ns, result.digest, result.sum)
 
 
 async def _record(job: Job, results: list[Result], tools: Tools) -> list[int]:
     """Record what is at the destination now. Returns which items are, with a proof of their content."""
     removing = tools.config.copy.on_success.action != "keep"
-    entries, delivered, to_list = [], [], {}
+    entries, delivered, to_list = [], [], []
     for n, (item, result) in enumerate(zip(job.items, results, strict=True)):
         # What was there already counts as delivered only if its bytes were compared.
         proved = result.verdict == Verdict.PUBLISHED or (
@@ -155,7 +153,7 @@ async def _record(job: Job, results: list[Result], tools: Tools) -> list[int]:
         if proved:
             delivered.append(n)
             if is_listed(tools.manner.manifest, result.target):
-                to_list[item.path] = _unlisted(item, result)
+                to_list.append((item.target, _unlisted(item, result)))
         if proved or result.verdict == Verdict.ALREADY:
             entries.append(
                 Entry(
@@ -170,8 +168,13 @@ async def _record(job: Job, results: list[Result], tools: Tools) -> list[int]:
                 )
             )
     if entries:
-        await tools.ledger.call(unlisted.record, entries, to_list)
+        await tools.ledger.call(_record_all, entries, to_list)
     return delivered
+
+
+def _record_all(ledger: Ledger, entries: list[Entry], to_list: list[tuple[bytes, Unlisted]]) -> None:
+    claims.pass_on(ledger, entries)
+    unlisted.record(ledger, entries, to_list)
 
 
 def _detail(item: Item, result: Result, tools: Tools) -> str:

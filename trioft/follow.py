@@ -69,6 +69,7 @@ async def follow(job: Job, tools: Tools) -> list[Result]:
         item.fingerprint[:2],
         prepared.offset,
         tools.manner.markers.source,
+        tools.manner.routes,
     )
     if first.verdict is not None or first.found is None:
         return [Result(first.verdict or Verdict.GONE)]
@@ -170,8 +171,8 @@ class _Recording(Transfer):
     async def _look(self) -> None:
         """Look at the file, and take note of what it is; unless a later look was faster."""
         source, identity, begun = self.tools.storage.ends.source, self.item.fingerprint[:2], trio.current_time()
-        marker = self.tools.manner.markers.source
-        peek: Peek = await self.tools.looking("peek", source, self.item.path, identity, self.written, marker)
+        marker, routes = self.tools.manner.markers.source, self.tools.manner.routes
+        peek: Peek = await self.tools.looking("peek", source, self.item.path, identity, self.written, marker, routes)
         if begun >= self._look_begun:
             self._look_begun = begun
             self._take(peek)

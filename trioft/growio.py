@@ -34,7 +34,8 @@ from trioft.fileio import (
     sync_folder,
 )
 from trioft.markerio import is_marked
-from trioft.model import BLOCK_SIZE, KIB, Ends, Found, Item, Manner, Root, Verdict
+from trioft.model import BLOCK_SIZE, KIB, Ends, Found, Item, Manner, Root, Routes, Verdict
+from trioft.routes import route
 
 # What is compared, and written again, of a block that has changed: recorders rewrite a few kilobytes here and there.
 PIECE_SIZE = 256 * KIB
@@ -58,7 +59,14 @@ class Peek(NamedTuple):
     marked: bool | None = None  # as in ``Found``
 
 
-def peek(source: Root, path: bytes, identity: tuple[int, int], copied: int, marker: bytes = b"") -> Peek:
+def peek(
+    source: Root,
+    path: bytes,
+    identity: tuple[int, int],
+    copied: int,
+    marker: bytes = b"",
+    routes: Routes | None = None,
+) -> Peek:
     """
     Look at the file *identity* (device, inode) under the name *path*, of which *copied* bytes are not of interest; and
     for what has this name and *marker* after it.
@@ -85,7 +93,7 @@ def peek(source: Root, path: bytes, identity: tuple[int, int], copied: int, mark
                 return Peek(Verdict.CHANGED)
             marked = is_marked(src, path, marker, fingerprint)
             strength = "" if writer == writers.BUSY else writers.strength(fd, identity[0], writer, bool(marked))
-            found = Found(path, stat.S_IMODE(status.st_mode), fingerprint)
+            found = route(Found(path, stat.S_IMODE(status.st_mode), fingerprint), routes)
             return Peek(None, found, _write_head(fd, copied, status.st_size), writer, strength, marked)
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.SOURCE, "stat", path)) from error
@@ -369,12 +377,19 @@ def _search(
     return None
 
 
-def adopt(ends: Ends, old: bytes | None, identity: tuple[int, int], partial: bytes, new_partial: bytes) -> bool | None:
+def adopt(
+    ends: Ends,
+    old: bytes | None,
+    identity: tuple[int, int],
+    partial: bytes,
+    new_partial: bytes,
+    routed: bool = False,
+) -> bool | None:
     """
     Have the partial of the file *identity* go on under another name, durably.
 
     Changes nothing, and returns False, if the file is still called *old* (it has several names then), or None, if the
-    partial is not there.
+    partial is not there, or cannot go there.
     """
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
         try:
@@ -390,12 +405,18 @@ def adopt(ends: Ends, old: bytes | None, identity: tuple[int, int], partial: byt
         try:
             os.stat(partial, dir_fd=dst, follow_symlinks=False)
             op, at = "mkdir", os.path.dirname(new_partial)
-            folders = {os.path.dirname(partial), os.path.dirname(new_partial), *make_folder(src, dst, at)}
+            folders = {
+                os.path.dirname(partial),
+                os.path.dirname(new_partial),
+                *make_folder(src, dst, at, made_up=routed),
+            }
             op, at = "rename", partial
             os.rename(partial, new_partial, src_dir_fd=dst, dst_dir_fd=dst)
         except FileNotFoundError:
             return None
         except OSError as error:
+            if error.errno == errno.EXDEV:  # it is to lie on another filesystem below the destination now: begun anew
+                return None
             raise FileTrouble(trouble_of(error, Side.DESTINATION, op, at)) from error
         for folder in folders:
             sync_folder(dst, folder)

@@ -17,6 +17,7 @@ import trio
 from trioft import unlisted
 from trioft.backlog import Backlog
 from trioft.board import Board
+from trioft.claims import Claims
 from trioft.commands import check_programs
 from trioft.config import JOB_GROUPS, Config
 from trioft.control import Control
@@ -31,8 +32,8 @@ from trioft.lanes import Copier, Lane
 from trioft.ledger import Ledger, forget_old_history, ledger_path, open_port, run_ledger
 from trioft.lister import Lister
 from trioft.lock import Lock
-from trioft.manifest import sum_length
-from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, BUNDLE_FILES, Found, Job, Manner, Markers
+from trioft.manifest import own_names, sum_length
+from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, BUNDLE_FILES, Found, Job, Manner, Markers, Routes
 from trioft.movers import Call, Movers, Stuck
 from trioft.scanner import Scanner
 from trioft.settings import Settings
@@ -174,6 +175,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 looking=looking.call,
                 changes=changes,
                 owners=Owners(),
+                claims=Claims(manner.routes is not None and manner.if_exists == "overwrite"),
                 ledger=port,
                 storage=storage,
                 manner=manner,
@@ -274,17 +276,27 @@ def markers_of(config: Config) -> Markers:
     return Markers(os.fsencode(config.source.done_suffix or ""), os.fsencode(config.copy.done_file or ""))
 
 
+def routes_of(config: Config) -> Routes | None:
+    """Return the rules for names at the destination, and what trioft itself writes there; None where no rule is."""
+    if not config.destination.routes:
+        return None
+    return Routes(config.destination.routes, markers_of(config).destination, own_names(config.copy.manifest))
+
+
 def how_to_copy(config: Config, once: bool, resolution_ns: int) -> Manner:
     """Put together what the file operations need of the configuration."""
     return Manner(
         verify=config.copy.verify,
         if_exists=config.destination.if_exists or ("overwrite" if once else "rename"),
-        # Also where a second recording of the same size would pass for the first.
-        prove_existing=config.copy.on_success.action != "keep" or (not once and resolution_ns == KEEPS_NO_TIMES),
+        # Also where a second recording of the same size would pass for the first, or a name may be that of several.
+        prove_existing=config.copy.on_success.action != "keep"
+        or (not once and resolution_ns == KEEPS_NO_TIMES)
+        or bool(config.destination.routes),
         resolution_ns=resolution_ns,
         xattrs=config.metadata.xattrs,
         manifest=config.copy.manifest,
         markers=markers_of(config),
+        routes=routes_of(config),
     )
 
 
@@ -324,27 +336,45 @@ def _no_events(text: str, board: Board) -> None:
 
 
 async def list_missing(config: Config, tell: Callable[[Found], None], board: Board, *, state_dir: str) -> None:
-    """Call *tell* with each file that a sync would copy. Writes nothing anywhere, not even the ledger."""
+    """
+    Call *tell* with each file that a sync would copy. Writes nothing anywhere, not even the ledger.
+
+    It does not find out what only a comparison of contents could tell.
+    """
     async with Movers(1, config.copy.stall_timeout) as movers:
         pair = await find_ends(config, movers.call, state_dir)
         manner, exclude = how_to_copy(config, True, _COARSEST_NS), (*config.source.exclude, *pair.own)
-        scan = functools.partial(movers.call, "scan", pair.ends.source)
+
+        async def compare(folders: list[bytes]) -> Listing:
+            listing: Listing = await movers.call(
+                "scan",
+                pair.ends.source,
+                folders,
+                None,
+                config.source.include,
+                exclude,
+                pair.ends.destination,
+                manner,
+                manner.markers,
+                manner.routes,
+            )
+            return listing
 
         def take(files: list[Found]) -> None:
             for found in files:
                 if found.there:
                     board.totals.already += 1
+                elif found.trouble is not None:
+                    board.fail_folder(found.trouble)
                 elif found.marked is not False:
                     tell(found)
 
         if pair.only is not None:
             looks: list[Look] = await movers.call(
-                "look", pair.ends.source, [pair.only], config.source.include, exclude, manner.markers
+                "look", pair.ends.source, [pair.only], config.source.include, exclude, manner.markers, manner.routes
             )
             wanted = [look.path for look in looks if look.found is not None]
-            there = await scan(
-                [b""], None, config.source.include, exclude, pair.ends.destination, manner, manner.markers
-            )
+            there = await compare([b""])
             missing = [found for folder in there.folders for found in folder.files if found.path in wanted]
             take(missing)
             board.totals.already += len(wanted) - len(missing)
@@ -352,11 +382,9 @@ async def list_missing(config: Config, tell: Callable[[Found], None], board: Boa
         folders = [b""]
         while folders:
             batch, folders = folders[-500:], folders[:-500]
-            listing: Listing = await scan(
-                batch, None, config.source.include, exclude, pair.ends.destination, manner, manner.markers
-            )
+            listing = await compare(batch)
             folders += listing.rest
-            board.totals.already += listing.already
+            board.totals.already += listing.already + len(listing.alike)
             for path, reason in listing.skipped:
                 board.skip(path, reason)
             for trouble in listing.troubles:

@@ -8,6 +8,7 @@ converted that a person did not write.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import attrs
 
+from trioft.model import Rule
 from trioft.naming import compile_globs
 from trioft.notation import (
     as_written,
@@ -28,8 +30,10 @@ from trioft.notation import (
     parse_percent,
     parse_rate,
     parse_size,
+    visible,
     wrong,
 )
+from trioft.routes import faults_of
 
 
 class Kind(NamedTuple):
@@ -39,6 +43,14 @@ class Kind(NamedTuple):
     read: Callable[[object], object]  # a value of the file; ValueError says what was found and expected
     show: Callable[[Any], object] = lambda value: value  # the inverse of *read*
     from_word: Callable[[str], object] = lambda word: word  # a word of the command line as the file has it
+
+
+class Faults(ValueError):
+    """Several things that are wrong with one value: ``(where in it, text)``, as ``("[0].to", "…")``."""
+
+    def __init__(self, faults: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{where}: {text}" for where, text in faults))
+        self.faults = faults
 
 
 # --- Values that have a class of their own ------------------------------------------------------------------
@@ -255,6 +267,48 @@ def _read_limit(value: object) -> Limit:
     return Limit(turns=tuple(turns.values()))
 
 
+def _read_routes(value: object) -> tuple[Rule, ...]:
+    if not isinstance(value, list | tuple):
+        raise wrong(value, 'a list of rules, such as [{match: "*.mxf", to: "KAMERA/{name}"}]')
+    faults: list[tuple[str, str]] = []
+    rules = []
+    for number, entry in enumerate(value):
+        rule, wrong_here = _read_rule(entry)
+        faults += [(f"[{number}]{'.' if key else ''}{key}", text) for key, text in wrong_here]
+        rules.append(rule)
+    if faults:
+        raise Faults(faults)
+    return tuple(rules)
+
+
+def _read_rule(entry: object) -> tuple[Rule, list[tuple[str, str]]]:
+    """Return a rule, and what is wrong with it."""
+    if not isinstance(entry, dict):
+        text = wrong(entry, 'a rule, such as {match: "*.mxf", to: "KAMERA/{name}"}')
+        return Rule("", "", ""), [("", str(text))]
+    faults = []
+    for key in entry.keys() - {*Rule._fields}:
+        near = difflib.get_close_matches(str(key), Rule._fields, 1) or [", ".join(Rule._fields)]
+        faults.append((visible(str(key)), f"unknown key, did you mean {near[0]}?"))
+    if len(entry.keys() & {"match", "regex"}) != 1:
+        faults.append(("", "expected either match or regex"))
+    if "to" not in entry:
+        faults.append(("", "expected to, where the files go"))
+    for key in entry.keys() & {*Rule._fields}:
+        if not _is_path(entry[key]):
+            faults.append((key, str(wrong(entry[key], "a text, not empty and without NUL"))))
+        elif key == "match" and entry[key][0] == "/":
+            faults.append((key, str(wrong(entry[key], 'a pattern relative to the source, such as "**/*.mov"'))))
+    if faults:
+        return Rule("", "", ""), faults
+    rule = Rule(entry.get("match", ""), entry.get("regex", ""), entry["to"])
+    return rule, list(faults_of(rule))
+
+
+def _show_routes(rules: tuple[Rule, ...]) -> list[dict[str, str]]:
+    return [{key: text for key, text in rule._asdict().items() if text} for rule in rules]
+
+
 def _read_min_free(value: object) -> MinFree:
     with contextlib.suppress(ValueError):
         return MinFree(percent=parse_percent(value))
@@ -301,6 +355,7 @@ MARKER = plain(
 )
 SUFFIX = plain("suffix", "the end of a name, such as .done", lambda value: value is None or _is_suffix(value))
 PATTERNS = Kind("list of patterns", _read_patterns, list)
+ROUTES = Kind("list of rules", _read_routes, _show_routes)
 SWITCH = plain("true or false", "true or false", lambda value: isinstance(value, bool))
 TIME, PERIOD = duration("0s"), duration("100ms")
 SIZE = size("0B")

@@ -31,7 +31,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _APPLICATION_ID = 0x7472696F
-VERSION = 3
+VERSION = 4
+ARRIVED = ("delivered", "already")  # outcomes of a file that the destination has
+# Files that did not keep their path: what the index of them is asked with has to be written as in its making.
+ELSEWHERE = "target <> x'' AND target <> CAST(iif(folder = x'', name, folder || '/' || name) AS BLOB)"
 # What brings a ledger of one version to the next.
 _MIGRATIONS = {
     1: "ALTER TABLE file ADD COLUMN closed TEXT NOT NULL DEFAULT '';"
@@ -40,6 +43,7 @@ _MIGRATIONS = {
     2: "CREATE TABLE unlisted (target BLOB NOT NULL, state TEXT NOT NULL, size INTEGER NOT NULL,"
     " mtime_ns INTEGER NOT NULL, digest BLOB, sum BLOB, time TEXT NOT NULL, PRIMARY KEY (target, state))"
     " STRICT, WITHOUT ROWID; CREATE INDEX unlisted_to_read ON unlisted (time) WHERE sum IS NULL;",
+    3: f"CREATE INDEX file_by_target ON file (target) WHERE {ELSEWHERE};",
 }
 _BATCH = 256  # requests of one transaction at most
 # Old history goes in pieces, so that no checkpoint waits long for one, and as often as this, in seconds.
@@ -56,6 +60,7 @@ class Known(NamedTuple):
     size: int
     mtime_ns: int
     ctime_ns: int
+    target: bytes = b""  # where it was delivered
 
     def is_still(self, fingerprint: Fingerprint) -> bool:
         """
@@ -64,7 +69,7 @@ class Known(NamedTuple):
         A delivered one that only got other permissions, or another name, is. One that failed may work then.
         """
         same = (self.size, self.mtime_ns) == (fingerprint.size, fingerprint.mtime_ns)
-        return same and (self.outcome in ("delivered", "already") or self.ctime_ns == fingerprint.ctime_ns)
+        return same and (self.outcome in ARRIVED or self.ctime_ns == fingerprint.ctime_ns)
 
 
 class Entry(NamedTuple):
@@ -238,22 +243,19 @@ class Ledger:
     def known_in(self, folders: Iterable[bytes]) -> dict[bytes, Known]:
         """Return what is known about the files of *folders*, by path."""
         known = {}
+        query = f"SELECT name, {', '.join(Known._fields)} FROM file WHERE folder = ?"
         for folder in folders:
             prefix = folder + b"/" if folder else b""
-            for name, *rest in self._db.execute(
-                "SELECT name, outcome, removal, size, mtime_ns, ctime_ns FROM file WHERE folder = ?", (folder,)
-            ):
+            for name, *rest in self._db.execute(query, (folder,)):
                 known[prefix + name] = Known(*rest)
         return known
 
     def known(self, paths: Iterable[bytes]) -> dict[bytes, Known]:
         """Return what is known about *paths*."""
         known = {}
+        query = f"SELECT {', '.join(Known._fields)} FROM file WHERE folder = ? AND name = ?"
         for path in paths:
-            row = self._db.execute(
-                "SELECT outcome, removal, size, mtime_ns, ctime_ns FROM file WHERE folder = ? AND name = ?",
-                os.path.split(path),
-            ).fetchone()
+            row = self._db.execute(query, os.path.split(path)).fetchone()
             if row is not None:
                 known[path] = Known(*row)
         return known

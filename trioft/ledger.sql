@@ -15,7 +15,7 @@ CREATE TABLE file (
     name      BLOB NOT NULL,
     outcome   TEXT NOT NULL CHECK (outcome IN ('delivered', 'already', 'skipped', 'failed')),
     removal   TEXT NOT NULL DEFAULT '' CHECK (removal IN ('', 'pending', 'removed', 'refused')),
-    target    BLOB NOT NULL,        -- its final name at the destination
+    target    BLOB NOT NULL,        -- its final name at the destination; empty where it has none, or another file has it now
     size      INTEGER NOT NULL,     -- bytes; with mtime_ns this tells whether the file has changed since
     mtime_ns  INTEGER NOT NULL,
     ctime_ns  INTEGER NOT NULL,     -- a failed file is tried again when this changes too: its permissions may have
@@ -28,6 +28,10 @@ CREATE TABLE file (
 
 -- A start forgets these, so that they are tried again: it must not read the whole table for that.
 CREATE INDEX file_to_try_again ON file (outcome) WHERE outcome IN ('failed', 'skipped');
+
+-- Who was delivered under a name that is not its path: no file replaces another one's.
+CREATE INDEX file_by_target ON file (target)
+    WHERE target <> x'' AND target <> CAST(iif(folder = x'', name, folder || '/' || name) AS BLOB);
 
 -- Transfers in progress: where each may be continued. A checkpoint never leads: all below `offset` is durable and verified.
 CREATE TABLE checkpoint (

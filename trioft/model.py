@@ -76,6 +76,13 @@ class Found(NamedTuple):
     # the file and says nothing.
     marked: bool | None = None
     there: bool = False  # the destination has it, but not the marker that would say so
+    routed: bytes = b""  # where it goes, if not to the same path
+    trouble: Trouble | None = None  # why it can go nowhere
+
+    @property
+    def target(self) -> bytes:
+        """Where it goes, relative to the destination."""
+        return self.routed or self.path
 
 
 class Markers(NamedTuple):
@@ -83,6 +90,26 @@ class Markers(NamedTuple):
 
     source: bytes = b""  # who writes a file makes it; it is not transferred
     destination: bytes = b""  # trioft makes it, for those who read there
+
+
+class Rule(NamedTuple):
+    """Files that match go to *to*. Either *match*, a pattern, or *regex* is given, the other is empty."""
+
+    match: str
+    regex: str
+    to: str
+
+    def __str__(self) -> str:
+        return f"regex {self.regex!r}" if self.regex else f"match {self.match!r}"
+
+
+class Routes(NamedTuple):
+    """Where files go that do not keep their path: the first rule that matches counts."""
+
+    rules: tuple[Rule, ...]
+    # Names that no file gets, as trioft writes there itself:
+    marker: bytes = b""  # that end so, see ``Markers``
+    manifests: tuple[str, ...] = ()  # that match one of these patterns
 
 
 class Manner(NamedTuple):
@@ -95,6 +122,7 @@ class Manner(NamedTuple):
     xattrs: bool
     manifest: str = "none"  # xxh128sum, sha256sum or ascmhl
     markers: Markers = Markers()
+    routes: Routes | None = None
 
 
 class Item(NamedTuple):
@@ -107,6 +135,19 @@ class Item(NamedTuple):
     settled: bool  # quiet long enough here; otherwise only a proof that nobody writes lets it be copied
     life: int = 0  # of its partial: one more for each rename that may still happen
     marked: bool = False  # who wrote it has said that it is complete
+    routed: bytes = b""  # where it goes, if not to the same path
+    place: bytes = b""  # its partial lies beside this name; empty: beside its own
+    rival: bytes = b""  # another source file that has this name at the destination, which is not replaced therefore
+
+    @property
+    def target(self) -> bytes:
+        """The final name that it is to have, relative to the destination."""
+        return self.routed or self.path
+
+    @property
+    def is_routed(self) -> bool:
+        """Has a rule made up the folders that it lies in, as partial or in the end?"""
+        return bool(self.routed) or self.place not in (b"", self.path)
 
 
 class Job(NamedTuple):
@@ -162,10 +203,12 @@ class Checkpoint(NamedTuple):
 class Publication(NamedTuple):
     """A verified partial that may get its final name."""
 
-    path: bytes
+    path: bytes  # of its source
     partial: bytes
     mode: int
     fingerprint: Fingerprint
+    target: bytes
+    if_exists: str  # as in ``Manner``
 
 
 class Unlisted(NamedTuple):
@@ -198,7 +241,7 @@ _S = FileState
 TRANSITIONS: dict[FileState, frozenset[FileState]] = {
     _S.SETTLING: frozenset({_S.READY, _S.GROWING, _S.GONE}),
     _S.GROWING: frozenset({_S.SETTLING, _S.READY, _S.COPYING, _S.VERIFYING, _S.WAITING, _S.FAILED, _S.GONE}),
-    _S.READY: frozenset({_S.SETTLING, _S.COPYING, _S.WAITING, _S.GONE}),
+    _S.READY: frozenset({_S.SETTLING, _S.COPYING, _S.WAITING, _S.FAILED, _S.GONE}),
     _S.COPYING: frozenset({_S.SETTLING, _S.VERIFYING, _S.WAITING, _S.DONE, _S.FAILED, _S.SKIPPED, _S.GONE}),
     _S.VERIFYING: frozenset({_S.SETTLING, _S.COPYING, _S.WAITING, _S.DONE, _S.FAILED, _S.SKIPPED, _S.GONE}),
     _S.WAITING: frozenset({_S.SETTLING, _S.READY, _S.GROWING, _S.COPYING, _S.FAILED, _S.GONE}),

@@ -13,15 +13,18 @@ from collections.abc import Iterator, Sequence
 import xxhash
 
 from trioft.errors import show_path
+from trioft.model import Item
 
 NAME_MAX = 255  # bytes of one name, on every filesystem that Linux mounts for writing
 _PARTIAL = re.compile(rb"\.[0-9a-f]{8}\.partial\Z", re.DOTALL)
 _PARTIAL_SUFFIX = len(b".12345678.partial")
 
 
-def partial_of(path: bytes, dev: int, ino: int, life: int = 0) -> bytes:
+def partial_of(path: bytes, dev: int, ino: int, life: int = 0, place: bytes = b"") -> bytes:
     """
     Return the partial's path for a source file: ``NAME.<8 hex of the source's identity>.partial``.
+
+    It lies beside the file's final name, *place*, which is *path* where nothing else is said.
 
     The identity is where the file lies (device, inode, path): stable while it grows, so that a restart finds its
     partial again; whether the *content* still fits is for the ledger's fingerprint and the block digests to say.
@@ -29,9 +32,19 @@ def partial_of(path: bytes, dev: int, ino: int, life: int = 0) -> bytes:
     another name: what comes late finds nothing.
     A name that would be too long is shortened, at a character's edge; the hex keeps it apart from its neighbours.
     """
-    folder, slash, name = path.rpartition(b"/")
+    folder, slash, name = (place or path).rpartition(b"/")
     identity = xxhash.xxh3_64_hexdigest(b"%d:%d:%s%s" % (dev, ino, path, b"\0%d" % life if life else b""))[:8].encode()
     return b"%s%s%s.%s.partial" % (folder, slash, shortened(name, NAME_MAX - _PARTIAL_SUFFIX), identity)
+
+
+def partial_for(item: Item) -> bytes:
+    """Return the path of the partial of a job's file."""
+    return partial_of(item.path, *item.fingerprint[:2], item.life, item.place)
+
+
+def former_partial_for(item: Item) -> bytes:
+    """Return the path that its partial had in its life before."""
+    return partial_for(item._replace(life=max(0, item.life - 1)))
 
 
 def shortened(name: bytes, most: int) -> bytes:

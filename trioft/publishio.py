@@ -21,6 +21,7 @@ from trioft.fileio import (
     file_digest,
     fingerprint_of,
     is_same,
+    make_folder,
     opened,
     read_exactly,
     remove_partial,
@@ -90,6 +91,10 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
                 raise
+        if os.path.dirname(what.target) != os.path.dirname(what.partial):
+            op = "mkdir"
+            for folder in make_folder(src, dst, os.path.dirname(what.target), made_up=what.target != what.path):
+                sync_folder(dst, folder)
         if what.mode & 0o600 != 0o600:  # a partial's owner may always read and write it
             with as_far_as_possible("chmod", what.path):
                 os.chmod(what.partial, what.mode & 0o777, dir_fd=dst)
@@ -100,12 +105,12 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
             raise FileTrouble(Trouble(Side.DESTINATION, op, what.partial, None, None, text))
         op = "rename"
         target = None
-        if manner.if_exists == "overwrite":
-            target = what.path
+        if what.if_exists == "overwrite":
+            target = what.target
             remove_marker(dst, target, manner.markers.destination)
             rename_over(dst, what.partial, target, ours)
         else:
-            for candidate in numbered(what.path):
+            for candidate in numbered(what.target):
                 try:
                     if manner.markers.destination and _is_taken(dst, candidate):
                         raise FileExistsError  # and its marker is its own
@@ -114,13 +119,13 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
                     target = candidate
                     break
                 except FileExistsError:
-                    if manner.if_exists != "rename":
+                    if what.if_exists != "rename":
                         return Result(Verdict.EXISTS, candidate)
         assert target is not None
         op = "stat"
         size = os.stat(target, dir_fd=dst, follow_symlinks=False).st_size
     except OSError as error:
-        raise FileTrouble(trouble_of(error, Side.DESTINATION, op, what.path)) from error
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, op, what.target)) from error
     if size != what.fingerprint.size:
         text = f"the destination says {size} bytes after the rename, the source has {what.fingerprint.size}"
         raise FileTrouble(Trouble(Side.DESTINATION, op, target, None, None, text))
@@ -131,14 +136,14 @@ def _find_published(dst: int, what: Publication, manner: Manner) -> bytes | None
     """Find a partial that is gone under its final name; not where its source may be removed: this proves too little."""
     if manner.prove_existing:
         return None  # the next attempt compares every byte
-    for candidate in numbered(what.path):
+    for candidate in numbered(what.target):
         try:
             there = os.stat(candidate, dir_fd=dst, follow_symlinks=False)
         except FileNotFoundError:
             return None
         if is_same(there, what.fingerprint, manner.resolution_ns):
             return candidate
-        if manner.if_exists != "rename":
+        if what.if_exists != "rename":
             return None
     return None
 

@@ -195,8 +195,8 @@ class Records(Ledger):
         is_all = (wanted.since, wanted.until) == (Filter().since, Filter().until)
         last = (b"", b"")
         query = f"""SELECT folder, name, {_PATH} AS path, target, size, digest, mtime_ns FROM file
-            WHERE (folder, name) > (?, ?) AND outcome IN {_DELIVERED} AND is_wanted(path) AND (? OR {since})
-            ORDER BY folder, name LIMIT {_PAGE}"""
+            WHERE (folder, name) > (?, ?) AND outcome IN {_DELIVERED} AND target <> x'' AND is_wanted(path)
+            AND (? OR {since}) ORDER BY folder, name LIMIT {_PAGE}"""
         while rows := self._ask(query, *last, is_all, wanted.since, wanted.until):
             for _, _, path, target, size, digest, mtime_ns in rows:
                 yield Delivery(path, target, size, digest, mtime_ns, "")

@@ -29,12 +29,12 @@ from trioft.board import Board
 from trioft.config import Config, Source
 from trioft.errors import FileTrouble, Side, Trouble
 from trioft.events import Changes
-from trioft.ledger import Known, Ledger, Port
+from trioft.ledger import ARRIVED, Known, Ledger, Port
 from trioft.model import BUNDLE_FILE_SIZE, FileState, Fingerprint, Found, Job, Manner
 from trioft.movers import Call
 from trioft.naming import Wanted
 from trioft.storage import Storage
-from trioft.surveyio import Listing, Look
+from trioft.surveyio import Folder, Listing, Look
 from trioft.walk import Walk
 
 # Of a core, what scanning may take at most: where nothing but scans tells of new files, and where events do.
@@ -168,6 +168,8 @@ class Scanner:
         for trouble in troubles:
             if self._tell_once(trouble.path, str(trouble)):
                 self.board.fail_folder(trouble)
+        if listing.alike:
+            await self._take_in_alike(listing)
         self._remember((folder, idle[folder]) for folder in listing.unchanged)
         known: dict[bytes, Known] = {}
         filled = [folder.path for folder in listing.folders if folder.files]
@@ -187,6 +189,19 @@ class Scanner:
                 is_idle = not self._consider(found, None if self.once else before) and is_idle
             if is_idle and folder.stamp:
                 self._remember([(folder.path, folder.stamp)])
+
+    async def _take_in_alike(self, listing: Listing) -> None:
+        """Something like these files is at the destination. Is it them? The ledger knows, or else a copier compares."""
+        known = await self.ledger.call(Ledger.known, [found.path for found in listing.alike])
+        others = []
+        for found in listing.alike:
+            its = known.get(found.path)
+            is_known = its is not None and its.outcome in ARRIVED and its.is_still(found.fingerprint)
+            if its is not None and is_known and its.target == found.target:
+                self.board.totals.already += 1
+            else:
+                others.append(found)
+        listing.folders.append(Folder(b"", others))
 
     def _remember(self, idle: Iterable[tuple[bytes, bytes]]) -> None:
         if len(self._idle) < _STAMPS:
@@ -285,8 +300,8 @@ class Scanner:
         looks: list[Look]
         source = self.config.source
         try:
-            ends, markers = self.storage.ends, self.manner.markers
-            looks = await self.call("look", ends.source, paths, source.include, self._walk.exclude, markers)
+            ends, markers, routes = self.storage.ends, self.manner.markers, self.manner.routes
+            looks = await self.call("look", ends.source, paths, source.include, self._walk.exclude, markers, routes)
         except FileTrouble as error:
             if self.once and not self.backlog:
                 raise  # the one file to transfer: nothing would be left to wait for, as if it had arrived

@@ -17,10 +17,11 @@ import xxhash
 
 from trioft import writers
 from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
-from trioft.fileio import READ, are_same, close_quietly, fingerprint_of, make_folder, opened, sync_folder
+from trioft.fileio import READ, are_same, close_quietly, fingerprint_of, is_same, make_folder, opened, sync_folder
 from trioft.markerio import is_marked, marker_says
-from trioft.model import Found, Manner, Markers, Root
+from trioft.model import Found, Manner, Markers, Root, Routes
 from trioft.naming import Wanted, is_marker, is_partial
+from trioft.routes import route
 
 
 class Folder(NamedTuple):
@@ -38,6 +39,7 @@ class Listing(NamedTuple):
     unchanged: list[bytes]  # these
     rest: list[bytes]  # folders still to be read: those below, and what one call did not get to
     already: int  # files that the destination has: only counted
+    alike: list[Found]  # the same, where rules can give one name to several files: it has these, or others
     missing: list[bytes]  # folders that the destination does not have
     skipped: list[tuple[bytes, str]]
     troubles: list[Trouble]
@@ -69,17 +71,18 @@ def scan(
     destination: Root | None,
     manner: Manner | None,
     markers: Markers = _NO_MARKERS,
+    routes: Routes | None = None,
 ) -> Listing:
     """
     Read *folders* of the source, as far as one call goes.
 
     With a *destination*, files that are there with the same size and time are counted, not returned, unless they lack
-    the marker that they should have there. With *stamps*, those that some of the folders had when they were read
-    before, only what has changed since is returned.
+    the marker that they should have there; with *routes*, they are ``alike``, and no folder is ``missing``. With
+    *stamps*, those that some of the folders had when they were read before, only what has changed since is returned.
     A folder that has vanished is no trouble: it will be missed, if anybody misses it, by the next scan.
     """
     wanted = Wanted(include, exclude)
-    listing = Listing([], [], folders[:], 0, [], [], [], 0.0)
+    listing = Listing([], [], folders[:], 0, [], [], [], [], 0.0)
     below: list[bytes] = []
     already, names, begun = 0, 0, time.process_time()
     with contextlib.ExitStack() as stack:
@@ -95,8 +98,8 @@ def scan(
                 listing.troubles.append(trouble_of(error, Side.SOURCE, "open", path))
                 continue
             try:
-                with _listed(dst, path, listing) as there:
-                    count, same = _scan_folder(fd, path, wanted, there, manner, stamps, markers, listing, below)
+                with _listed(None if routes else dst, path, listing) as there:
+                    count, same = _scan_folder(fd, path, wanted, there, manner, stamps, markers, routes, listing, below)
             except OSError as error:
                 listing.troubles.append(trouble_of(error, Side.SOURCE, "read", path))
                 continue
@@ -104,6 +107,8 @@ def scan(
                 close_quietly(fd)
             names += 1 + count
             already += same
+            if routes and dst is not None and manner is not None:
+                listing.folders[-1] = _not_alike(dst, listing.folders[-1], manner, listing.alike)
     listing.rest.extend(below)
     return listing._replace(already=already, seconds=time.process_time() - begun)
 
@@ -116,6 +121,7 @@ def _scan_folder(
     manner: Manner | None,
     stamps: dict[bytes, bytes] | None,
     markers: Markers,
+    routes: Routes | None,
     listing: Listing,
     below: list[bytes],
 ) -> tuple[int, int]:
@@ -171,8 +177,25 @@ def _scan_folder(
             files = [found._replace(marked=marker_says(made.get(found.path), found.fingerprint)) for found in files]
         if bare:
             files = [found._replace(there=found.path in bare) for found in files]
+        if routes:
+            files = [route(found, routes) for found in files]
         listing.folders.append(Folder(folder, files, stamp))
     return count, already
+
+
+def _not_alike(dst: int, folder: Folder, manner: Manner, alike: list[Found]) -> Folder:
+    """Return *folder* without the files that the destination has, as far as size and time tell: they are *alike*."""
+    rest: list[Found] = []
+    for found in folder.files:
+        try:
+            there = os.stat(found.target, dir_fd=dst, follow_symlinks=False) if found.trouble is None else None
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                _without_destination(trouble_of(error, Side.DESTINATION, "stat", found.target))
+            there = None
+        is_alike = there is not None and is_same(there, found.fingerprint, manner.resolution_ns)
+        (alike if is_alike else rest).append(found)
+    return folder._replace(files=rest)
 
 
 def _stamp_of(statuses: list[tuple[bytes, os.stat_result]]) -> bytes:
@@ -266,6 +289,7 @@ def look(
     include: Sequence[str],
     exclude: Sequence[str],
     markers: Markers = _NO_MARKERS,
+    routes: Routes | None = None,
 ) -> list[Look]:
     """
     Look at *paths*, and whether somebody writes them: by lease, else by the open-file table.
@@ -278,7 +302,7 @@ def look(
     with opened(source, Side.SOURCE) as src:
         for path in paths:
             try:
-                looks.append(_look_at(src, path, wanted, markers, real_folders))
+                looks.append(_look_at(src, path, wanted, markers, routes, real_folders))
             except FileNotFoundError:
                 looks.append(Look(path, "gone"))
             except OSError as error:
@@ -295,7 +319,9 @@ def look(
     ]
 
 
-def _look_at(src: int, path: bytes, wanted: Wanted, markers: Markers, real_folders: dict[bytes, bool]) -> Look:
+def _look_at(
+    src: int, path: bytes, wanted: Wanted, markers: Markers, routes: Routes | None, real_folders: dict[bytes, bool]
+) -> Look:
     if not _is_real(src, os.path.dirname(path), real_folders):
         return Look(path, "other")
     status = os.stat(path, dir_fd=src, follow_symlinks=False)
@@ -306,7 +332,7 @@ def _look_at(src: int, path: bytes, wanted: Wanted, markers: Markers, real_folde
     # Before the file itself is asked for a writer: whoever made it has closed the file by then.
     fingerprint = fingerprint_of(status)
     marked = is_marked(src, path, markers.source, fingerprint)
-    found = Found(path, stat.S_IMODE(status.st_mode), fingerprint, marked)
+    found = route(Found(path, stat.S_IMODE(status.st_mode), fingerprint, marked), routes)
     try:
         fd = os.open(path, READ, dir_fd=src)
     except FileNotFoundError:

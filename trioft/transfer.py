@@ -19,6 +19,7 @@ import attrs
 import trio
 
 from trioft.board import Board, Entry
+from trioft.claims import Claims
 from trioft.config import Config
 from trioft.errors import FileTrouble, Side, Trouble, first_of, show_path
 from trioft.events import Changes
@@ -27,7 +28,7 @@ from trioft.ledger import Ledger, Port
 from trioft.manifest import BLOCK_SUMS
 from trioft.model import BLOCK_SIZE, SPAN_SIZE, Checkpoint, FileState, Item, Manner, Result
 from trioft.movers import Call, Stuck
-from trioft.naming import partial_of
+from trioft.naming import former_partial_for, partial_for
 from trioft.resumeio import Prepared
 from trioft.shutdown import Shutdown
 from trioft.storage import Storage
@@ -74,6 +75,7 @@ class Tools:
     looking: Call  # at the source: never waits for the destination
     changes: Changes
     owners: Owners
+    claims: Claims
     ledger: Port
     storage: Storage
     manner: Manner
@@ -109,7 +111,7 @@ async def begin(item: Item, tools: Tools, *, growing: bool) -> Prepared | Result
 
     What was copied of it under another name, or from another device number, goes on under the new one.
     """
-    ledger, partial = tools.ledger, partial_of(item.path, *item.fingerprint[:2], item.life)
+    ledger, partial = tools.ledger, partial_for(item)
     former = await ledger.call(Ledger.transfer_of, item.path, *item.fingerprint[:2])
     name, checkpoint = former if former is not None else (item.path, None)
     other = checkpoint
@@ -120,13 +122,13 @@ async def begin(item: Item, tools: Tools, *, growing: bool) -> Prepared | Result
         await tools.call("discard", tools.storage.ends.destination, [other.partial])
         await ledger.call(Ledger.drop_checkpoint, item.path)
         checkpoint = None if other is checkpoint else checkpoint
-    held = partial_of(item.path, *item.fingerprint[:2], max(0, item.life - 1))
+    held = former_partial_for(item)
     if checkpoint is not None:
         held = checkpoint.partial
     if held != partial:
         identity = checkpoint.fingerprint[:2] if checkpoint is not None else item.fingerprint[:2]
         old = name if name != item.path else None
-        moved: bool | None = await tools.call("adopt", tools.storage.ends, old, identity, held, partial)
+        moved: bool | None = await tools.call("adopt", tools.storage.ends, old, identity, held, partial, item.is_routed)
         if checkpoint is not None and moved:
             is_other = name != item.path or is_remounted(checkpoint, item)
             checkpoint = checkpoint._replace(partial=partial, growing=checkpoint.growing or is_other)
@@ -189,7 +191,7 @@ class Transfer:
         self, item: Item, prepared: Prepared, tools: Tools, *, target: int, ended: bool, keep_void: bool = False
     ) -> None:
         self.item = item
-        self.partial = partial_of(item.path, *item.fingerprint[:2], item.life)
+        self.partial = partial_for(item)
         self.tools = tools
         self.entry = tools.entry(item)
         self.target, self.ended = target, ended

@@ -29,10 +29,10 @@ def announce(ledger: Ledger, files: Iterable[Unlisted]) -> None:
         _insert(ledger, file, "publishing")
 
 
-def record(ledger: Ledger, entries: list[Entry], published: dict[bytes, Unlisted]) -> None:
-    """Record outcomes, and of those that are to be listed, by the names that were announced, what they are."""
+def record(ledger: Ledger, entries: list[Entry], published: Iterable[tuple[bytes, Unlisted]]) -> None:
+    """Record outcomes, and of those that are to be listed, each with the name that was announced, what they are."""
     ledger.record(entries)
-    for announced, file in published.items():
+    for announced, file in published:
         ledger.execute("DELETE FROM unlisted WHERE target = ? AND state = 'publishing'", (announced,))
         _insert(ledger, file, "delivered")
 

@@ -76,8 +76,9 @@ class Walk:
                 self.config.source.include,
                 self.exclude,
                 ends.destination if compared else None,
-                None if self.manner.prove_existing else self.manner,
+                self.manner if self.config.copy.on_success.action == "keep" else None,
                 self.manner.markers,
+                self.manner.routes,
             )
         except FileTrouble as error:
             folders += batch
