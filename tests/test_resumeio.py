@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from files import MANNER, Ground, failing, held, name_of, need_leases, open_files, read
 from support import pattern
-from trioft import copyio, fileio, growio, resumeio, writers
+from trioft import copyio, existingio, growio, resumeio, writers
 from trioft.errors import FileTrouble
 from trioft.fileio import block_digest
 from trioft.model import VOID, Checkpoint, Item, Result, Verdict
@@ -28,7 +28,7 @@ LARGE = BLOCKS * BLOCK + TAIL  # the last block is a short one
 
 @pytest.fixture
 def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
-    for module in (copyio, fileio, growio, resumeio):
+    for module in (copyio, existingio, growio, resumeio):
         monkeypatch.setattr(module, "BLOCK_SIZE", BLOCK)
     with Ground(tmp_path) as place:
         yield place

@@ -453,7 +453,7 @@ def test_json_lines_have_the_promised_fields(site: Site) -> None:
     for line in done.lines:
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
     names = {"path", "state", "reason", "size", "dest", "strategy", "bytes_copied", "bytes_verified", "attempt"}
-    names |= {"bytes_patched", "growing", "lag_bytes", "lag_seconds", "closed"}
+    names |= {"bytes_patched", "growing", "lag_bytes", "lag_seconds", "closed", "job"}
     for line in done.lines[:-1]:
         assert line["event"] == "file"
         assert set(line) - {"path_b64", "dest_b64"} == {"event", "time", "digest", "error"} | names

@@ -15,6 +15,7 @@ from trioft.existingio import look_for_existing
 from trioft.fileio import (
     READ,
     Progress,
+    advise,
     block_digest,
     check_unchanged,
     close_quietly,
@@ -206,7 +207,7 @@ def _open_settled(dst: int, partial: bytes, durable: bool, *, readback: bool) ->
             if readback:
                 op = "read back"
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+                advise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
         except BaseException:
             close_quietly(fd)
             raise
@@ -315,7 +316,7 @@ def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, mann
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
         src_fd, dst_fd = open_pair(src, dst, item.path, partial)
         try:
-            os.posix_fadvise(src_fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            advise(src_fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
             for offset in range(start, end, BLOCK_SIZE):
                 block = buffer[: min(BLOCK_SIZE, end - offset)]
                 read_into(src_fd, Side.SOURCE, item.path, offset, block)
@@ -392,7 +393,7 @@ def settle(
                     op = "read back"
                     # To the end of a page: of one that is asked for in part nothing is dropped.
                     os.posix_fadvise(fd, start, -(-end // _PAGE) * _PAGE - start, os.POSIX_FADV_DONTNEED)
-                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+                    advise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
                     buffer = memoryview(bytearray(min(BLOCK_SIZE, end - start)))
                     for number, offset in enumerate(range(start, end, BLOCK_SIZE)):
                         block = buffer[: min(BLOCK_SIZE, end - offset)]

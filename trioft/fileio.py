@@ -263,6 +263,12 @@ def are_same(there: os.stat_result, here: os.stat_result, resolution_ns: int) ->
     )
 
 
+def advise(fd: int, offset: int, length: int, advice: int) -> None:
+    """Tell the page cache what will be wanted, or not any more. Where it cannot be told, nothing is lost."""
+    with contextlib.suppress(OSError):
+        os.posix_fadvise(fd, offset, length, advice)
+
+
 def read_exactly(fd: int, side: Side, path: bytes, offset: int, length: int) -> bytearray:
     """Read *length* bytes from *offset*. A file that ends before that is a trouble."""
     buffer = bytearray(length)

@@ -20,6 +20,7 @@ from trioft.errors import FileTrouble, Side, trouble_of
 from trioft.fileio import (
     READ,
     Progress,
+    advise,
     as_far_as_possible,
     block_digest,
     close_quietly,
@@ -155,7 +156,7 @@ def copy_growing(
                     break
                 if stop == BLOCK_SIZE:
                     # Only what is finished: the recorder's own pages of the block that grows stay, for the next time.
-                    _advise(src_fd, offset, BLOCK_SIZE, os.POSIX_FADV_DONTNEED)
+                    advise(src_fd, offset, BLOCK_SIZE, os.POSIX_FADV_DONTNEED)
         except BaseException:
             close_quietly(dst_fd)
             raise
@@ -180,12 +181,6 @@ def _what_changed(block: memoryview, begin: int, before: Known) -> tuple[bytes, 
         elif low < high:
             changed.append((low, high))
     return bytes(pieces), changed
-
-
-def _advise(fd: int, offset: int, length: int, advice: int) -> None:
-    """Tell the page cache of the source what will be wanted. Where it cannot be told, nothing is lost."""
-    with contextlib.suppress(OSError):
-        os.posix_fadvise(fd, offset, length, advice)
 
 
 def _read_up_to(fd: int, path: bytes, offset: int, view: memoryview) -> int:
@@ -224,12 +219,12 @@ def compare_span(
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.SOURCE, "open", path)) from error
         try:
-            _advise(fd, start, end - start, os.POSIX_FADV_SEQUENTIAL)
+            advise(fd, start, end - start, os.POSIX_FADV_SEQUENTIAL)
             for offset, (digest, pieces) in zip(range(start, end, BLOCK_SIZE), copied, strict=True):
                 block = buffer[: min(BLOCK_SIZE, end - offset)]
                 read_into(fd, Side.SOURCE, path, offset, block)
                 if _pieces_of(block) == pieces if pieces else block_digest(block) == digest:
-                    _advise(fd, offset, len(block), os.POSIX_FADV_DONTNEED)
+                    advise(fd, offset, len(block), os.POSIX_FADV_DONTNEED)
                 else:  # it is soon read again
                     differences.append(Difference(offset // BLOCK_SIZE, block_digest(block), _pieces_of(block)))
                 progress(("compared", len(block)))
@@ -267,7 +262,7 @@ def copy_ranges(ends: Ends, item: Item, partial: bytes, ranges: list[Range], pro
                 else:
                     changed.append(offset)
                     progress(("changed", length))
-                _advise(src_fd, offset, length, os.POSIX_FADV_DONTNEED)
+                advise(src_fd, offset, length, os.POSIX_FADV_DONTNEED)
         except BaseException:
             close_quietly(dst_fd)
             raise

@@ -47,6 +47,8 @@ from trioft.transfer import Owners, Tools
 # Besides copy.movers: one that scans, one that looks at files that grow, one that probes the destination, so that none
 # waits for a copy.
 _LOOKING_MOVERS = 3
+# Seconds that a probe of the destination, which is under way at the end, has to finish.
+_PROBE_ENDS = 2
 # Requests that may wait for the ledger: one for each task that could send one, with as many copiers as there may be.
 _REQUESTS = 260
 # A dry run writes nothing, so it does not find out how exactly the destination keeps times; not worse than this.
@@ -256,6 +258,8 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                                 await swept.wait()
                         async with shutdown.shield():
                             await lister.finish()
+                        with trio.move_on_after(_PROBE_ENDS, shield=True):
+                            await storage.rest()
                         helpers.cancel_scope.cancel()
 
 

@@ -132,6 +132,7 @@ class Storage:
         self._grown: dict[Entry, tuple[float, int, float]] = {}  # recordings: seen when, how long, growing how fast
         self._free = self._total = self._copied_before = 0
         self._has_begun = self._is_warned = False
+        self._probing = trio.Lock()
 
     # --- health and identity
 
@@ -171,6 +172,10 @@ class Storage:
             nursery.start_soon(source.look_after, lambda: self._probe_source(call), self._config, lambda: None)
             nursery.start_soon(destination.look_after, lambda: self._probe(call), self._config, looked)
 
+    async def rest(self) -> None:
+        """Return when no probe of the destination is under way, and let none begin: cut short, it leaves its file."""
+        await self._probing.acquire()
+
     async def begin(self, call: Call) -> None:
         """Probe both ends for the first time. Raises ``FileTrouble`` if one is not usable."""
         await self._probe_source(call)
@@ -189,7 +194,8 @@ class Storage:
         settings, was = self._config.destination, self.identity[Side.DESTINATION]
         marker = settings.marker.encode("utf-8", "surrogateescape") if settings.marker else None
         try:
-            probed: Probed = await call("probe", self.ends.destination.path, was, marker, settings.require_mount)
+            async with self._probing:
+                probed: Probed = await call("probe", self.ends.destination.path, was, marker, settings.require_mount)
         except FileTrouble as error:
             if classify(error.trouble) != Remedy.SPACE or not self._has_begun:
                 raise

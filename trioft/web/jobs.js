@@ -17,7 +17,7 @@ export function drawJobs(feed, failedOf) {
 
 function newCard(feed) {
   const li = make("li", "job");
-  const pause = button("", () => feed.ask(li.job.paused ? "resume" : "pause", undefined, li.job.name));
+  const pause = button("", () => feed.ask(li.job.paused ? "resume" : "pause", { job: li.job.name }));
   const facts = make("dl", "", ...["From", "To", "Files", "May the source be removed?"].map((label) =>
     make("div", "", make("dt", "", label), make("dd", "", make("p", "path"), make("p", "state")))));
   li.append(make("h3"), make("p", "state"), pause, facts);
