@@ -6,4 +6,4 @@ sh tests/setup.sh test
 .venv/bin/mypy
 .venv/bin/ruff check
 .venv/bin/ruff format --check
-.venv/bin/python -m pytest -n 2 --dist worksteal "$@"
+.venv/bin/python -m pytest -n 3 --dist worksteal "$@"

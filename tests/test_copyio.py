@@ -756,7 +756,8 @@ def test_the_read_back_comes_from_behind_the_page_cache(ground: Ground, monkeypa
         monkeypatch.setattr(os, call, noted)
     spoiling(monkeypatch, b"a", 5)
     assert settle(ground, item, 0, LARGE) == [0]
-    assert calls == ["fdatasync", "posix_fadvise", "preadv", "preadv", "preadv"]
+    assert calls[:3] == ["fdatasync", "posix_fadvise", "preadv"]
+    assert set(calls[3:]) == {"preadv"}
 
 
 @pytest.mark.parametrize("verify", ["size", "transfer", "readback"])

@@ -53,6 +53,11 @@ def block_digest(data: bytes | bytearray | memoryview) -> bytes:
     return xxhash.xxh3_128_digest(data)
 
 
+def block_hasher() -> xxhash.xxh3_128:
+    """Return what makes the same of a block that comes in pieces."""
+    return xxhash.xxh3_128()
+
+
 def file_digest(block_digests: bytes) -> bytes:
     """Return a file's digest: the xxh3-128 of its block digests in order."""
     return xxhash.xxh3_128_digest(block_digests)

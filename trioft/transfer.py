@@ -34,8 +34,9 @@ from trioft.shutdown import Shutdown
 from trioft.storage import Storage
 from trioft.throttle import Throttle
 
-# Spans of one file that are written at a time; with the settling beside them this fills a full-duplex link.
-_WRITERS = 2
+# Spans of one file that are written at a time: with the settling beside them two fill a full-duplex link. On a disk of
+# this machine they would only wait for each other, as the kernel lets one at a time write to a file.
+_WRITERS, _WRITERS_FAR = 1, 2
 _SPAN_SECONDS = 1.0  # what a span should take: others wait that long for the mover
 
 # Operations that end in one barrier, whose progress nobody can tell, get this many stall timeouts.
@@ -243,7 +244,8 @@ class Transfer:
             send_spans, spans = trio.open_memory_channel[tuple[int, int]](0)
             nursery.start_soon(self._plan, send_spans)
             with spans:
-                for _ in range(_WRITERS):
+                is_far = not self.tools.storage.ends.destination.ino  # which nobody asks of a server
+                for _ in range(_WRITERS_FAR if is_far else _WRITERS):
                     nursery.start_soon(self._write, spans.clone())
             nursery.start_soon(self._settle)
 
