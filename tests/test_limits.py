@@ -128,7 +128,7 @@ def test_any_text_is_read_or_refused_in_a_sentence(kind: Kind, text: str, as_lis
     except ValueError as error:
         sentence = str(error)
     if sentence:
-        assert re.match("found .*, expected .|'.*' is no pattern: .", sentence)
+        assert re.match(r"(\[0\](\.\w+)?: )?(found .*, expected .|'.*' is no pattern: .)", sentence)
         assert len(sentence.splitlines()) == 1
     else:
         assert kind.read(kind.show(value)) == value

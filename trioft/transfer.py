@@ -275,7 +275,10 @@ class Transfer:
                 if end <= start or (start > first and self.written < start):
                     await self.wait()
                     continue
-                await spans.send((first, end))
+                try:
+                    await spans.send((first, end))
+                except trio.BrokenResourceError:
+                    return  # no writer is left: the last has met a trouble, and ends us all
                 start = end
             while self.written < self.target:
                 await self.wait()
