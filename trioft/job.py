@@ -48,7 +48,7 @@ from trioft.transfer import Owners, Tools
 # waits for a copy.
 _LOOKING_MOVERS = 3
 # Seconds that a probe of the destination, which is under way at the end, has to finish.
-_PROBE_ENDS = 2
+_PROBE_ENDS = 0.5
 # Requests that may wait for the ledger: one for each task that could send one, with as many copiers as there may be.
 _REQUESTS = 260
 # A dry run writes nothing, so it does not find out how exactly the destination keeps times; not worse than this.
