@@ -28,12 +28,12 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from trioft import copyio, linux, mover
+from trioft import fileio, linux, mover
 from trioft.model import MIB
 from trioft.naming import is_partial, numbered
 
 # Each call is one more run of a sweep: fewer calls that are all the same.
-copyio._PIECE = 4 * MIB
+fileio._PIECE = 4 * MIB
 
 # The real ones: what this module does itself is not counted.
 _open, _close, _read, _write = os.open, os.close, os.read, os.write

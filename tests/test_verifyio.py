@@ -57,7 +57,8 @@ def test_what_is_read_comes_from_behind_the_page_cache(ground: Ground, monkeypat
         real_advise(fd, *rest)
 
     def note_read(fd: int, *rest: Any) -> int:
-        calls.append(("read",))
+        if calls[-1] != ("read",):  # a block is read in pieces
+            calls.append(("read",))
         return real_read(fd, *rest)
 
     monkeypatch.setattr(os, "posix_fadvise", advise)

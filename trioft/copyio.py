@@ -9,6 +9,8 @@ import os
 import time
 from collections.abc import Callable
 
+import xxhash
+
 from trioft import linux, manifest
 from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
 from trioft.existingio import look_for_existing
@@ -17,13 +19,13 @@ from trioft.fileio import (
     Progress,
     advise,
     block_digest,
-    block_hasher,
     check_unchanged,
     close_quietly,
     close_written,
     copy_attributes,
     create_partial,
     current_fingerprint,
+    digest_of_block,
     each,
     file_digest,
     has_changed,
@@ -31,8 +33,8 @@ from trioft.fileio import (
     open_growing,
     open_source,
     opened,
+    pieces,
     read_exactly,
-    read_into,
     remove_partial,
     status_of,
     sync_folder,
@@ -40,7 +42,6 @@ from trioft.fileio import (
 )
 from trioft.model import (
     BLOCK_SIZE,
-    KIB,
     MIB,
     Checkpoint,
     Ends,
@@ -56,9 +57,6 @@ from trioft.resumeio import Prepared, plan_resume, plan_resume_growing
 # What one pwrite is given: small enough that a slow destination shows progress long before a call is taken for stalled.
 _SLICE = 1 * MIB
 _PAGE = mmap.PAGESIZE
-# What is read, digested and written in one go: it stays in the cache of the processor, which a block does not, and then
-# all of it comes from memory three times.
-_PIECE = 256 * KIB
 _TELL_EVERY = 0.25  # seconds between two reports of bytes
 _READ_BACK = 64  # files that are open at a time to be read back
 _SYNCFS_FROM = 4  # below this many files, one fsync each is cheaper than making the whole filesystem durable
@@ -321,21 +319,18 @@ def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, mann
         src_fd, dst_fd = open_pair(src, dst, item.path, partial)
         try:
             advise(src_fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-            piece = memoryview(bytearray(_PIECE))
             for offset in range(start, end, BLOCK_SIZE):
                 length = min(BLOCK_SIZE, end - offset)
-                hasher = block_hasher() if manner.verify != "size" else None
-                told, when = 0, time.monotonic()
-                for at in range(0, length, _PIECE):
-                    view = piece[: min(_PIECE, length - at)]
-                    read_into(src_fd, Side.SOURCE, item.path, offset + at, view)
+                hasher = xxhash.xxh3_128() if manner.verify != "size" else None
+                told, when = offset, time.monotonic()
+                for at, piece in pieces(src_fd, Side.SOURCE, item.path, offset, length):
                     if hasher is not None:
-                        hasher.update(view)
-                    write_all(dst_fd, partial, offset + at, view)
+                        hasher.update(piece)
+                    write_all(dst_fd, partial, at, piece)
                     if time.monotonic() - when > _TELL_EVERY:
-                        progress(("bytes", at + len(view) - told))
-                        told, when = at + len(view), time.monotonic()
-                progress(("bytes", length - told))
+                        progress(("bytes", at + len(piece) - told))
+                        told, when = at + len(piece), time.monotonic()
+                progress(("bytes", offset + length - told))
                 _begin_write_back(dst_fd, partial, offset, length)
                 digest = hasher.digest() if hasher is not None else b""
                 progress(("block", offset // BLOCK_SIZE, length, digest))
@@ -409,14 +404,10 @@ def settle(
                     # To the end of a page: of one that is asked for in part nothing is dropped.
                     os.posix_fadvise(fd, start, -(-end // _PAGE) * _PAGE - start, os.POSIX_FADV_DONTNEED)
                     advise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-                    piece = memoryview(bytearray(_PIECE))
                     for number, offset in enumerate(range(start, end, BLOCK_SIZE)):
-                        length, hasher = min(BLOCK_SIZE, end - offset), block_hasher()
-                        for at in range(0, length, _PIECE):
-                            view = piece[: min(_PIECE, length - at)]
-                            read_into(fd, Side.DESTINATION, partial, offset + at, view)
-                            hasher.update(view)
-                        if hasher.digest() != digests[16 * number : 16 * number + 16]:
+                        length = min(BLOCK_SIZE, end - offset)
+                        digest = digest_of_block(fd, Side.DESTINATION, partial, offset, length)
+                        if digest != digests[16 * number : 16 * number + 16]:
                             bad.append(offset // BLOCK_SIZE)
                         progress(("verified", length))
             finally:

@@ -283,7 +283,6 @@ _MEASUREMENTS: dict[str, Callable[[int], Measured]] = {
     "throughput": _throughput,
     "small files": _small_files,
 }
-MEASUREMENTS = tuple(_MEASUREMENTS)
 
 
 # --- the source -------------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from trioft.errors import FileTrouble, Side, Trouble, trouble_of
 from trioft.fileio import (
     READ,
     Progress,
-    block_digest,
     close_quietly,
+    digest_of_block,
     file_digest,
     is_same,
     read_exactly,
@@ -91,8 +91,8 @@ def _compare_contents(src_fd: int, dst: int, target: bytes, item: Item, progress
             os.posix_fadvise(there, 0, 0, os.POSIX_FADV_DONTNEED)
             for offset in range(0, item.fingerprint.size, BLOCK_SIZE):
                 length = min(BLOCK_SIZE, item.fingerprint.size - offset)
-                mine = block_digest(read_exactly(src_fd, Side.SOURCE, item.path, offset, length))
-                if mine != block_digest(read_exactly(there, Side.DESTINATION, target, offset, length)):
+                mine = digest_of_block(src_fd, Side.SOURCE, item.path, offset, length)
+                if mine != digest_of_block(there, Side.DESTINATION, target, offset, length):
                     return None
                 digests += mine
                 progress(("compared", length))

@@ -27,6 +27,7 @@ import xxhash
 from trioft import linux, writers
 from trioft.errors import IDENTIFY, FileTrouble, Remedy, Side, Trouble, classify, trouble_of
 from trioft.model import (
+    KIB,
     Fingerprint,
     Item,
     Manner,
@@ -39,6 +40,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 Progress = Callable[[object], None]
 
+# What is read, digested and written in one go: it stays in the cache of the processor, which a block does not, and then
+# all of it comes from memory three times.
+_PIECE = 256 * KIB
 _AT_A_TIME = 8  # small files that one mover has on the way to a server
 
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO in a file's place must not block
@@ -53,9 +57,12 @@ def block_digest(data: bytes | bytearray | memoryview) -> bytes:
     return xxhash.xxh3_128_digest(data)
 
 
-def block_hasher() -> xxhash.xxh3_128:
-    """Return what makes the same of a block that comes in pieces."""
-    return xxhash.xxh3_128()
+def digest_of_block(fd: int, side: Side, path: bytes, offset: int, length: int) -> bytes:
+    """Return the digest of a block of what is open as *fd*: read, and nothing of it kept."""
+    hasher = xxhash.xxh3_128()
+    for _, piece in pieces(fd, side, path, offset, length):
+        hasher.update(piece)
+    return hasher.digest()
 
 
 def file_digest(block_digests: bytes) -> bytes:
@@ -279,6 +286,15 @@ def read_exactly(fd: int, side: Side, path: bytes, offset: int, length: int) -> 
     buffer = bytearray(length)
     read_into(fd, side, path, offset, memoryview(buffer))
     return buffer
+
+
+def pieces(fd: int, side: Side, path: bytes, offset: int, length: int) -> Iterator[tuple[int, memoryview]]:
+    """Read *length* bytes from *offset*; yield pieces of them with their offsets. A piece is gone with the next one."""
+    buffer = memoryview(bytearray(min(_PIECE, length)))
+    for at in range(offset, offset + length, _PIECE):
+        piece = buffer[: min(_PIECE, offset + length - at)]
+        read_into(fd, side, path, at, piece)
+        yield at, piece
 
 
 def read_into(fd: int, side: Side, path: bytes, offset: int, view: memoryview) -> None:

@@ -27,6 +27,7 @@ from trioft.fileio import (
     close_written,
     copy_attributes,
     current_fingerprint,
+    digest_of_block,
     fingerprint_of,
     make_folder,
     opened,
@@ -286,7 +287,7 @@ def settle_ranges(destination: Root, partial: bytes, ranges: list[Range], verify
                 op = "read back"
                 for offset, length, digest in ranges if verify == "readback" else ():
                     os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
-                    if block_digest(read_exactly(fd, Side.DESTINATION, partial, offset, length)) != digest:
+                    if digest_of_block(fd, Side.DESTINATION, partial, offset, length) != digest:
                         bad.append(offset)
                     progress(("verified", length))
             finally:

@@ -14,21 +14,22 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+import xxhash
+
 from trioft import ascmhl, manifest
 from trioft.ascmhl import Creator, Hash, Link, Record
 from trioft.errors import FileTrouble, Side, Trouble, trouble_of
 from trioft.fileio import (
     READ,
     Progress,
-    block_digest,
     close_quietly,
     close_written,
     file_digest,
     is_same,
     mismatch,
     opened,
+    pieces,
     read_exactly,
-    read_into,
     remove_partial,
     status_of,
     sync_folder,
@@ -90,15 +91,15 @@ def _open(dst: int, path: bytes) -> int | None:
 def _read(fd: int, path: bytes, size: int, hasher: manifest.Hasher, progress: Progress) -> bytes:
     """Read a file of the destination, have *hasher* take it, and return its digest as the ledger has it."""
     digests = bytearray()
-    buffer = memoryview(bytearray(min(BLOCK_SIZE, size)))
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     for offset in range(0, size, BLOCK_SIZE):
-        block = buffer[: min(BLOCK_SIZE, size - offset)]
-        read_into(fd, Side.DESTINATION, path, offset, block)
-        os.posix_fadvise(fd, offset, len(block), os.POSIX_FADV_DONTNEED)  # nobody else is going to need it
-        hasher.update(block)
-        digests += block_digest(block)
-        progress(("read", len(block)))
+        length, block = min(BLOCK_SIZE, size - offset), xxhash.xxh3_128()
+        for _, piece in pieces(fd, Side.DESTINATION, path, offset, length):
+            hasher.update(piece)
+            block.update(piece)
+        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)  # nobody else is going to need it
+        digests += block.digest()
+        progress(("read", length))
     return file_digest(bytes(digests))
 
 

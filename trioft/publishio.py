@@ -15,15 +15,14 @@ from trioft.fileio import (
     READ,
     Progress,
     as_far_as_possible,
-    block_digest,
     close_quietly,
+    digest_of_block,
     each,
     file_digest,
     fingerprint_of,
     is_same,
     make_folder,
     opened,
-    read_exactly,
     remove_partial,
     sync_folder,
 )
@@ -250,7 +249,7 @@ def is_sealed(destination: Root, partial: bytes, seal: Fingerprint, digest: byte
                 digests = bytearray()
                 for offset in range(0, seal.size, BLOCK_SIZE):
                     length = min(BLOCK_SIZE, seal.size - offset)
-                    digests += block_digest(read_exactly(fd, Side.DESTINATION, partial, offset, length))
+                    digests += digest_of_block(fd, Side.DESTINATION, partial, offset, length)
                     progress(("compared", length))
             finally:
                 os.close(fd)

@@ -13,7 +13,7 @@ import os
 from typing import NamedTuple
 
 from trioft.errors import FileTrouble, Side, trouble_of
-from trioft.fileio import Progress, block_digest, read_exactly
+from trioft.fileio import Progress, digest_of_block
 from trioft.model import BLOCK_SIZE, VOID, Checkpoint, Item, Manner
 
 
@@ -85,7 +85,7 @@ def plan_resume_growing(
             return Prepared(0, b"")
         held = checkpoint._replace(offset=offset, digests=checkpoint.digests[: offset // BLOCK_SIZE * 16])
         digests = _check(fd, partial, held, manner, progress)
-        last = block_digest(read_exactly(src_fd, Side.SOURCE, item.path, offset - BLOCK_SIZE, BLOCK_SIZE))
+        last = digest_of_block(src_fd, Side.SOURCE, item.path, offset - BLOCK_SIZE, BLOCK_SIZE)
         return Prepared(offset, digests, doubtful=last != digests[-16:])
     except OSError as error:
         raise FileTrouble(trouble_of(error, Side.DESTINATION, "fsync", partial)) from error
@@ -104,10 +104,10 @@ def _check(fd: int, partial: bytes, checkpoint: Checkpoint, manner: Manner, prog
         at, start = slice(16 * number, 16 * number + 16), number * BLOCK_SIZE
         if digests[at] == VOID:
             continue
-        data = read_exactly(fd, Side.DESTINATION, partial, start, min(BLOCK_SIZE, checkpoint.offset - start))
-        if block_digest(data) != digests[at]:
+        length = min(BLOCK_SIZE, checkpoint.offset - start)
+        if digest_of_block(fd, Side.DESTINATION, partial, start, length) != digests[at]:
             digests[at] = VOID
-        progress(("compared", len(data)))
+        progress(("compared", length))
     return bytes(digests)
 
 
@@ -119,8 +119,8 @@ def _compare(src_fd: int, fd: int, item: Item, partial: bytes, size: int, progre
     kept = 0
     # Whole blocks only: the last, shorter one is cheap to write again.
     for offset in range(0, size // BLOCK_SIZE * BLOCK_SIZE, BLOCK_SIZE):
-        there = block_digest(read_exactly(fd, Side.DESTINATION, partial, offset, BLOCK_SIZE))
-        if there == block_digest(read_exactly(src_fd, Side.SOURCE, item.path, offset, BLOCK_SIZE)):
+        there = digest_of_block(fd, Side.DESTINATION, partial, offset, BLOCK_SIZE)
+        if there == digest_of_block(src_fd, Side.SOURCE, item.path, offset, BLOCK_SIZE):
             kept = offset + BLOCK_SIZE
         else:
             there = VOID

@@ -10,7 +10,7 @@ import stat
 from typing import NamedTuple
 
 from trioft.errors import FileTrouble, Side, Trouble, trouble_of
-from trioft.fileio import READ, Progress, block_digest, close_quietly, fingerprint_of, opened, read_into
+from trioft.fileio import READ, Progress, close_quietly, digest_of_block, fingerprint_of, opened
 from trioft.model import BLOCK_SIZE, Root
 
 
@@ -71,12 +71,10 @@ def _read(dst: int, piece: Piece, progress: Progress) -> Seen:
 
 def _digests(fd: int, target: bytes, start: int, end: int, progress: Progress) -> bytes:
     digests = bytearray()
-    buffer = memoryview(bytearray(min(BLOCK_SIZE, end - start)))
     os.posix_fadvise(fd, start, end - start, os.POSIX_FADV_DONTNEED)
     for offset in range(start, end, BLOCK_SIZE):
-        block = buffer[: min(BLOCK_SIZE, end - offset)]
-        read_into(fd, Side.DESTINATION, target, offset, block)
-        os.posix_fadvise(fd, offset, len(block), os.POSIX_FADV_DONTNEED)  # nobody else is going to need it
-        digests += block_digest(block)
-        progress(("read", len(block)))
+        length = min(BLOCK_SIZE, end - offset)
+        digests += digest_of_block(fd, Side.DESTINATION, target, offset, length)
+        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)  # nobody else is going to need it
+        progress(("read", length))
     return bytes(digests)
