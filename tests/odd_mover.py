@@ -35,6 +35,25 @@ def changed(folder: Path, code: str) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", f"{start}trioft.mover.main({os.getpid()})"]
 
 
+_REFUSING = """
+from trioft.errors import FileTrouble, Trouble
+publish = mover.OPERATIONS["publish"]
+def refused(*arguments):
+    with open({log!r}, "a+") as log:
+        log.write("x")
+        log.seek(0)
+        if len(log.read()) > {times}:
+            return publish(*arguments)
+    raise FileTrouble(Trouble("destination", "rename", b"file", {offset}, 16, "Device or resource busy"))
+mover.OPERATIONS["publish"] = refused
+"""
+
+
+def refusing(folder: Path, log: Path, times: int, offset: int | None = None) -> list[str]:
+    """Return the command that runs a mover which gives nothing its final name, so many *times*; *log* counts them."""
+    return changed(folder, _REFUSING.format(log=str(log), times=times, offset=offset))
+
+
 def main(parent: int) -> None:
     mover.OPERATIONS.update({operation.__name__: operation for operation in _OPERATIONS})
     mover.TELLING.add("count")

@@ -14,20 +14,6 @@ from trioft.board import Board
 from trioft.config import Config, Destination, Retry, Source
 from trioft.model import BLOCK_SIZE, MIB
 
-# Everything can be copied, and nothing gets its final name: not for a long time.
-_REFUSING = """
-from trioft.errors import FileTrouble, Trouble
-publish = mover.OPERATIONS["publish"]
-def refused(*arguments):
-    with open({log!r}, "a+") as log:
-        log.write("x")
-        log.seek(0)
-        if len(log.read()) > 12:
-            return publish(*arguments)
-    raise FileTrouble(Trouble("destination", "rename", b"file", None, 16, "Device or resource busy"))
-mover.OPERATIONS["publish"] = refused
-"""
-
 
 @pytest.mark.parametrize("size", [1000, 3 * MIB, 2 * BLOCK_SIZE, 2 * BLOCK_SIZE + 1])
 async def test_a_file_that_never_gets_its_final_name_is_given_up(size: int, site: Site, tmp_path: Path) -> None:
@@ -40,7 +26,7 @@ async def test_a_file_that_never_gets_its_final_name_is_given_up(size: int, site
         retry=Retry(retries=3, first=0.01),
     )
     board = Board()
-    mover = odd_mover.changed(tmp_path, _REFUSING.format(log=str(log)))
+    mover = odd_mover.refusing(tmp_path, log, 12)
     with trio.fail_after(PATIENCE):
         await run_agent(config, board, once=True, state_dir=str(site.state), mover=mover)
     assert board.totals.failed == 1

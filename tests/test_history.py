@@ -80,20 +80,6 @@ def test_a_file_that_is_held_open_waits_in_one_line(site: Site) -> None:
     assert events_of(site, "held")[0][1] == "somebody has it open for writing"
 
 
-_REFUSING = """
-from trioft.errors import FileTrouble, Trouble
-publish = mover.OPERATIONS["publish"]
-def refused(*arguments):
-    with open({log!r}, "a+") as log:
-        log.write("x")
-        log.seek(0)
-        if len(log.read()) > 2:
-            return publish(*arguments)
-    raise FileTrouble(Trouble("destination", "rename", b"file", 123, 16, "Device or resource busy"))
-mover.OPERATIONS["publish"] = refused
-"""
-
-
 async def test_each_error_is_a_line_with_its_attempt_and_its_offset(site: Site, tmp_path: Path) -> None:
     """Who asks why a file took so long finds every attempt."""
     make_tree(site.source, {"file": 1000})
@@ -102,7 +88,7 @@ async def test_each_error_is_a_line_with_its_attempt_and_its_offset(site: Site, 
         destination=Destination(path=str(site.dest), if_exists="overwrite"),
         retry=Retry(retries=3, first=0.01),
     )
-    mover = odd_mover.changed(tmp_path, _REFUSING.format(log=str(tmp_path / "log")))
+    mover = odd_mover.refusing(tmp_path, tmp_path / "log", 2, offset=123)
     with trio.fail_after(PATIENCE):
         await run_agent(config, Board(), once=True, state_dir=str(site.state), mover=mover)
     events = await trio.to_thread.run_sync(events_of, site, "file")
