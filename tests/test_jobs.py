@@ -273,6 +273,30 @@ def test_a_job_whose_ledger_fails_in_the_middle_goes_on_when_it_can(station: Sta
     assert files_of(station.dest["a"]) == files_of(station.source["a"])
 
 
+def test_a_new_configuration_is_nothing_to_what_a_job_had_at_hand_before_it_failed(station: Station) -> None:
+    """What it begins again with follows the new one; the files of before are nobody's any more."""
+    state = {"dir": str(station.site.state), "shutdown_grace": "100ms"}
+    settings = {"state": state, "copy": {"bwlimit": "6MiB/s", "checkpoint_time": "1h"}}
+    station.configure(**settings)
+    agent = station.watch("--feed", "127.0.0.1:0", "--job", "a")
+    agent.wait_for(lambda line: line["event"] == "feed")
+    wait_until(lambda: list(station.site.state.glob("*.sqlite")) != [])
+    (ledger,) = station.site.state.glob("*.sqlite")
+    make_tree(station.source["a"], {"large": 48 * MIB, **{f"other{n}": 2 * MIB for n in range(9)}})
+    wait_until(functools.partial(has_more_than, 0, station.dest["a"]))
+    with contextlib.closing(sqlite3.connect(ledger, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        make_tree(station.source["a"], {"y": b"2"})
+        wait_until(lambda: state_of(url_of(agent), "a") == "failed")
+        station.configure(**settings, source={"exclude": ["other*", "y"]})
+        agent.process.send_signal(signal.SIGHUP)
+        agent.wait_for(lambda line: line["event"] == "reload")
+    agent.wait_for(of("a", "large", "done"))
+    assert agent.end().code == 0
+    assert b"large" in files_of(station.dest["a"])
+    assert b"y" not in files_of(station.dest["a"])
+
+
 def state_of(url: str, name: str) -> Any:
     with urllib.request.urlopen(f"{url}status") as answer:
         message = json.load(answer)

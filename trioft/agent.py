@@ -69,8 +69,11 @@ async def run_agent(
 
 
 async def _work(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[str] | None) -> None:
-    async with telling(run.config, run.board, run.shutdown):
-        await run_job(run, once=once, state_dir=state_dir, mover=mover)
+    try:
+        async with telling(run.config, run.board, run.shutdown):
+            await run_job(run, once=once, state_dir=state_dir, mover=mover)
+    finally:
+        run.settings.followers = []  # the files that these had at hand are on no board any more
 
 
 async def _run_one_of_several(run: JobRun, work: Callable[[], Awaitable[None]], *, patient: bool) -> None:

@@ -111,13 +111,6 @@ class JobRun:
         self.shutdown = Shutdown(self.config.state.shutdown_grace)  # the period of grace of the other one is over
         self.storage = None
 
-    def _tell(self, what: str, text: str) -> None:
-        """Tell what came of reading the configuration again."""
-        if what == "config":
-            self.board.notice(what, text, level="error", event="config.refused")
-        else:
-            self.board.notice(what, text, level="info", event="config.reloaded")
-
 
 async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[str] | None = None) -> None:
     """
