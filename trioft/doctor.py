@@ -25,6 +25,7 @@ from trioft.errors import FileTrouble, Remedy, Side, TrioftError, UnusableError,
 from trioft.events import Changes, run_events
 from trioft.ledger import now
 from trioft.movers import Call, Movers
+from trioft.signals import ended_by
 
 Tell = Callable[[Finding], None]
 
@@ -77,20 +78,13 @@ def _as_text(finding: Finding) -> Iterator[str]:
 
 async def _run(config: Config, state_dir: str, tell: Tell) -> int | None:
     """Look at both ends; return the number of the signal that stopped it, or None."""
-    received: list[int] = []
-
-    async def stop_at_signal() -> None:
-        async for number in signals:
-            received.append(number)
-            nursery.cancel_scope.cancel()
-
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
-        async with Movers(2, config.copy.stall_timeout) as movers, trio.open_nursery() as nursery:
-            nursery.start_soon(stop_at_signal)
-            pair = await find_ends(config, movers.call, state_dir)
-            await _examine_source(pair, movers.call, tell)
-            await _examine_destination(pair, movers.call, tell)
-            nursery.cancel_scope.cancel()
+    async with (
+        ended_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received,
+        Movers(2, config.copy.stall_timeout) as movers,
+    ):
+        pair = await find_ends(config, movers.call, state_dir)
+        await _examine_source(pair, movers.call, tell)
+        await _examine_destination(pair, movers.call, tell)
     return received[0] if received else None
 
 

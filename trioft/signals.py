@@ -61,6 +61,23 @@ async def obeyed(
             nursery.cancel_scope.cancel()
 
 
+@contextlib.asynccontextmanager
+async def ended_by(*numbers: int) -> AsyncIterator[list[int]]:
+    """What is inside is cancelled by any of these signals, and then left. Yields those received so far."""
+    received: list[int] = []
+
+    async def watch() -> None:
+        async for number in signals:
+            received.append(number)
+            nursery.cancel_scope.cancel()
+
+    with trio.open_signal_receiver(*numbers) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            yield received
+            nursery.cancel_scope.cancel()
+
+
 @contextlib.contextmanager
 def spared_from_hangups() -> Iterator[None]:
     """While inside, and from then on, let a SIGHUP pass that nobody obeys (yet, or any more): by itself it kills."""

@@ -13,7 +13,7 @@ import itertools
 import json
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -33,6 +33,7 @@ from trioft.model import BUNDLE_BYTES, BUNDLE_FILES, SPAN_SIZE, Root
 from trioft.movers import Movers
 from trioft.notation import size_text
 from trioft.records import Delivery, Filter, Records, ledger_of
+from trioft.signals import ended_by
 from trioft.throttle import Rate, Throttle
 from trioft.verifyio import Piece, Seen
 from trioft.view import path_fields
@@ -297,7 +298,7 @@ def run_verify(
 
         async def run() -> int | None:
             async with (
-                _stopped_by_signals() as received,
+                ended_by(signal.SIGINT, signal.SIGTERM) as received,
                 Movers(config.copy.movers, config.copy.stall_timeout) as movers,
                 trio.open_nursery() as helpers,
             ):
@@ -341,23 +342,6 @@ def run_verify(
             return 128 + stopped_by
     voice.end(None)
     return 1 if any(tally.counts[verdict] for verdict in FAILURES) else 0
-
-
-@contextlib.asynccontextmanager
-async def _stopped_by_signals() -> AsyncIterator[list[int]]:
-    """What is inside is cancelled by SIGINT and SIGTERM. Yields those received."""
-    received: list[int] = []
-
-    async def watch() -> None:
-        async for number in signals:
-            received.append(number)
-            nursery.cancel_scope.cancel()
-
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch)
-            yield received
-            nursery.cancel_scope.cancel()
 
 
 def _tell_summary(voice: Voice, tally: Tally, seconds: float) -> None:
