@@ -32,9 +32,6 @@ from trioft import fileio, linux, mover
 from trioft.model import MIB
 from trioft.naming import is_partial, numbered
 
-# Each call is one more run of a sweep: fewer calls that are all the same.
-fileio._PIECE = 4 * MIB
-
 # The real ones: what this module does itself is not counted.
 _open, _close, _read, _write = os.open, os.close, os.read, os.write
 _pread, _pwrite, _ftruncate, _fstat = os.pread, os.pwrite, os.ftruncate, os.fstat
@@ -341,4 +338,5 @@ def content(path: bytes) -> bytes | None:
 def main(parent: int, plan: tuple[Any, ...]) -> None:
     """Serve as a mover, with *plan*."""
     Recorder(Plan(*plan)).install()
+    fileio._PIECE = 4 * MIB  # each call is one more run of a sweep: fewer of those that are all the same
     mover.main(parent)
