@@ -6,4 +6,8 @@ sh tests/setup.sh test
 .venv/bin/mypy
 .venv/bin/ruff check
 .venv/bin/ruff format --check
-.venv/bin/python -m pytest -n 3 --dist worksteal "$@"
+# In a folder of this run alone. In pytest's own a run removes what earlier ones left, and what a killed one left may
+# still be mounted: that would fail this run, all of whose tests have passed. Kept when a test fails.
+base=$(mktemp -d "${TMPDIR:-/tmp}/trioft-tests-XXXXXX")
+.venv/bin/python -m pytest -n 3 --dist worksteal --basetemp "$base/run" "$@"
+rm -rf --one-file-system "$base" || echo "left behind: $base" >&2
