@@ -82,7 +82,7 @@ def spoiling(monkeypatch: pytest.MonkeyPatch, offset: int) -> list[bool]:
     """
     Let the disk lose a bit of the partial as soon as it is to be read from behind the page cache.
 
-    Returns a list that gets, for each time, whether the partial was made durable before.
+    Returns a list that gets whether the partial was made durable before.
     """
     advise, sync = os.posix_fadvise, os.fsync
     synced: set[str] = set()
@@ -93,7 +93,7 @@ def spoiling(monkeypatch: pytest.MonkeyPatch, offset: int) -> list[bool]:
         synced.add(name_of(fd))
 
     def spoil(fd: int, start: int, length: int, advice: int) -> None:
-        if name_of(fd).endswith(".partial") and advice == os.POSIX_FADV_DONTNEED:
+        if name_of(fd).endswith(".partial") and advice == os.POSIX_FADV_DONTNEED and not durable:
             durable.append(name_of(fd) in synced)
             os.pwrite(fd, bytes([os.pread(fd, 1, offset)[0] ^ 1]), offset)
         advise(fd, start, length, advice)

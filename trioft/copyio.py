@@ -4,7 +4,6 @@ The operations that copy: a bundle of small files at once, or a large file span 
 
 from __future__ import annotations
 
-import mmap
 import os
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from trioft.fileio import (
     digest_of_block,
     each,
     file_digest,
+    forget,
     has_changed,
     mismatch,
     open_growing,
@@ -56,7 +56,6 @@ from trioft.resumeio import Prepared, plan_resume, plan_resume_growing
 
 # What one pwrite is given: small enough that a slow destination shows progress long before a call is taken for stalled.
 _SLICE = 1 * MIB
-_PAGE = mmap.PAGESIZE
 _TELL_EVERY = 0.25  # seconds between two reports of bytes
 _READ_BACK = 64  # files that are open at a time to be read back
 _SYNCFS_FROM = 4  # below this many files, one fsync each is cheaper than making the whole filesystem durable
@@ -401,8 +400,7 @@ def settle(
                     raise FileTrouble(mismatch(partial, os.fstat(fd).st_size))
                 if verify == "readback":
                     op = "read back"
-                    # To the end of a page: of one that is asked for in part nothing is dropped.
-                    os.posix_fadvise(fd, start, -(-end // _PAGE) * _PAGE - start, os.POSIX_FADV_DONTNEED)
+                    forget(fd, start, end - start)
                     advise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
                     for number, offset in enumerate(range(start, end, BLOCK_SIZE)):
                         length = min(BLOCK_SIZE, end - offset)

@@ -29,6 +29,7 @@ from trioft.fileio import (
     current_fingerprint,
     digest_of_block,
     fingerprint_of,
+    forget,
     make_folder,
     opened,
     read_exactly,
@@ -286,7 +287,7 @@ def settle_ranges(destination: Root, partial: bytes, ranges: list[Range], verify
                 progress(("synced", 0))
                 op = "read back"
                 for offset, length, digest in ranges if verify == "readback" else ():
-                    os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
+                    forget(fd, offset, length)
                     if digest_of_block(fd, Side.DESTINATION, partial, offset, length) != digest:
                         bad.append(offset)
                     progress(("verified", length))

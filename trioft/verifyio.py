@@ -10,7 +10,7 @@ import stat
 from typing import NamedTuple
 
 from trioft.errors import FileTrouble, Side, Trouble, trouble_of
-from trioft.fileio import READ, Progress, close_quietly, digest_of_block, fingerprint_of, opened
+from trioft.fileio import READ, Progress, close_quietly, digest_of_block, fingerprint_of, forget, opened
 from trioft.model import BLOCK_SIZE, Root
 
 
@@ -71,10 +71,9 @@ def _read(dst: int, piece: Piece, progress: Progress) -> Seen:
 
 def _digests(fd: int, target: bytes, start: int, end: int, progress: Progress) -> bytes:
     digests = bytearray()
-    os.posix_fadvise(fd, start, end - start, os.POSIX_FADV_DONTNEED)
+    forget(fd, start, end - start)
     for offset in range(start, end, BLOCK_SIZE):
         length = min(BLOCK_SIZE, end - offset)
         digests += digest_of_block(fd, Side.DESTINATION, target, offset, length)
-        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)  # nobody else is going to need it
         progress(("read", length))
     return bytes(digests)
