@@ -8,6 +8,7 @@ the truth, and a free lock, so that the next start goes on where it stopped.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import sqlite3
@@ -151,6 +152,25 @@ def test_the_second_signal_ends_it_now(command: str, source: Site) -> None:
     check_the_next_start(source, settled)
 
 
+@pytest.mark.parametrize("begun", [False, True], ids=["from the start on", "at work"])
+@COMMANDS
+def test_however_many_signals_come_it_ends_in_order(command: str, begun: bool, source: Site) -> None:
+    """One that comes before any is obeyed counts; those that come when all is over do not take the last words away."""
+    running = source.start(command, "--bwlimit", SLOW, "--json")
+    if begun:
+        wait_until(lambda: size_of_partial(source) > FAR)
+    else:
+        wait_until(lambda: movers_of(running.process.pid))
+    with contextlib.suppress(ProcessLookupError):
+        while running.process.poll() is None:
+            running.process.send_signal(signal.SIGTERM)
+            time.sleep(0.0005)  # else its handlers would only interrupt each other, until the stack is full
+    done = running.end(0)
+    assert done.code == exit_code(command, signal.SIGTERM), done.err
+    assert done.summary["failed"] == 0
+    check_promises(source, CONTENTS)
+
+
 def is_pending(pid: int, number: signal.Signals) -> bool:
     """Say whether a signal has been sent to a process and not been taken by any of its threads."""
     with open(f"/proc/{pid}/status", encoding="utf-8") as file:
@@ -159,14 +179,29 @@ def is_pending(pid: int, number: signal.Signals) -> bool:
 
 
 def stop_busy_movers(pid: int) -> bool:
-    """Stop the movers of an agent that have more open than their pipes; return whether there are any."""
+    """Stop the movers of an agent that are in the middle of something; return whether there are any."""
     stopped = False
     for mover in movers_of(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if len(os.listdir(f"/proc/{mover}/fd")) > 4:
+            if is_busy(mover):
                 os.kill(mover, signal.SIGSTOP)
-                stopped = True
+                wait_until(functools.partial(is_stopped, mover))
+                if is_busy(mover):
+                    stopped = True
+                else:  # it was about to be done
+                    os.kill(mover, signal.SIGCONT)
     return stopped
+
+
+def is_busy(mover: int) -> bool:
+    """Has it more open than its pipes?"""
+    return len(os.listdir(f"/proc/{mover}/fd")) > 4
+
+
+def is_stopped(pid: int) -> bool:
+    """Has a process been stopped by a signal?"""
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+        return file.read().rpartition(")")[2].split()[0] == "T"
 
 
 def test_a_watch_with_nothing_to_do_ends_at_once(site: Site) -> None:

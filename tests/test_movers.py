@@ -401,14 +401,34 @@ async def test_leaving_the_pool_ends_every_mover(ending: str, tmp_path: Path) ->
     assert exist(pids) == set()
 
 
-async def test_leaving_the_pool_kills_a_mover_that_does_not_end_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An idle mover that hangs gets a while, then it is killed."""
-    monkeypatch.setattr(movers_module, "_ENDING", 0.1)
+async def test_leaving_the_pool_ends_a_mover_that_hangs() -> None:
+    """Nobody waits for an idle mover to end by itself."""
     async with pool() as movers:
         pid = await movers.call("who")
         os.kill(pid, signal.SIGSTOP)
     assert exist({pid}) == set()
     assert movers.stuck.pids == []
+
+
+async def test_movers_get_ready_before_they_are_needed() -> None:
+    """Those that were started ahead are the ones that calls get; no more are, when there are enough."""
+    async with pool(3) as movers:
+        movers.warm_up(2)
+        ahead = mine()
+        assert len(ahead) == movers.alive == 2
+        movers.warm_up(2)
+        assert await movers.call("who") in ahead
+        assert mine() == ahead
+    assert exist(ahead) == set()
+
+
+async def test_what_cannot_be_started_ahead_is_a_trouble_of_the_call_that_needs_it() -> None:
+    """Getting ready raises nothing: whoever calls is told, with the reason."""
+    async with Movers(1, PATIENCE, ["/no/such/program"]) as movers:
+        movers.warm_up(1)
+        assert movers.alive == 0
+        with pytest.raises(FileTrouble, match="cannot start a process"):
+            await movers.call("who")
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------

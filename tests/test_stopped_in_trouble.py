@@ -31,12 +31,11 @@ async def test_a_stop_while_a_stuck_mover_is_given_up_is_a_stop(
     giving_up = trio.Event()
     end = Child.end
 
-    async def end_slowly(child: Child, grace: float) -> bool:
-        if grace == 0:
-            giving_up.set()
-            with trio.CancelScope(shield=True):
-                await trio.sleep(0.5)
-        return await end(child, grace)
+    async def end_slowly(child: Child) -> bool:
+        giving_up.set()
+        with trio.CancelScope(shield=True):
+            await trio.sleep(0.5)
+        return await end(child)
 
     monkeypatch.setattr(Child, "end", end_slowly)
     make_tree(site.source, {"file": 3 * MIB})

@@ -33,9 +33,11 @@ async def run_agent(
     display: Callable[[], Awaitable[None]] | None = None,
     read: Read | None = None,
     mover: Sequence[str] | None = None,
+    stops: signals.Stops | None = None,
 ) -> int | None:
     """
     Transfer everything, ``once`` or until stopped. Returns the number of the signal that stopped it, or None.
+    *stops* is where signals are kept that come too early.
 
     What happens is told to *board*: an overview of the jobs, where *config* has several. *display* is a task that shows
     it; *read* reads the configuration again, which a SIGHUP asks for, and which changes *config*. The rest is for
@@ -47,10 +49,9 @@ async def run_agent(
     common = Settings(config, AGENT_GROUPS)
     common.followers = [lambda: shared.throttle.change(config.agent.bwlimit.now())]
     everything = [*(run.settings for run in runs), common]
+    stops = stops or signals.Stops()
     async with (
-        signals.obeyed(
-            lambda: [run.shutdown for run in runs], board, lambda: reload(everything, read, board)
-        ) as received,
+        signals.obeyed(stops, lambda: [run.shutdown for run in runs], board, lambda: reload(everything, read, board)),
         notifying(runs, board),
         _alongside(lambda: shared.throttle.follow(lambda: config.agent.bwlimit.now())),
         _alongside(display),
@@ -65,7 +66,7 @@ async def run_agent(
             else:
                 several = functools.partial(_run_one_of_several, run, work, patient=not once)
                 jobs.start_soon(several, name=run.board.job)
-    return received[0] if received else None
+    return stops.received[0] if stops.received else None
 
 
 async def _work(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[str] | None) -> None:

@@ -23,8 +23,8 @@ CHAIN = b"ascmhl_chain.xml"
 FORMAT = "xxh128"
 # Files and folders that change with every look, or every generation: the specification leaves them out.
 IGNORED = (".DS_Store", "ascmhl", "ascmhl/")
-_GENERATION = re.compile(rb"(\d{4,})(?:_.+)?\.mhl", re.DOTALL)
-_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_GENERATION = rb"(?s)(\d{4,})(?:_.+)?\.mhl"
+_NOT_IN_XML = "[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"  # compiled only where it is needed: 5 ms
 _ESCAPES = str.maketrans({char: f"&#{ord(char)};" for char in '&<>"\r\n\t'})
 _C4 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
@@ -112,12 +112,12 @@ def name_in_xml(path: bytes) -> str | None:
         text = path.decode("utf-8")
     except UnicodeDecodeError:
         return None
-    return None if _NOT_IN_XML.search(text) else text
+    return None if re.search(_NOT_IN_XML, text) else text
 
 
 def generation_number(name: bytes) -> int | None:
     """Return the number of the generation that is called *name*, or None if none is."""
-    match = _GENERATION.fullmatch(name)
+    match = re.fullmatch(_GENERATION, name)
     return int(match[1]) if match else None
 
 
@@ -135,7 +135,7 @@ def write_generation(records: Iterable[Record], creator: Creator) -> bytes:
     head = (
         '<?xml version="1.0" encoding="UTF-8"?>\n<hashlist version="2.0" xmlns="urn:ASC:MHL:v2.0">\n'
         f"  <creatorinfo>\n    <creationdate>{creator.time}</creationdate>\n"
-        f"    <hostname>{_text(_NOT_IN_XML.sub('?', creator.host))}</hostname>\n"
+        f"    <hostname>{_text(re.sub(_NOT_IN_XML, '?', creator.host))}</hostname>\n"
         f'    <tool version="{_text(creator.version)}">trioft</tool>\n  </creatorinfo>\n'
         "  <processinfo>\n    <process>transfer</process>\n"
         f"    <ignore>\n{patterns}    </ignore>\n  </processinfo>\n  <hashes>\n"

@@ -106,9 +106,9 @@ class Child:
         del self._received[:count]
         return data
 
-    async def end(self, grace: float) -> bool:
+    async def end(self) -> bool:
         """
-        Close the pipes, wait *grace* seconds for the process to end, kill it, and wait a moment.
+        Close the pipes, kill the process, and wait a moment. It has nothing that it would have to put in order.
 
         Returns False if it does not even die: then the kernel holds it, on a dead mount. Not cancelled from outside,
         but who is cancelled waits for a shorter moment.
@@ -116,8 +116,6 @@ class Child:
         to_die = _DYING if trio.current_effective_deadline() > -math.inf else _DYING / 4
         with trio.CancelScope(shield=True):
             await trio.aclose_forcefully(self.requests)
-            with trio.move_on_after(grace):
-                await self._wait()
             if self._process.poll() is None:
                 self._process.kill()
                 with trio.move_on_after(to_die):

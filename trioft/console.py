@@ -30,7 +30,7 @@ from trioft.notation import size_text
 from trioft.outlet import Outlet, write_to
 from trioft.overview import Overview
 from trioft.settings import Read
-from trioft.signals import spared_from_hangups
+from trioft.signals import Stops
 from trioft.view import describe, path_fields
 
 if TYPE_CHECKING:
@@ -201,6 +201,7 @@ def _run(
     is_talking = log is None or settings.log.file is not None
     voice = Voice(level, stderr if is_talking else None, as_json=as_json)
     boards: list[Board | Overview] = []
+    stops = Stops()
 
     async def run() -> int | None:
         board = Overview(settings.jobs) if settings.jobs else Board()
@@ -225,11 +226,12 @@ def _run(
             accept_new=accept,
             display=display,
             read=read,
+            stops=stops,
         )
 
     began = _monotonic()
     try:
-        with contextlib.nullcontext() if dry_run else spared_from_hangups():
+        with contextlib.nullcontext() if dry_run else stops.kept_safe():
             stopped_by = trio.run(run)
     except BaseException as error:
         known = _meaning_of(error)

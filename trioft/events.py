@@ -86,4 +86,4 @@ async def run_events(source: bytes, changes: Changes, tell: Callable[[str], None
         tell("no more file events: the process that reports them ended")
     finally:
         changes.are_told = False
-        await child.end(0)
+        await child.end()

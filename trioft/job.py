@@ -132,12 +132,14 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
         Movers(max(2, config.copy.movers), stall, mover, stuck) as following,
     ):
         run.pools = (looking, copying, following)
+        looking.warm_up(2)  # one for the ends; both, a moment later, for the scan and the sweeper
         with shutdown.until_stopped():
             pair = await with_patience(
                 lambda: find_ends(config, looking.call, state_dir), config, board, patient=not once
             )
         if shutdown.stopped:
             return
+        copying.warm_up(1)
         stuck.paths = (pair.source.path, pair.destination.path)
         with _ledger_of(pair, config, state_dir) as ledger:
             port, requests = open_port(_REQUESTS)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Protocol
@@ -24,7 +23,6 @@ from trioft.errors import FileTrouble, Side, Trouble
 Listener = Callable[[Any], None]
 
 _IDLE = 60  # seconds after which an idle mover is retired
-_ENDING = 5  # seconds that movers get to end by themselves once their pipes are closed and nothing waits for them
 
 
 # These touch nothing but the source; where another one gets stuck, it is more likely at the destination.
@@ -100,7 +98,7 @@ class _Mover(Child):
 
     def __init__(self, command: Sequence[str]) -> None:
         super().__init__(command)
-        self.idle_since = -math.inf
+        self.idle_since = trio.current_time()
 
     async def run(self, request: object, tell: Listener | None, deadline: trio.CancelScope, patience: float) -> Any:
         """Run one operation; each progress that it tells moves *deadline* to *patience* seconds from then."""
@@ -165,7 +163,17 @@ class Movers:
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as nursery:
                 for mover in idle:
-                    nursery.start_soon(mover.end, _ENDING)
+                    nursery.start_soon(mover.end)
+
+    def warm_up(self, count: int) -> None:
+        """
+        Start movers until there are *count*, which get ready beside whatever the agent does meanwhile.
+
+        Where one cannot be started, the call that needs it says so.
+        """
+        with contextlib.suppress(OSError):
+            while self.alive < count and not self.stuck.are_too_many:
+                self._idle.append(_Mover(self._command))
 
     async def call(
         self,
@@ -227,7 +235,7 @@ class Movers:
         finally:
             self._busy -= 1
             if broken:
-                if not await mover.end(0):
+                if not await mover.end():
                     self.stuck.add(mover, operation, owner)
             else:
                 mover.idle_since = trio.current_time()
@@ -241,7 +249,7 @@ class Movers:
         retired = [mover for mover in self._idle if mover.idle_since < longest or mover.has_ended]
         self._idle = [mover for mover in self._idle if mover not in retired]
         for mover in retired:
-            await mover.end(_ENDING)
+            await mover.end()
 
     @property
     def alive(self) -> int:

@@ -9,31 +9,72 @@ import os
 import select
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import Any
 
 import trio
 
 from trioft.board import Herald
 from trioft.shutdown import Shutdown
 
+_STOP = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stops:
+    """The signals that told a run to stop: ``received``, and obeyed, or ``kept`` until somebody obeys them."""
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self.kept: list[int] = []
+        self._usual: dict[int, Any] = {}
+
+    @contextlib.contextmanager
+    def kept_safe(self) -> Iterator[None]:
+        """
+        While inside, no signal ends the process, also where nobody obeys any yet, or any more. SIGHUP does not from
+        then on, either.
+        """
+        # Not ignored: child processes would inherit that.
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
+        self._usual = {number: signal.signal(number, self._keep) for number in _STOP}
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            if not self.received:
+                for number in _STOP:
+                    signal.signal(number, self._usual[number])
+
+    def _keep(self, number: int, frame: object) -> None:
+        self.kept.append(number)
+
+    def ignore_more(self) -> None:
+        """A run that was stopped has ended: others have no effect, as what is still to be said is said in a moment."""
+        for number in self._usual if self.received else ():
+            signal.signal(number, signal.SIG_IGN)
+
 
 @contextlib.asynccontextmanager
 async def obeyed(
-    shutdowns: Callable[[], Sequence[Shutdown]], board: Herald, reload: Callable[[], Awaitable[None]]
-) -> AsyncIterator[list[int]]:
+    stops: Stops,
+    shutdowns: Callable[[], Sequence[Shutdown]],
+    board: Herald,
+    reload: Callable[[], Awaitable[None]],
+) -> AsyncIterator[None]:
     """
-    Obey signals while inside. Yields those received so far that told to stop.
+    Obey signals while inside; *stops* has those that tell to stop.
 
     The first SIGINT or SIGTERM stops the pipelines, the second ends their grace. SIGHUP has the configuration read
     again; but where it comes since the terminal has gone in which all this was started, it stops as the others do.
     """
-    received: list[int] = []
     terminals = [fd for fd in range(3) if os.isatty(fd)]
 
     def stop(number: int) -> None:
-        received.append(number)
+        if len(stops.received) == 2:
+            return  # it cannot be ended any sooner
+        stops.received.append(number)
         board.record("info", "signal.received", signal=signal.Signals(number).name)
         for shutdown in shutdowns():
-            if len(received) == 1:
+            if len(stops.received) == 1:
                 shutdown.stop()
             else:
                 shutdown.stop_now()
@@ -50,15 +91,21 @@ async def obeyed(
             else:
                 await reload()
 
-    with (
-        trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
-        trio.open_signal_receiver(signal.SIGHUP) as hangups,
-    ):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch)
-            nursery.start_soon(watch_hangups)
-            yield received
-            nursery.cancel_scope.cancel()
+    try:
+        with (
+            trio.open_signal_receiver(*_STOP) as signals,
+            trio.open_signal_receiver(signal.SIGHUP) as hangups,
+        ):
+            async with trio.open_nursery() as nursery:
+                for number in stops.kept:
+                    stop(number)
+                stops.kept.clear()
+                nursery.start_soon(watch)
+                nursery.start_soon(watch_hangups)
+                yield
+                nursery.cancel_scope.cancel()
+    finally:
+        stops.ignore_more()
 
 
 @contextlib.asynccontextmanager
@@ -76,16 +123,6 @@ async def ended_by(*numbers: int) -> AsyncIterator[list[int]]:
             nursery.start_soon(watch)
             yield received
             nursery.cancel_scope.cancel()
-
-
-@contextlib.contextmanager
-def spared_from_hangups() -> Iterator[None]:
-    """While inside, and from then on, let a SIGHUP pass that nobody obeys (yet, or any more): by itself it kills."""
-    signal.signal(signal.SIGHUP, lambda number, frame: None)  # child processes would inherit that it is ignored
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # to the very end, when Python has no handlers any more
 
 
 def _has_gone(terminal: int) -> bool:
