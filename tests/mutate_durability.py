@@ -38,10 +38,10 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = [
-    Mutation("bundle: no syncfs", "copyio", "_settle_bundle", "linux.syncfs(dst)", "pass"),
-    Mutation("bundle: no fsync of each file", "copyio", "_settle_small", "os.fsync(fd)", "pass"),
+    Mutation("bundle: no syncfs", "bundleio", "settle", "linux.syncfs(self._dst)", "pass"),
+    Mutation("bundle: no fsync of each file", "bundleio", "_open_partial", "os.fsync(fd)", "pass"),
     Mutation(
-        "bundle: no fsync of new folders' parents", "copyio", "_settle_bundle", "sync_folder(dst, folder)", "pass"
+        "bundle: no fsync of new folders' parents", "bundleio", "settle", "sync_folder(self._dst, folder)", "pass"
     ),
     Mutation("large: no fdatasync", "copyio", "settle", "os.fdatasync(fd)", "pass"),
     Mutation(

@@ -25,7 +25,7 @@ from files import (
     read,
 )
 from support import files_of, pattern
-from trioft import copyio, linux, publishio, writers
+from trioft import bundleio, copyio, linux, publishio, writers
 from trioft.errors import FileTrouble, Remedy, classify
 from trioft.fileio import Away, block_digest, file_digest
 from trioft.model import BLOCK_SIZE, BUNDLE_FILE_SIZE, VOID, Checkpoint, Ends, Item, Result, Root, Verdict
@@ -44,7 +44,7 @@ def digests(content: bytes) -> bytes:
 
 
 def bundle(ground: Ground, items: list[Item], **manner: Any) -> list[Result]:
-    return copyio.write_bundle(ground.ends, items, MANNER._replace(**manner), ground.told.append)
+    return bundleio.write_bundle(ground.ends, items, MANNER._replace(**manner), ground.told.append)
 
 
 def verdicts(results: list[Result]) -> list[str]:
@@ -338,7 +338,7 @@ def test_nothing_is_written_below_a_folder_that_is_not_the_destination(ground: G
     ends = Ends(ground.ends.source, Root(root.path, root.dev + 1))
     partial = os.path.basename(ground.partial(item))
     calls: dict[str, Callable[[], object]] = {
-        "write_bundle": lambda: copyio.write_bundle(ends, [item], MANNER, ground.told.append),
+        "write_bundle": lambda: bundleio.write_bundle(ends, [item], MANNER, ground.told.append),
         "prepare": lambda: copyio.prepare(ends, item, None, MANNER, False, ground.told.append),
         "copy_span": lambda: copyio.copy_span(ends, item, partial, 0, 100, MANNER, ground.told.append),
         "settle": lambda: copyio.settle(ends.destination, partial, 0, 100, b"", "size", ground.told.append),

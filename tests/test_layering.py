@@ -16,8 +16,8 @@ from trioft.mover import OPERATIONS
 
 # From low to high: a module may import those before it, and no other.
 ORDER = """
-    errors model naming routes notation manifest ascmhl linux writers fileio existingio markerio resumeio copyio
-    growio publishio verifyio endsio surveyio manifestio doctorio mover watcher kinds config joblist configfile
+    errors model naming routes notation manifest ascmhl linux writers fileio existingio markerio resumeio bundleio
+    copyio growio publishio verifyio endsio surveyio manifestio doctorio mover watcher kinds config joblist configfile
     child commands movers shutdown throttle memory board overview settings signals backlog events lock ledger
     unlisted journal records claims storage ends walk scanner transfer follow strategies finish copier lister lanes
     sweeper control job view hooks feed guard front health notify server agent outlet logs display console status

@@ -1,23 +1,21 @@
 """
-The operations that copy: a bundle of small files at once, or a large file span by span. Run in a mover.
+The operations that copy a large file: prepared, copied span by span, settled. Run in a mover.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 
 import xxhash
 
-from trioft import linux, manifest
-from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
+from trioft import linux
+from trioft.errors import FileTrouble, Side, trouble_of
 from trioft.existingio import look_for_existing
 from trioft.fileio import (
     READ,
     Progress,
     advise,
-    block_digest,
     check_unchanged,
     close_quietly,
     close_written,
@@ -25,17 +23,12 @@ from trioft.fileio import (
     create_partial,
     current_fingerprint,
     digest_of_block,
-    each,
-    file_digest,
     forget,
-    has_changed,
     mismatch,
     open_growing,
     open_source,
     opened,
     pieces,
-    read_exactly,
-    remove_partial,
     status_of,
     sync_folder,
     write_all,
@@ -51,7 +44,7 @@ from trioft.model import (
     Root,
     Verdict,
 )
-from trioft.naming import former_partial_for, partial_for
+from trioft.naming import partial_for
 from trioft.resumeio import Prepared, plan_resume, plan_resume_growing
 
 # What one pwrite is given: small enough that a slow destination shows progress long before a call is taken for stalled.
@@ -59,179 +52,6 @@ _SLICE = 1 * MIB
 _TELL_EVERY = 0.25  # seconds between two reports of bytes
 _READ_BACK = 64  # files that are open at a time to be read back
 _SYNCFS_FROM = 4  # below this many files, one fsync each is cheaper than making the whole filesystem durable
-
-
-def write_bundle(ends: Ends, items: list[Item], manner: Manner, progress: Progress) -> list[Result]:
-    """
-    Write small files under their partial names, make them durable with one barrier, and read them back.
-
-    One Result for each item, in order. A file that fails does so alone, except when the destination is gone.
-    """
-    folders: set[bytes] = set()
-    strays: set[bytes] = set()  # partials on another filesystem than the destination's root: below a mount, or a link
-    gone: list[Trouble] = []  # that the destination is: then no other file is tried
-    with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
-
-        def write(item: Item) -> Result:
-            if gone:
-                return Result(Verdict.TROUBLE, trouble=gone[0])
-            try:
-                return _write_small(src, dst, ends.destination.dev, item, manner, folders, strays, progress)
-            except FileTrouble as error:
-                if classify(error.trouble) == Remedy.DESTINATION:
-                    gone.append(error.trouble)
-                return Result(Verdict.TROUBLE, trouble=error.trouble)
-
-        results = each(dst, write, items)
-        progress(("written", len(items)))
-        written = [n for n, result in enumerate(results) if result.verdict == Verdict.WRITTEN]
-        _settle_bundle(dst, items, results, written, folders, strays, manner)
-    return results
-
-
-def _write_small(
-    src: int,
-    dst: int,
-    device: int,
-    item: Item,
-    manner: Manner,
-    folders: set[bytes],
-    strays: set[bytes],
-    progress: Progress,
-) -> Result:
-    src_fd, opening = open_source(src, item)
-    if opening.verdict != Verdict.WRITTEN:
-        return opening
-    try:
-        if existing := look_for_existing(src_fd, dst, item, manner, progress):
-            return existing
-        size = item.fingerprint.size
-        buffer = memoryview(bytearray(size + 1))
-        count = 0
-        try:
-            while count <= size and (n := os.preadv(src_fd, [buffer[count : size + 1]], count)):
-                count += n
-        except OSError as error:
-            raise FileTrouble(trouble_of(error, Side.SOURCE, "read", item.path, count)) from error
-        if count != size or has_changed(src_fd, item):
-            return Result(Verdict.CHANGED)
-        partial = partial_for(item)
-        if item.life:
-            remove_partial(dst, former_partial_for(item))
-        dst_fd, changed = create_partial(src, dst, partial, item.mode, routed=item.is_routed)
-        folders.update(changed)
-        try:
-            made = status_of(dst_fd, Side.DESTINATION, partial)
-            if made.st_dev != device:
-                strays.add(partial)
-            write_all(dst_fd, partial, 0, buffer[:size])
-            copy_attributes(src_fd, dst_fd, item, manner, made.st_mode)
-        except BaseException:
-            close_quietly(dst_fd)
-            raise
-        close_written(dst_fd, partial)
-        digest = None
-        if manner.verify != "size":
-            digest = file_digest(block_digest(buffer[:size]) if size else b"")
-        its_sum = manifest.sum_of(manner.manifest, buffer[:size]) if manner.manifest != manifest.NONE else None
-        return opening._replace(digest=digest, sum=its_sum)
-    finally:
-        close_quietly(src_fd)
-
-
-def _settle_bundle(
-    dst: int,
-    items: list[Item],
-    results: list[Result],
-    written: list[int],
-    folders: set[bytes],
-    strays: set[bytes],
-    manner: Manner,
-) -> None:
-    """Make the written files of a bundle durable and compare what the destination has with what was written."""
-    trouble: Trouble | None = None
-    whole_filesystem = len(written) >= _SYNCFS_FROM and linux.can_syncfs(dst)
-    try:
-        if whole_filesystem:
-            linux.syncfs(dst)
-        if not whole_filesystem or strays:
-            for folder in folders:
-                sync_folder(dst, folder)
-    except OSError as error:
-        trouble = trouble_of(error, Side.DESTINATION, "syncfs", b"")
-    except FileTrouble as error:
-        trouble = error.trouble
-    opened_files: dict[int, int] = {}
-
-    def told(work: Callable[[int, bytes], None]) -> Callable[[int], None]:
-        """Say what goes wrong with one file in its result."""
-
-        def do(n: int) -> None:
-            partial = partial_for(items[n])
-            try:
-                if trouble:
-                    raise FileTrouble(trouble)
-                work(n, partial)
-            except FileTrouble as error:
-                results[n] = Result(Verdict.TROUBLE, trouble=error.trouble)
-
-        return do
-
-    def begin(n: int, partial: bytes) -> None:
-        durable = whole_filesystem and partial not in strays
-        opened_files[n] = _open_settled(dst, partial, durable, readback=manner.verify == "readback")
-
-    def compare(n: int, partial: bytes) -> None:
-        if (fd := opened_files.pop(n, None)) is not None:
-            _compare_small(fd, partial, items[n].fingerprint.size, results[n].digest, manner)
-
-    # First all are asked for, then one after the other is read: a disk, or a server, answers many at a time.
-    for start in range(0, len(written), _READ_BACK):
-        try:
-            some = written[start : start + _READ_BACK]
-            each(dst, told(begin), some)
-            each(dst, told(compare), some)
-        finally:
-            for fd in opened_files.values():
-                close_quietly(fd)
-            opened_files.clear()
-
-
-def _open_settled(dst: int, partial: bytes, durable: bool, *, readback: bool) -> int:
-    """Open a partial, make it durable, and have it read from behind the page cache."""
-    op = "open"
-    try:
-        fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
-        try:
-            if not durable:
-                op = "fsync"
-                os.fsync(fd)
-            if readback:
-                op = "read back"
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-                advise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
-        except BaseException:
-            close_quietly(fd)
-            raise
-    except OSError as error:
-        raise FileTrouble(trouble_of(error, Side.DESTINATION, op, partial)) from error
-    return fd
-
-
-def _compare_small(fd: int, partial: bytes, size: int, digest: bytes | None, manner: Manner) -> None:
-    try:
-        try:
-            same = True
-            if manner.verify == "readback":
-                data = read_exactly(fd, Side.DESTINATION, partial, 0, size)
-                same = file_digest(block_digest(data) if size else b"") == digest
-            same = same and os.fstat(fd).st_size == size
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise FileTrouble(trouble_of(error, Side.DESTINATION, "read back", partial)) from error
-    if not same:
-        raise FileTrouble(mismatch(partial, 0))
 
 
 def prepare(

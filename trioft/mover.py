@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trioft import (
+    bundleio,
     copyio,
     doctorio,
     endsio,
@@ -45,7 +46,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
         surveyio.look,
         surveyio.make_folders,
         surveyio.find_partials,
-        copyio.write_bundle,
+        bundleio.write_bundle,
         copyio.prepare,
         copyio.copy_span,
         copyio.settle,
