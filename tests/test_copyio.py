@@ -291,6 +291,31 @@ def test_a_file_for_which_there_is_no_space_fails_alone(ground: Ground, monkeypa
     assert classify(results[1].trouble) == Remedy.SPACE
 
 
+def test_all_sources_of_a_bundle_are_asked_for_before_the_first_is_read(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk, or a server, answers many at a time: who asks for one after the other waits for each."""
+    items = [ground.add(b"file %d" % n) for n in range(3)]
+    calls: list[tuple[str, str]] = []
+    advise, read_into = os.posix_fadvise, os.preadv
+
+    def noted_advice(fd: int, *rest: int) -> None:
+        if rest[-1] == os.POSIX_FADV_WILLNEED:
+            calls.append(("ask", name_of(fd)))
+        advise(fd, *rest)
+
+    def noted_read(fd: int, *rest: Any) -> int:
+        calls.append(("read", name_of(fd)))
+        return read_into(fd, *rest)
+
+    monkeypatch.setattr(os, "posix_fadvise", noted_advice)
+    monkeypatch.setattr(os, "preadv", noted_read)
+    assert verdicts(bundle(ground, items, verify="transfer")) == ["written"] * 3
+    names = [f"file {n}" for n in range(3)]
+    assert calls[:3] == [("ask", name) for name in names]
+    assert sorted(set(calls[3:])) == [("read", name) for name in names]
+
+
 def test_a_destination_that_is_gone_is_not_asked_for_every_file(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:

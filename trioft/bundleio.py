@@ -61,6 +61,7 @@ class _Bundle:
         self._src, self._dst, self._device = src, dst, device
         self._items, self._manner, self._progress = items, manner, progress
         self._open: dict[int, int] = {}  # by the number of the file: its source, later its partial
+        self._openings: dict[int, Result] = {}  # what is known of the sources that are open
         self._folders: set[bytes] = set()  # that have new entries
         self._strays: set[bytes] = set()  # partials on another filesystem than the root's: below a mount, or a link
         self._gone: Trouble | None = None  # that the destination is: then no other file is tried
@@ -113,10 +114,12 @@ class _Bundle:
             self._open.clear()
 
     def _open_source(self, n: int) -> None:
-        fd, self.results[n] = open_source(self._src, self._items[n])
-        if self.results[n].verdict == Verdict.WRITTEN:
-            self._open[n] = fd
+        fd, opening = open_source(self._src, self._items[n])
+        if opening.verdict == Verdict.WRITTEN:
+            self._open[n], self._openings[n] = fd, opening
             advise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+        else:
+            self.results[n] = opening
 
     def _write(self, n: int) -> None:
         src_fd, item, manner = self._open[n], self._items[n], self._manner
@@ -144,7 +147,7 @@ class _Bundle:
         close_written(dst_fd, partial)
         digest = _digest(data) if manner.verify != "size" else None
         its_sum = manifest.sum_of(manner.manifest, data) if manner.manifest != manifest.NONE else None
-        self.results[n] = self.results[n]._replace(digest=digest, sum=its_sum)
+        self.results[n] = self._openings[n]._replace(digest=digest, sum=its_sum)
 
     def _open_partial(self, n: int) -> None:
         """Open a partial, make it durable, and have it read from behind the page cache."""
