@@ -26,10 +26,10 @@ LARGE = BUNDLE_FILE_SIZE + 1
 class Desk:
     """A backlog, its board, and both ends of the channels of jobs, one for files that are finished, one for others."""
 
-    def __init__(self, *, order: str = "oldest", room: int = 64, growing_room: int = 64) -> None:
+    def __init__(self, *, order: str = "oldest", room: int = 64, growing_room: int = 64, mixed: bool = False) -> None:
         self.board = Board()
         self.bundle_bytes = BUNDLE_BYTES
-        self.backlog = Backlog(self.board, order=order, bundle_bytes=lambda: self.bundle_bytes)
+        self.backlog = Backlog(self.board, order=order, bundle_bytes=lambda: self.bundle_bytes, mixed=mixed)
         self.send, self.receive = trio.open_memory_channel[Job](room)
         self.send_growing, self.receive_growing = trio.open_memory_channel[Job](growing_room)
 
@@ -128,6 +128,16 @@ async def test_small_files_are_shared_out_among_all_who_are_free(files: int, bun
     desk = Desk(room=4)
     desk.ready(*(found(b"%d" % n) for n in range(files)))
     assert [len(job.items) for job in desk.offered()] == bundles
+
+
+async def test_behind_a_network_each_bundle_has_files_of_many_folders() -> None:
+    """One of each folder in turn: a folder takes one new name at a time, and waiting goes on side by side."""
+    desk = Desk(order="name", room=3, mixed=True)
+    names = [b"%d/%02d" % (folder, number) for folder in range(3) for number in range(60)]
+    desk.ready(*map(found, names))
+    bundles = paths(desk.offered())
+    assert sorted(path for bundle in bundles for path in bundle) == names
+    assert [[path[:1] for path in bundle] for bundle in bundles] == [[b"0", b"1", b"2"] * 20] * 3
 
 
 async def test_oldest_file_comes_first() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+import os
 from collections.abc import Callable
 
 import attrs
@@ -90,7 +91,9 @@ class Pending:
 class Backlog:
     """
     Jobs are made of the files that are ready in *order* (``copy.order``), those that grow as they were found. Small
-    files travel together: neighbours in that order, up to *bundle_bytes* in all.
+    files travel together: neighbours in that order, up to *bundle_bytes* in all. If *mixed*, those that leave at the
+    same time are dealt out, so that each bundle has files of many folders: behind a network a folder takes one new
+    name, or other name, at a time, and it is the waiting for folders that is to go on side by side.
 
     ``changed`` is set whenever there may be something to do for the scanner.
     """
@@ -102,11 +105,12 @@ class Backlog:
         order: str = "oldest",
         bundle_bytes: Callable[[], int] = lambda: BUNDLE_BYTES,
         bundle_files: int = BUNDLE_FILES,
+        mixed: bool = False,
     ) -> None:
         self.changed = trio.Event()
         self._board = board
         self._order = order
-        self._bundle_bytes, self._bundle_files = bundle_bytes, bundle_files
+        self._bundle_bytes, self._bundle_files, self._mixed = bundle_bytes, bundle_files, mixed
         self._pending: dict[bytes, Pending] = {}
         self._by_id: dict[int, Pending] = {}
         self._due: list[tuple[float, int, Pending]] = []
@@ -221,29 +225,36 @@ class Backlog:
             if not self._best(self._growing, FileState.GROWING):
                 break
             growing.send_nowait(Job((_item(heapq.heappop(self._growing)[2]),), growing=True))
+        leaving: list[list[Pending]] = []
+        bundles: list[list[Pending]] = []  # of these
         for room in range(_room_in(jobs), 0, -1):
             small, large = self._best(self._small), self._best(self._large)
             if not (small or large):
-                return
+                break
             if large and not (small and self._small < self._large):
-                chosen = [heapq.heappop(self._large)]
+                leaving.append([heapq.heappop(self._large)[2]])
             else:
-                chosen = self._pop_bundle(max(_FEWEST, -(-len(self._small) // room)))
-            jobs.send_nowait(Job(tuple(_item(pending) for _, _, pending in chosen)))
+                bundles.append(self._pop_bundle(max(_FEWEST, -(-len(self._small) // room))))
+                leaving.append(bundles[-1])
+        if self._mixed:
+            for bundle, mixed in zip(bundles, _dealt_out(bundles), strict=True):
+                bundle[:] = mixed
+        for files in leaving:
+            jobs.send_nowait(Job(tuple(map(_item, files))))
 
     def _best(self, heap: _Heap, state: FileState = FileState.READY) -> Pending | None:
         while heap and (heap[0][2].entry.state != state or heap[0][2].turn != heap[0][1]):
             heapq.heappop(heap)
         return heap[0][2] if heap else None
 
-    def _pop_bundle(self, most: int) -> _Heap:
-        chosen: _Heap = []
+    def _pop_bundle(self, most: int) -> list[Pending]:
+        chosen: list[Pending] = []
         size, most_bytes = 0, self._bundle_bytes()
         while (best := self._best(self._small)) and len(chosen) < min(most, self._bundle_files):
             size += best.entry.size
             if size > most_bytes:
                 break
-            chosen.append(heapq.heappop(self._small))
+            chosen.append(heapq.heappop(self._small)[2])
         return chosen
 
     def offer_again(self) -> None:
@@ -297,6 +308,17 @@ class Backlog:
         self._board.move(pending.entry, state, reason)
         self.look_again(pending, trio.current_time() + delay)
         self.wake()
+
+
+def _dealt_out(bundles: list[list[Pending]]) -> list[list[Pending]]:
+    """Return as many bundles of the same files: one of each folder in turn."""
+    folders: dict[bytes, list[Pending]] = {}
+    for pending in itertools.chain.from_iterable(bundles):
+        folders.setdefault(os.path.dirname(pending.found.target), []).append(pending)
+    rounds = itertools.zip_longest(*folders.values())
+    in_turn = [pending for one_of_each in rounds for pending in one_of_each if pending is not None]
+    files, count = len(in_turn), len(bundles)
+    return [in_turn[n * files // count : (n + 1) * files // count] for n in range(count)]
 
 
 def _room_in(jobs: trio.MemorySendChannel[Job]) -> int:
