@@ -577,6 +577,24 @@ def span(ground: Ground, item: Item, start: int, end: int, **manner: Any) -> Non
     copyio.copy_span(ground.ends, item, partial, start, end, MANNER._replace(**manner), ground.told.append)
 
 
+@pytest.mark.parametrize("cached", [False, True], ids=["not there", "there"])
+def test_the_page_cache_has_of_a_source_what_it_had_before(ground: Ground, cached: bool) -> None:
+    """Terabytes that pass by do not drive out what others have there; nor is what others have there dropped."""
+    item = ground.add(b"a", large())
+    put_partial(ground, item, b"")
+    with open(ground.at_source(b"a"), "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if linux.bytes_in_cache(file.fileno(), 0, LARGE) != 0:
+            pytest.skip("nothing can be dropped from the page cache here, or nobody tells what is there")
+        if cached:
+            file.read()
+        span(ground, item, 0, LARGE)
+        there = linux.bytes_in_cache(file.fileno(), 0, LARGE)
+        assert there is not None
+        assert there >= LARGE if cached else there == 0
+
+
 def blocks_told(ground: Ground) -> list[tuple[int, int, bytes]]:
     return [message[1:] for message in ground.told if message[0] == "block"]
 

@@ -4,6 +4,7 @@ The operations that copy a large file: prepared, copied span by span, settled. R
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
@@ -138,6 +139,10 @@ def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, mann
         src_fd, dst_fd = open_pair(src, dst, item.path, partial)
         try:
             advise(src_fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            # What was not in the page cache does not stay there: terabytes would only drive out what others have there.
+            # Of the half that may be there, some was read ahead by the span before.
+            there = linux.bytes_in_cache(src_fd, start, end - start)
+            passes = there is not None and there < (end - start) // 2
             for offset in range(start, end, BLOCK_SIZE):
                 length = min(BLOCK_SIZE, end - offset)
                 hasher = xxhash.xxh3_128() if manner.verify != "size" else None
@@ -152,6 +157,9 @@ def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, mann
                 progress(("bytes", offset + length - told))
                 _begin_write_back(dst_fd, partial, offset, length)
                 digest = hasher.digest() if hasher is not None else b""
+                if passes:
+                    with contextlib.suppress(OSError):
+                        forget(src_fd, offset, length)
                 progress(("block", offset // BLOCK_SIZE, length, digest))
             check_unchanged(src_fd, item, start)
         except BaseException:
