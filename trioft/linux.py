@@ -11,6 +11,7 @@ import errno
 import functools
 import os
 import signal
+import sys
 from typing import Any
 
 # Filesystem magic numbers, from linux/magic.h.
@@ -31,7 +32,7 @@ _NO_LINKS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EI
 _SYNC_FILE_RANGE = 1 | 2 | 4  # wait before, write, wait after
 _SYNC_FILE_RANGE_WRITE = 2
 _PR_SET_PDEATHSIG = 1
-_CACHESTAT = 451  # on every architecture
+_CACHESTAT = 451  # on every architecture that Python is built for
 _FS_IOC_GETFSUUID = 0x80111500
 
 
@@ -165,6 +166,8 @@ def bytes_in_cache(fd: int, offset: int, length: int) -> int | None:
     import ctypes
     import mmap
 
+    if sys.platform != "linux":  # where this number is that of another call
+        return None
     wanted = (ctypes.c_uint64 * 2)(offset, length)
     found = (ctypes.c_uint64 * 5)()  # struct cachestat: nr_cache comes first
     arguments = ctypes.c_uint(fd), ctypes.byref(wanted), ctypes.byref(found), ctypes.c_uint(0)
