@@ -19,10 +19,11 @@ from powercut import DIES_WITH_IT, FATES, Trial
 from support import Site, pattern
 from trioft.model import BLOCK_SIZE
 
-BUNDLE = {  # one barrier for all of them
-    "a.txt": pattern(10, 1),
+BUNDLE = {  # one barrier for all of a folder, which are found together
+    "new/folder/a.txt": pattern(10, 1),
     "new/folder/b.txt": pattern(70_000, 2),
-    "new/c.txt": pattern(5_000, 3),
+    "new/folder/c.txt": pattern(5_000, 3),
+    "new/folder/d.txt": b"d",
     "older.txt": b"the new version",
 }
 FEW = {"new/a.txt": pattern(9_000, 4), "older.txt": b"the new version"}  # each is synced by itself
