@@ -51,8 +51,6 @@ from trioft.resumeio import Prepared, plan_resume, plan_resume_growing
 # What one pwrite is given: small enough that a slow destination shows progress long before a call is taken for stalled.
 _SLICE = 1 * MIB
 _TELL_EVERY = 0.25  # seconds between two reports of bytes
-_READ_BACK = 64  # files that are open at a time to be read back
-_SYNCFS_FROM = 4  # below this many files, one fsync each is cheaper than making the whole filesystem durable
 
 
 def prepare(

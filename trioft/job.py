@@ -161,7 +161,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 order=config.copy.order,
                 bundle_bytes=lambda: bundle_bytes(run.throttle.lowest),
                 bundle_files=BUNDLE_FILES if config.copy.gate is None else 1,
-                mixed=not storage.ends.destination.ino,  # it is far
+                mixed=storage.ends.destination.is_far,
             )
             manner = how_to_copy(config, once, storage.resolution_ns)
             changes = Changes(backlog.wake, manner.markers.source)

@@ -25,6 +25,7 @@ from trioft.fileio import (
     close_quietly,
     close_written,
     file_digest,
+    forget,
     is_same,
     mismatch,
     opened,
@@ -97,7 +98,7 @@ def _read(fd: int, path: bytes, size: int, hasher: manifest.Hasher, progress: Pr
         for _, piece in pieces(fd, Side.DESTINATION, path, offset, length):
             hasher.update(piece)
             block.update(piece)
-        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)  # nobody else is going to need it
+        forget(fd, offset, length)  # nobody else is going to need it
         digests += block.digest()
         progress(("read", length))
     return file_digest(bytes(digests))

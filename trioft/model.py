@@ -50,6 +50,11 @@ class Root(NamedTuple):
     ino: int = 0  # 0: not asked for, where servers and clients make up what they like
     uuid: str = ""  # of the filesystem; empty: not asked for. Two disks in one slot have the same device and inode
 
+    @property
+    def is_far(self) -> bool:
+        """Is it behind a network, where each operation waits for an answer? Servers are not asked for an inode."""
+        return not self.ino
+
 
 class Identity(NamedTuple):
     """Which folder of which filesystem an end is; what the ledger keeps of it, from one run to the next."""

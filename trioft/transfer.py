@@ -244,8 +244,7 @@ class Transfer:
             send_spans, spans = trio.open_memory_channel[tuple[int, int]](0)
             nursery.start_soon(self._plan, send_spans)
             with spans:
-                is_far = not self.tools.storage.ends.destination.ino  # which nobody asks of a server
-                for _ in range(_WRITERS_FAR if is_far else _WRITERS):
+                for _ in range(_WRITERS_FAR if self.tools.storage.ends.destination.is_far else _WRITERS):
                     nursery.start_soon(self._write, spans.clone())
             nursery.start_soon(self._settle)
 
