@@ -17,8 +17,9 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from trioft import linux, mover
-from trioft.model import BLOCK_SIZE
+from trioft.core.model import BLOCK_SIZE
+from trioft.movers.ops import linux
+from trioft.movers.ops import main as mover
 
 # The real ones: what this module does itself is not counted.
 _open, _close, _fstat = os.open, os.close, os.fstat

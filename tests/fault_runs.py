@@ -13,13 +13,13 @@ import trio
 
 from faults_mount import FaultMount
 from support import files_of
-from trioft.agent import run_agent
-from trioft.board import Board, Entry, Totals
-from trioft.config import Config, Copy, Destination, Growing, Retry, Source, State
-from trioft.errors import FileTrouble, TrioftError, Trouble
-from trioft.kinds import MinFree, OnSuccess
-from trioft.model import MIB, FileState
-from trioft.naming import is_partial
+from trioft.agent.agent import run_agent
+from trioft.config.kinds import MinFree, OnSuccess
+from trioft.config.options import Config, Copy, Destination, Growing, Retry, Source, State
+from trioft.core.errors import FileTrouble, TrioftError, Trouble
+from trioft.core.model import MIB, FileState
+from trioft.core.naming import is_partial
+from trioft.state.board import Board, Entry, Totals
 
 SECONDS = 60.0  # that one transfer may take on a loaded machine
 

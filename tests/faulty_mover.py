@@ -28,9 +28,11 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from trioft import fileio, linux, mover
-from trioft.model import MIB
-from trioft.naming import is_partial, numbered
+from trioft.core.model import MIB
+from trioft.core.naming import is_partial, numbered
+from trioft.movers.ops import files as fileio
+from trioft.movers.ops import linux
+from trioft.movers.ops import main as mover
 
 # The real ones: what this module does itself is not counted.
 _open, _close, _read, _write = os.open, os.close, os.read, os.write

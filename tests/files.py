@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 import pytest
 
 from support import make_tree
-from trioft import linux
-from trioft.fileio import fingerprint_of
-from trioft.model import Ends, Fingerprint, Item, Manner, Publication, Root
-from trioft.naming import partial_for
+from trioft.core.model import Ends, Fingerprint, Item, Manner, Publication, Root
+from trioft.core.naming import partial_for
+from trioft.movers.ops import linux
+from trioft.movers.ops.files import fingerprint_of
 
 T = TypeVar("T")
 

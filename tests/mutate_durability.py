@@ -38,15 +38,13 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = [
-    Mutation("bundle: no syncfs", "bundleio", "settle", "linux.syncfs(self._dst)", "pass"),
-    Mutation("bundle: no fsync of each file", "bundleio", "_open_partial", "os.fsync(fd)", "pass"),
-    Mutation(
-        "bundle: no fsync of new folders' parents", "bundleio", "settle", "sync_folder(self._dst, folder)", "pass"
-    ),
-    Mutation("large: no fdatasync", "copyio", "settle", "os.fdatasync(fd)", "pass"),
+    Mutation("bundle: no syncfs", "bundle", "settle", "linux.syncfs(self._dst)", "pass"),
+    Mutation("bundle: no fsync of each file", "bundle", "_open_partial", "os.fsync(fd)", "pass"),
+    Mutation("bundle: no fsync of new folders' parents", "bundle", "settle", "sync_folder(self._dst, folder)", "pass"),
+    Mutation("large: no fdatasync", "large", "settle", "os.fdatasync(fd)", "pass"),
     Mutation(
         "large: an error of fdatasync is ignored",
-        "copyio",
+        "large",
         "settle",
         "os.fdatasync(fd)",
         "_quietly(os.fdatasync, fd)",
@@ -54,33 +52,39 @@ MUTATIONS = [
     ),
     Mutation(
         "large: no fsync of the folder after create",
-        "copyio",
+        "large",
         "prepare",
         "sync_folder(dst, folder)",
         "pass",
         "the fdatasync of the new file, on filesystems with one journal",
     ),
-    Mutation("recording: no fdatasync of what was rewritten", "growio", "settle_ranges", "os.fdatasync(fd)", "pass"),
+    Mutation(
+        "recording: no fdatasync of what was rewritten",
+        "source",
+        "settle_ranges",
+        "os.fdatasync(fd)",
+        "pass",
+    ),
     Mutation(
         "recording: no fsync of its attributes",
-        "growio",
+        "source",
         "finish_attributes",
         "os.fsync(dst_fd)",
         "pass",
         "the fsync of the folder, on filesystems with one journal",
     ),
-    Mutation("partial without a ledger: no fsync", "resumeio", "_compare", "os.fsync(fd)", "pass"),
-    Mutation("publish: no fsync of the folder", "publishio", "publish", "sync_folder(dst, folder)", "pass"),
+    Mutation("partial without a ledger: no fsync", "resume", "_compare", "os.fsync(fd)", "pass"),
+    Mutation("publish: no fsync of the folder", "publish", "publish", "sync_folder(dst, folder)", "pass"),
     Mutation(
         "publish: an error of the folder's fsync is ignored",
-        "publishio",
+        "publish",
         "publish",
         "failed[folder] = error.trouble",
         "pass",
     ),
     Mutation(
         "folders: no fsync of the parent of a new one",
-        "surveyio",
+        "scan",
         "make_folders",
         "sync_folder(dst, folder)",
         "pass",
@@ -88,7 +92,7 @@ MUTATIONS = [
     ),
     Mutation(
         "existing: no fsync of what is there",
-        "existingio",
+        "existing",
         "_compare_contents",
         "os.fsync(there)",
         "pass",
@@ -96,7 +100,7 @@ MUTATIONS = [
     ),
     Mutation(
         "existing: no fsync of its folder",
-        "existingio",
+        "existing",
         "_compare_contents",
         "sync_folder(dst, os.path.dirname(target))",
         "pass",
@@ -104,7 +108,7 @@ MUTATIONS = [
     ),
     Mutation(
         "existing: neither",
-        "existingio",
+        "existing",
         "_compare_contents",
         ("os.fsync(there)", "sync_folder(dst, os.path.dirname(target))"),
         "pass",
@@ -156,7 +160,7 @@ async def _nothing(*arguments, **settings):
 
 def mutate(mutation: Mutation, tree: Path) -> None:
     """Make the change in the program below *tree*. Raises ``SystemExit`` where the code is not as it was."""
-    path = tree / "trioft" / f"{mutation.module}.py"
+    (path,) = (tree / "trioft").rglob(f"{mutation.module}.py")
     text = path.read_text()
     begin, end = rf"^(?P<indent> *)(async )?def {mutation.function}\b", r"^(?P=indent)(async def|def|class) |\Z"
     found = re.search(f"{begin}.*?(?={end})", text, re.MULTILINE | re.DOTALL)
@@ -193,7 +197,10 @@ def first_red(tree: Path, tests: list[str]) -> str:
 
 def main(words: list[str]) -> None:
     chosen = [one for one in MUTATIONS if not words or any(word in one.what for word in words)]
-    for mutation in [Mutation("nothing changed", "copyio", "settle", "os.fdatasync(fd)", "os.fdatasync(fd)"), *chosen]:
+    for mutation in [
+        Mutation("nothing changed", "large", "settle", "os.fdatasync(fd)", "os.fdatasync(fd)"),
+        *chosen,
+    ]:
         with tempfile.TemporaryDirectory(prefix="trioft-mutation-") as place:
             tree = Path(place)
             for name in ("trioft", "tests"):

@@ -12,16 +12,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trioft import mover
-from trioft.errors import FileTrouble, Trouble
-from trioft.fileio import Progress
+from trioft.core.errors import FileTrouble, Trouble
+from trioft.movers.ops import main as mover
+from trioft.movers.ops.files import Progress
 
 
 def command() -> list[str]:
     """Return the command that runs this mover."""
     path = [*sys.path, os.path.dirname(os.path.abspath(__file__))]
-    start = f"import sys; sys.path.extend({path!r}); import odd_mover, trioft.mover; odd_mover.main({os.getpid()})"
-    return [sys.executable, "-I", "-S", "-c", start]
+    start = f"import sys; sys.path.extend({path!r}); import odd_mover, trioft.movers.ops.main; "
+    return [sys.executable, "-I", "-S", "-c", f"{start}odd_mover.main({os.getpid()})"]
 
 
 def changed(folder: Path, code: str) -> list[str]:
@@ -30,13 +30,13 @@ def changed(folder: Path, code: str) -> list[str]:
 
     They find the module ``mover``, and ``os`` and ``time``, and are written to a file in *folder*.
     """
-    (folder / "changed_mover.py").write_text(f"import os, time\nfrom trioft import mover\n{code}\n")
-    start = f"import sys; sys.path.extend({[*sys.path, str(folder)]!r}); import changed_mover, trioft.mover; "
-    return [sys.executable, "-I", "-S", "-c", f"{start}trioft.mover.main({os.getpid()})"]
+    (folder / "changed_mover.py").write_text(f"import os, time\nfrom trioft.movers.ops import main as mover\n{code}\n")
+    start = f"import sys; sys.path.extend({[*sys.path, str(folder)]!r}); import changed_mover, trioft.movers.ops.main; "
+    return [sys.executable, "-I", "-S", "-c", f"{start}changed_mover.mover.main({os.getpid()})"]
 
 
 _REFUSING = """
-from trioft.errors import FileTrouble, Trouble
+from trioft.core.errors import FileTrouble, Trouble
 publish = mover.OPERATIONS["publish"]
 def refused(*arguments):
     with open({log!r}, "a+") as log:

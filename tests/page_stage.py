@@ -19,14 +19,14 @@ from typing import cast
 
 import trio
 
-from trioft.board import Board, Entry
-from trioft.config import Config
-from trioft.configfile import load_config
-from trioft.errors import Side
-from trioft.job import JobRun
-from trioft.model import FileState, Fingerprint, Identity
-from trioft.server import serving
-from trioft.storage import Storage
+from trioft.agent.job import JobRun
+from trioft.config.file import load_config
+from trioft.config.options import Config
+from trioft.core.errors import Side
+from trioft.core.model import FileState, Fingerprint, Identity
+from trioft.pipeline.storage import Storage
+from trioft.serve.server import serving
+from trioft.state.board import Board, Entry
 
 S = FileState
 TB = 10**12

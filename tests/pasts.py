@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from support import Site, wait_until
-from trioft.ledger import Ledger, Line, ledger_path
-from trioft.notation import timestamp
+from trioft.core.units import timestamp
+from trioft.state.ledger import Ledger, Line, ledger_path
 
 
 def filled(site: Site, lines: list[Line], *, at: str = "") -> str:

@@ -23,18 +23,18 @@ import trio
 from cutting_mover import Plan
 from disks import Disk
 from support import PATIENCE, Site, files_of, make_tree, wait_until
-from trioft.agent import run_agent
-from trioft.board import Board, Totals
-from trioft.config import Config, Copy, Destination, Growing, Retry, Source, State
-from trioft.errors import FileTrouble, TrioftError
-from trioft.kinds import MinFree, OnSuccess
-from trioft.model import BLOCK_SIZE, VOID
-from trioft.naming import is_partial
+from trioft.agent.agent import run_agent
+from trioft.config.kinds import MinFree, OnSuccess
+from trioft.config.options import Config, Copy, Destination, Growing, Retry, Source, State
+from trioft.core.errors import FileTrouble, TrioftError
+from trioft.core.model import BLOCK_SIZE, VOID
+from trioft.core.naming import is_partial
+from trioft.state.board import Board, Totals
 from truth import blocks_of, digests_of, recorded
 
 # As a fork, which costs nothing, but of a process that has no threads: it has these modules, and makes all the others.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["pytest", "trioft.agent"])
+_FORKS.set_forkserver_preload(["pytest", "trioft.agent.agent"])
 
 DIES = "the agent is killed, and no power is cut"
 DIES_WITH_IT = "the agent loses its power too"

@@ -29,8 +29,8 @@ from pathlib import Path
 from disks import Disk
 from inotify import IN_ISDIR, IN_OPEN, read_events, watched
 from support import Running, Site, make_tree, movers_of, pattern
-from trioft.model import MIB
-from trioft.naming import is_partial
+from trioft.core.model import MIB
+from trioft.core.naming import is_partial
 from truth import children_of, recorded
 
 OPTIONS = """

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from trioft.model import Fingerprint, Found
+from trioft.core.model import Fingerprint, Found
 
 TRIOFT = [sys.executable, "-m", "trioft"]
 # Events of history that say what came of a file; the others say how.
@@ -223,7 +223,7 @@ def movers_of(pid: int) -> list[int]:
                     command = file.read()
             except (OSError, ValueError):
                 continue
-            if parent == pid and b"trioft.mover" in command:
+            if parent == pid and b"trioft.movers.ops.main" in command:
                 movers.append(int(name))
     return movers
 

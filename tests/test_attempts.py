@@ -9,10 +9,10 @@ import trio
 
 import odd_mover
 from support import PATIENCE, Site, make_tree
-from trioft.agent import run_agent
-from trioft.board import Board
-from trioft.config import Config, Destination, Retry, Source
-from trioft.model import BLOCK_SIZE, MIB
+from trioft.agent.agent import run_agent
+from trioft.config.options import Config, Destination, Retry, Source
+from trioft.core.model import BLOCK_SIZE, MIB
+from trioft.state.board import Board
 
 
 @pytest.mark.parametrize("size", [1000, 3 * MIB, 2 * BLOCK_SIZE, 2 * BLOCK_SIZE + 1])

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from support import found
-from trioft import backlog as backlog_module
-from trioft.backlog import Backlog, Pending
-from trioft.board import Board
-from trioft.copier import _start
-from trioft.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, BUNDLE_FILES, MIB, FileState, Found, Item, Job
-from trioft.naming import partial_of
+from trioft.core.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, BUNDLE_FILES, MIB, FileState, Found, Item, Job
+from trioft.core.naming import partial_of
+from trioft.pipeline import backlog as backlog_module
+from trioft.pipeline.backlog import Backlog, Pending
+from trioft.pipeline.copier import _start
+from trioft.state.board import Board
 
 S = FileState
 LARGE = BUNDLE_FILE_SIZE + 1

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support import found
-from trioft.board import Board, Entry, Totals
-from trioft.errors import Side, Trouble
-from trioft.model import FINAL, TRANSITIONS, FileState
+from trioft.core.errors import Side, Trouble
+from trioft.core.model import FINAL, TRANSITIONS, FileState
+from trioft.state.board import Board, Entry, Totals
 
 S = FileState
 

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 from support import Site
 from test_limits import limits
-from trioft import configfile
-from trioft.config import GROUPS, Config, Copy, Destination, Growing, Hooks, Retry, Source, State
-from trioft.configfile import from_environment, load_config
-from trioft.errors import ConfigError
-from trioft.kinds import Limit, MinFree, OnSuccess, Turn
-from trioft.model import Rule
+from trioft.config import file as configfile
+from trioft.config.file import from_environment, load_config
+from trioft.config.kinds import Limit, MinFree, OnSuccess, Turn
+from trioft.config.options import GROUPS, Config, Copy, Destination, Growing, Hooks, Retry, Source, State
+from trioft.core.errors import ConfigError
+from trioft.core.model import Rule
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.yaml"
 OPTIONS = [f"{name}.{field.name}" for name, cls in GROUPS.items() for field in attrs.fields(cls)]
@@ -134,7 +134,9 @@ def test_example_explains_every_option(line: str) -> None:
 
 def test_import_of_the_module_is_light() -> None:
     """cattrs and PyYAML are loaded where they are used: ``trioft --help`` needs neither."""
-    code = "import sys, trioft.config, trioft.configfile; sys.exit(bool({'cattrs', 'yaml'} & set(sys.modules)))"
+    code = (
+        "import sys, trioft.config.options, trioft.config.file; sys.exit(bool({'cattrs', 'yaml'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 

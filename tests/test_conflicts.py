@@ -15,16 +15,18 @@ import trio
 import odd_mover
 from files import MANNER, Ground, failing, publication, read
 from support import PATIENCE, Site, files_of, make_tree, pattern
-from trioft import copyio, linux, publishio
-from trioft.agent import run_agent
-from trioft.board import Board
-from trioft.config import Config, Destination, Retry, Source
-from trioft.model import BLOCK_SIZE, Verdict
-from trioft.naming import is_partial
+from trioft.agent.agent import run_agent
+from trioft.config.options import Config, Destination, Retry, Source
+from trioft.core.model import BLOCK_SIZE, Verdict
+from trioft.core.naming import is_partial
+from trioft.movers.ops import linux
+from trioft.movers.ops.folder import large as copyio
+from trioft.movers.ops.folder import publish as publishio
+from trioft.state.board import Board
 
 # Somebody takes the name x.mov just before trioft gives it, in whatever way it does that.
 _OVERTAKING = """
-from trioft import linux
+from trioft.movers.ops import linux
 call, link, rename = linux._call, os.link, os.rename
 def overtake(new):
     path = os.path.join({dest!r}, new)

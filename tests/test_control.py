@@ -19,12 +19,12 @@ from trio.testing import MockClock
 
 from support import Running, Site, files_of, found, make_tree, pattern, wait_until
 from test_status import url_of
-from trioft.backlog import Backlog
-from trioft.board import Board
-from trioft.config import Config
-from trioft.copier import _report
-from trioft.model import BLOCK_SIZE, MIB, FileState, Item, Result, Verdict
-from trioft.transfer import Tools, stopped
+from trioft.config.options import Config
+from trioft.core.model import BLOCK_SIZE, MIB, FileState, Item, Result, Verdict
+from trioft.pipeline.backlog import Backlog
+from trioft.pipeline.copier import _report
+from trioft.pipeline.transfer import Tools, stopped
+from trioft.state.board import Board
 
 CONFIG = "feed: {listen: '127.0.0.1:0', control: true}\n"
 NONE = "this is none of pause, resume, retry, cancel, bwlimit, transfers"

@@ -14,11 +14,11 @@ import trio
 from rich.console import Console
 
 from support import PATIENCE, found
-from trioft.board import Board, Entry
-from trioft.display import render, run_display
-from trioft.model import FileState
-from trioft.notation import size_text, span_text
-from trioft.throttle import Rate
+from trioft.cli.progress import render, run_display
+from trioft.core.model import FileState
+from trioft.core.units import size_text, span_text
+from trioft.pipeline.throttle import Rate
+from trioft.state.board import Board, Entry
 
 S = FileState
 MB = 10**6

@@ -11,7 +11,7 @@ import pytest
 
 import trioft
 from support import Site
-from trioft.config import GROUPS
+from trioft.config.options import GROUPS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

@@ -15,10 +15,10 @@ import pytest
 from faults_mount import FaultMount, fault_mount
 from files import need_leases
 from support import PATIENCE, TRIOFT, Done, Site, make_tree, mounted, read_tree, run_without_privilege, wait_until
-from trioft import diagnosis
-from trioft.diagnosis import Finding, Result
-from trioft.doctorio import ODD_NAMES
-from trioft.endsio import KEEPS_NO_TIMES
+from trioft.cli import diagnosis
+from trioft.cli.diagnosis import Finding, Result
+from trioft.movers.ops.folder.measure import ODD_NAMES
+from trioft.movers.ops.mounts import KEEPS_NO_TIMES
 
 CHECKS = {
     ("source", "filesystem"),

@@ -24,15 +24,15 @@ import trio.testing
 
 import odd_mover
 from support import PATIENCE, Site, files_of, make_tree, movers_of, pattern, wait_until
-from trioft import strategies
-from trioft.agent import run_agent
-from trioft.board import Board, Entry
-from trioft.config import Config
-from trioft.configfile import load_config
-from trioft.kinds import Limit
-from trioft.model import BLOCK_SIZE, MIB, FileState, Job, Result
-from trioft.movers import MoverBug
-from trioft.transfer import Tools
+from trioft.agent.agent import run_agent
+from trioft.config.file import load_config
+from trioft.config.kinds import Limit
+from trioft.config.options import Config
+from trioft.core.model import BLOCK_SIZE, MIB, FileState, Job, Result
+from trioft.movers.pool import MoverBug
+from trioft.pipeline import strategies
+from trioft.pipeline.transfer import Tools
+from trioft.state.board import Board, Entry
 from truth import check_promises, children_of, recorded
 
 SIZE = 9 * BLOCK_SIZE + 12_345

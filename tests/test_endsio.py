@@ -21,11 +21,13 @@ from files import (
     without_privileges,
 )
 from support import mounted
-from trioft import endsio, linux, surveyio
-from trioft.endsio import KEEPS_NO_TIMES, Probed
-from trioft.errors import IDENTIFY, FileTrouble, Remedy, classify
-from trioft.fileio import Away
-from trioft.model import Identity, Root
+from trioft.core.errors import IDENTIFY, FileTrouble, Remedy, classify
+from trioft.core.model import Identity, Root
+from trioft.movers.ops import linux
+from trioft.movers.ops import mounts as endsio
+from trioft.movers.ops import scan as surveyio
+from trioft.movers.ops.files import Away
+from trioft.movers.ops.mounts import KEEPS_NO_TIMES, Probed
 
 
 def probe(ground: Ground, marker: bytes | None = None, was: Identity | None = None, mounted: bool = False) -> Probed:
@@ -87,7 +89,7 @@ def test_a_mount_point_of_any_name_is_found(tmp_path: Path, name: str) -> None:
 import json, os, subprocess, sys
 sys.path.extend({sys.path!r})
 from support import mounted
-from trioft import endsio, linux, surveyio
+from trioft.movers.ops import linux, mounts as endsio, scan as surveyio
 point = os.fsencode(sys.argv[1])
 subprocess.run(["mount", "-t", "tmpfs", "the right share", point], check=True)
 os.mkdir(point + b"/below")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioft.errors import (
+from trioft.core.errors import (
     IDENTIFY,
     ConfigError,
     FileTrouble,

@@ -14,17 +14,17 @@ import pytest
 
 from pasts import ask_ledger, filled, ledgers_of, line
 from support import Site, make_tree, run_without_privilege, wait_until
-from trioft import writers
-from trioft.config import Config, Copy, Growing, Source
-from trioft.errors import ConfigError
-from trioft.explanation import Explanation, Now, decide, find, why_not_remove
-from trioft.findings import Finding
-from trioft.kinds import OnSuccess
-from trioft.ledger import Known
-from trioft.model import BLOCK_SIZE, Fingerprint, Found
-from trioft.records import Recorded
-from trioft.surveyio import Look
-from trioft.verifyio import Seen
+from trioft.cli.facts import Explanation, Now, decide, find, why_not_remove
+from trioft.config.kinds import OnSuccess
+from trioft.config.options import Config, Copy, Growing, Source
+from trioft.core.errors import ConfigError
+from trioft.core.model import BLOCK_SIZE, Fingerprint, Found
+from trioft.movers.ops import writers
+from trioft.movers.ops.folder.readback import Seen
+from trioft.movers.ops.scan import Look
+from trioft.state.findings import Finding
+from trioft.state.ledger import Known
+from trioft.state.reader import Recorded
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
 TIME = "2026-01-01T00:00:00.000Z"

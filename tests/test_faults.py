@@ -23,13 +23,13 @@ import trio
 from disks import quick_folder
 from faulty_mover import Plan
 from support import files_of, make_tree, pattern
-from trioft.agent import run_agent
-from trioft.board import Board, Totals
-from trioft.config import Config, Copy, Destination, Growing, Retry, Source, State
-from trioft.errors import FileTrouble, TrioftError
-from trioft.kinds import MinFree, OnSuccess
-from trioft.model import BLOCK_SIZE
-from trioft.naming import is_partial
+from trioft.agent.agent import run_agent
+from trioft.config.kinds import MinFree, OnSuccess
+from trioft.config.options import Config, Copy, Destination, Growing, Retry, Source, State
+from trioft.core.errors import FileTrouble, TrioftError
+from trioft.core.model import BLOCK_SIZE
+from trioft.core.naming import is_partial
+from trioft.state.board import Board, Totals
 
 Tree = dict[str | bytes, bytes | int | None]
 

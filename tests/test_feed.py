@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from support import found
-from trioft import feed as feed_module
-from trioft.board import Board, Entry
-from trioft.feed import MESSAGE, Cursor, Feed
-from trioft.model import FileState
+from trioft.core.model import FileState
+from trioft.serve import feed as feed_module
+from trioft.serve.feed import MESSAGE, Cursor, Feed
+from trioft.state.board import Board, Entry
 
 S = FileState
 

@@ -12,10 +12,12 @@ import pytest
 
 from files import MANNER, Ground, fingerprint, held, need_leases, need_xattrs, open_files, ordinary_user, read, root_of
 from support import pattern
-from trioft import existingio, fileio, linux, writers
-from trioft.errors import IDENTIFY, FileTrouble, Remedy, Side, classify
-from trioft.fileio import Away
-from trioft.model import BLOCK_SIZE, Result, Root, Verdict
+from trioft.core.errors import IDENTIFY, FileTrouble, Remedy, Side, classify
+from trioft.core.model import BLOCK_SIZE, Result, Root, Verdict
+from trioft.movers.ops import files as fileio
+from trioft.movers.ops import linux, writers
+from trioft.movers.ops.files import Away
+from trioft.movers.ops.folder import existing as existingio
 
 
 @pytest.fixture

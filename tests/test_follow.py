@@ -27,11 +27,11 @@ import xxhash
 import odd_mover
 from recorder import PROFILES, Content
 from support import OUTCOMES, PATIENCE, Site, files_of, make_tree, mounted, pattern, wait_until
-from trioft.agent import run_agent
-from trioft.board import Board
-from trioft.configfile import load_config
-from trioft.follow import EDGE
-from trioft.model import VOID
+from trioft.agent.agent import run_agent
+from trioft.config.file import load_config
+from trioft.core.model import VOID
+from trioft.pipeline.follow import EDGE
+from trioft.state.board import Board
 from truth import check_promises, recorded
 
 MIB = 1 << 20

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support import TRIOFT, Site, files_of, make_tree, pattern, wait_until
-from trioft.commands import filled_in
-from trioft.configfile import load_config
-from trioft.errors import ConfigError
-from trioft.model import BLOCK_SIZE, BUNDLE_FILE_SIZE, MIB
+from trioft.config.file import load_config
+from trioft.core.errors import ConfigError
+from trioft.core.model import BLOCK_SIZE, BUNDLE_FILE_SIZE, MIB
+from trioft.movers.programs import filled_in
 
 SMALL, LARGE = 1_000, BUNDLE_FILE_SIZE + 1
 SIZES = pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])

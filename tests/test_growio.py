@@ -30,12 +30,13 @@ from files import (
     read,
 )
 from support import files_of, pattern
-from trioft import growio, linux, writers
-from trioft.errors import FileTrouble
-from trioft.fileio import Away, block_digest
-from trioft.growio import Difference, Known, Peek, Range
-from trioft.model import BLOCK_SIZE, KIB, VOID, Ends, Fingerprint, Found, Item, Root, Verdict
-from trioft.naming import partial_of
+from trioft.core.errors import FileTrouble
+from trioft.core.model import BLOCK_SIZE, KIB, VOID, Ends, Fingerprint, Found, Item, Root, Verdict
+from trioft.core.naming import partial_of
+from trioft.movers.ops import linux, writers
+from trioft.movers.ops import source as growio
+from trioft.movers.ops.files import Away, block_digest
+from trioft.movers.ops.source import Difference, Known, Peek, Range
 
 BLOCK = 4096  # what a block is here where files are copied or compared: see ``ground``
 LARGE = 3 * BLOCK + 123  # four blocks, the last one short

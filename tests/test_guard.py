@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioft.guard import COOKIE, Guard, is_loopback
+from trioft.serve.access import COOKIE, Guard, is_loopback
 
 TOKEN = "correct-horse-battery"
 OPEN = Guard(frozenset({"ingest-1.example.org"}), None, False)

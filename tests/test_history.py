@@ -21,15 +21,15 @@ from typer.testing import CliRunner
 import odd_mover
 from pasts import ask_ledger, filled, ledgers_of, line
 from support import OUTCOMES, PATIENCE, TRIOFT, Site, make_tree, run_without_privilege, wait_until
-from trioft.agent import run_agent
-from trioft.board import Board
-from trioft.cli import app
-from trioft.config import Config, Destination, Retry, Source
-from trioft.history import EVENTS
-from trioft.journal import Journal
-from trioft.ledger import Ledger, open_port, run_ledger
-from trioft.model import BLOCK_SIZE, FileState, Fingerprint
-from trioft.records import Filter, Records
+from trioft.agent.agent import run_agent
+from trioft.cli.app import app
+from trioft.cli.history import EVENTS
+from trioft.config.options import Config, Destination, Retry, Source
+from trioft.core.model import BLOCK_SIZE, FileState, Fingerprint
+from trioft.state.board import Board
+from trioft.state.journal import Journal
+from trioft.state.ledger import Ledger, open_port, run_ledger
+from trioft.state.reader import Filter, Records
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
 LARGE = 4 * BLOCK_SIZE

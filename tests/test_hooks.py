@@ -13,16 +13,17 @@ import pytest
 import trio
 import trio.testing
 
+import trioft
 from support import PATIENCE, Site, files_of, found, make_tree, wait_until
-from trioft import hooks as hooks_module
-from trioft.board import Board
-from trioft.config import Config
-from trioft.config import Hooks as Settings
-from trioft.hooks import Hooks
-from trioft.model import FileState
-from trioft.shutdown import Shutdown
+from trioft.agent import hooks as hooks_module
+from trioft.agent.hooks import Hooks
+from trioft.config.options import Config
+from trioft.config.options import Hooks as Settings
+from trioft.core.model import FileState
+from trioft.pipeline.shutdown import Shutdown
+from trioft.state.board import Board
 
-SCHEMA = json.loads((Path(hooks_module.__file__).parent / "web" / "feed.schema.json").read_text("utf-8"))
+SCHEMA = json.loads((Path(trioft.__file__).parent / "serve/page" / "feed.schema.json").read_text("utf-8"))
 
 
 def hooks(site: Site, more: str = "", **options: object) -> list[str | Path]:

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from support import Site
 from test_config import problems_of
-from trioft import configfile
-from trioft.config import AGENT_GROUPS, GROUPS, Config
-from trioft.configfile import load_config
-from trioft.errors import ConfigError
+from trioft.config import file as configfile
+from trioft.config.file import load_config
+from trioft.config.options import AGENT_GROUPS, GROUPS, Config
+from trioft.core.errors import ConfigError
 
 Load = Callable[..., Config]
 

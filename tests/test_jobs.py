@@ -25,13 +25,13 @@ from support import PATIENCE, Running, Site, files_of, make_tree, pattern, wait_
 from test_control import Operator
 from test_server import SCHEMA
 from test_status import url_of
-from trioft import strategies
-from trioft.agent import run_agent
-from trioft.board import Entry
-from trioft.configfile import load_config
-from trioft.model import MIB, FileState, Job, Result
-from trioft.overview import Overview
-from trioft.transfer import Tools
+from trioft.agent.agent import run_agent
+from trioft.config.file import load_config
+from trioft.core.model import MIB, FileState, Job, Result
+from trioft.pipeline import strategies
+from trioft.pipeline.transfer import Tools
+from trioft.state.board import Entry
+from trioft.state.overview import Overview
 
 QUICK = {"source": {"settle": "100ms"}, "retry": {"first": "100ms", "longest": "500ms"}}
 

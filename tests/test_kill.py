@@ -23,13 +23,13 @@ import trio
 
 import odd_mover
 from support import PATIENCE, Running, Site, files_of, make_tree, movers_of, pattern, wait_until
-from trioft.agent import run_agent
-from trioft.board import Board
-from trioft.config import Config
-from trioft.configfile import load_config
-from trioft.errors import FileTrouble, UnusableError
-from trioft.model import BLOCK_SIZE, MIB
-from trioft.mover import OPERATIONS, TELLING
+from trioft.agent.agent import run_agent
+from trioft.config.file import load_config
+from trioft.config.options import Config
+from trioft.core.errors import FileTrouble, UnusableError
+from trioft.core.model import BLOCK_SIZE, MIB
+from trioft.movers.ops.main import OPERATIONS, TELLING
+from trioft.state.board import Board
 from truth import Recorded, check_promises, children_of, recorded
 
 # Set this to the number that a failed test has printed, to get the same moments again, as far as the machine allows.

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import trio
 import trio.testing
 
-from trioft.lanes import Lane
-from trioft.model import Job
+from trioft.core.model import Job
+from trioft.pipeline.lanes import Lane
 
 
 class Hall:

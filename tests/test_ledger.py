@@ -19,12 +19,12 @@ import trio
 import trio.testing
 
 from support import PATIENCE
-from trioft import claims
-from trioft import ledger as ledger_module
-from trioft.errors import LedgerError, LockedError, UnusableError
-from trioft.ledger import Entry, Known, Ledger, Port, Removal, ledger_path, open_port, run_ledger
-from trioft.lock import Lock
-from trioft.model import Checkpoint, Fingerprint
+from trioft.core.errors import LedgerError, LockedError, UnusableError
+from trioft.core.model import Checkpoint, Fingerprint
+from trioft.state import claims
+from trioft.state import ledger as ledger_module
+from trioft.state.ledger import Entry, Known, Ledger, Port, Removal, ledger_path, open_port, run_ledger
+from trioft.state.lock import Lock
 
 FINGERPRINT = Fingerprint(dev=2049, ino=131, size=20_000_000, mtime_ns=1_700_000_000_123_456_789, ctime_ns=-1)
 # Every byte that a name may have, and names that SQL, UTF-8 or a path library could trip over.
@@ -555,7 +555,7 @@ def test_history_that_is_older_than_wanted_is_forgotten(
     path: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In pieces, and not at a start only: it does not grow for ever. What is known about files stays, however old."""
-    monkeypatch.setattr("trioft.ledger._FORGOTTEN_AT_A_TIME", 2)
+    monkeypatch.setattr("trioft.state.ledger._FORGOTTEN_AT_A_TIME", 2)
     ages = {b"%d" % n: 3601 + n for n in range(5)} | {b"new": 3500}
     do(ledger, (Ledger.record, [entry(name) for name in ages]))
     with contextlib.closing(sqlite3.connect(path)) as db, db:
@@ -814,7 +814,7 @@ async def test_requests_of_a_failed_transaction_are_not_kept_in_part(path: str, 
 
 _HOLDER = """
 import sys, time
-from trioft.lock import Lock
+from trioft.state.lock import Lock
 
 lock = Lock(sys.argv[1])
 print("held", flush=True)

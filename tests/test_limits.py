@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioft.config import GROUPS
-from trioft.kinds import LIMIT, Kind, Limit, Turn
+from trioft.config.kinds import LIMIT, Kind, Limit, Turn
+from trioft.config.options import GROUPS
 
 MONDAY = datetime(2026, 3, 2)  # noqa: DTZ001 - local time is what is meant
 MINUTES = st.integers(0, 7 * 1440 - 1)

@@ -12,9 +12,9 @@ import pytest
 
 import trioft
 from support import Done, Site, make_tree
-from trioft.board import Board
-from trioft.logs import Log, LogFile
-from trioft.outlet import Outlet
+from trioft.cli.logs import Log, LogFile
+from trioft.cli.output import Outlet
+from trioft.state.board import Board
 
 
 def configured(site: Site, log: str) -> tuple[str, str]:

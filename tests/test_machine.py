@@ -56,7 +56,7 @@ def has_movers(agent: int) -> bool:
             command = (process / "cmdline").read_bytes()
         except OSError:
             continue
-        if b"trioft.mover" in command and b"main(%d" % agent in command:
+        if b"trioft.movers.ops.main" in command and b"main(%d" % agent in command:
             return True
     return False
 

@@ -10,10 +10,10 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioft import ascmhl
-from trioft.ascmhl import Creator, Hash, Link, Record, Unreadable
-from trioft.manifest import is_listed, manifest_of, own_names, sum_of, with_sums
-from trioft.naming import Wanted
+from trioft.core import ascmhl
+from trioft.core.ascmhl import Creator, Hash, Link, Record, Unreadable
+from trioft.core.manifest import is_listed, manifest_of, own_names, sum_of, with_sums
+from trioft.core.naming import Wanted
 
 CREATOR = Creator("2026-01-31T12:00:00+01:00", "a host", "1.0")
 names = st.binary(min_size=1, max_size=20).filter(lambda name: not set(name) & {0, 0x2F} and name not in (b".", b".."))

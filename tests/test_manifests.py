@@ -20,11 +20,11 @@ import pytest
 
 from files import MANNER, Ground, root_of
 from support import Done, Site, files_of, make_tree, pattern, wait_until
-from trioft.errors import FileTrouble, Remedy, classify
-from trioft.fileio import block_digest, file_digest
-from trioft.manifest import with_sums
-from trioft.manifestio import sum_delivered, write_sums
-from trioft.model import Unlisted, Verdict
+from trioft.core.errors import FileTrouble, Remedy, classify
+from trioft.core.manifest import with_sums
+from trioft.core.model import Unlisted, Verdict
+from trioft.movers.ops.files import block_digest, file_digest
+from trioft.movers.ops.folder.manifests import sum_delivered, write_sums
 
 MIB = 1 << 20
 XSD = Path(__file__).with_name("ascmhl_xsd")

@@ -15,11 +15,11 @@ import pytest
 from files import MANNER, Ground, publication
 from support import Running, Site, files_of, make_tree, pattern, wait_until
 from test_watch import watcher_of
-from trioft import publishio
-from trioft.configfile import load_config
-from trioft.errors import ConfigError
-from trioft.markerio import mark
-from trioft.model import MIB, Markers, Verdict
+from trioft.config.file import load_config
+from trioft.core.errors import ConfigError
+from trioft.core.model import MIB, Markers, Verdict
+from trioft.movers.ops.folder import publish as publishio
+from trioft.movers.ops.folder.markers import mark
 from truth import recorded
 
 # Nobody waits for this long: what is delivered needed no quiet time.

@@ -22,10 +22,10 @@ import pytest
 from fault_runs import Told, both, check_history, config_of, delivered, recordings, transfer
 from faults_mount import FaultMount, fault_mount
 from support import files_of, make_tree, pattern
-from trioft.board import Entry
-from trioft.errors import Remedy, Side, classify, hint_for
-from trioft.model import MIB, FileState
-from trioft.naming import is_partial
+from trioft.core.errors import Remedy, Side, classify, hint_for
+from trioft.core.model import MIB, FileState
+from trioft.core.naming import is_partial
+from trioft.state.board import Entry
 
 STRATEGIES = ("bundle", "whole", "follow")
 

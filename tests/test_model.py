@@ -7,9 +7,8 @@ import pickle
 
 import pytest
 
-from trioft.errors import Side, Trouble
-from trioft.fileio import block_digest
-from trioft.model import (
+from trioft.core.errors import Side, Trouble
+from trioft.core.model import (
     BLOCK_SIZE,
     BUNDLE_BYTES,
     BUNDLE_FILE_SIZE,
@@ -32,6 +31,7 @@ from trioft.model import (
     Unlisted,
     Verdict,
 )
+from trioft.movers.ops.files import block_digest
 
 S = FileState
 PRINT = Fingerprint(dev=1, ino=2, size=3, mtime_ns=4, ctime_ns=5)

@@ -19,7 +19,7 @@ import pytest
 from disks import Disk, disk, quick_folder, tell
 from inotify import IN_ISDIR, IN_OPEN, read_events, watched
 from support import Done, Running, Site, files_of, make_tree, pattern, wait_until
-from trioft.model import BLOCK_SIZE, MIB
+from trioft.core.model import BLOCK_SIZE, MIB
 from truth import recorded
 
 OPTIONS = """

@@ -23,13 +23,13 @@ import trio.testing
 
 import odd_mover
 from support import PATIENCE, TRIOFT, movers_of, wait_until
-from trioft import movers as movers_module
-from trioft.child import child_command
-from trioft.errors import FileTrouble, Remedy, Side, Trouble, classify
-from trioft.ledger import Ledger
-from trioft.lock import Lock
-from trioft.mover import LENGTH
-from trioft.movers import MOST_STUCK, MoverBug, Movers, Stuck
+from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify
+from trioft.movers import pool as movers_module
+from trioft.movers.child import child_command
+from trioft.movers.ops.main import LENGTH
+from trioft.movers.pool import MOST_STUCK, MoverBug, Movers, Stuck
+from trioft.state.ledger import Ledger
+from trioft.state.lock import Lock
 
 SHORT = 1.5  # seconds without progress that these tests take for a stall
 
@@ -270,7 +270,7 @@ async def test_a_stopped_mover_is_killed_after_the_stall_timeout_and_the_others_
 def undying(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no child be killed, as the kernel does not while a dead mount has it: only its operation ends it."""
     monkeypatch.setattr(subprocess.Popen, "kill", lambda self: None)
-    monkeypatch.setattr("trioft.child._DYING", 0.05)
+    monkeypatch.setattr("trioft.movers.child._DYING", 0.05)
 
 
 async def test_a_mover_that_cannot_be_killed_is_left_behind_and_told_until_it_comes_back(
@@ -578,7 +578,7 @@ def started(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 def test_a_mover_ends_when_its_pipe_closes(moment: str) -> None:
     """An agent that ends in whatever way takes its movers along, without a word of complaint."""
     request = pickle.dumps(("contains", (b"/", b"/tmp")), protocol=5)
-    with started(child_command("mover")) as mover:
+    with started(child_command("movers.ops.main")) as mover:
         assert mover.stdin is not None
         assert mover.stdout is not None
         assert mover.stderr is not None
@@ -596,7 +596,7 @@ def test_a_mover_ends_when_its_pipe_closes(moment: str) -> None:
 
 def test_a_mover_whose_agent_is_gone_already_does_nothing() -> None:
     """An agent that dies while it starts a mover leaves no mover behind."""
-    with started([part.replace(f"main({os.getpid()}", "main(1") for part in child_command("mover")]) as mover:
+    with started([part.replace(f"main({os.getpid()}", "main(1") for part in child_command("movers.ops.main")]) as mover:
         assert mover.wait(PATIENCE) == 0  # although its pipe is open
 
 
@@ -604,7 +604,7 @@ _AGENT = """
 import os, sys, trio
 sys.path.insert(0, sys.argv[1])
 import odd_mover
-from trioft.movers import Movers
+from trioft.movers.pool import Movers
 
 async def main():
     async with Movers(3, 60, odd_mover.command()) as movers, trio.open_nursery() as nursery:
@@ -644,8 +644,8 @@ def imported(command: list[str]) -> tuple[set[str], str]:
 
 def test_a_mover_imports_only_what_its_operations_need() -> None:
     """Movers start within some tens of milliseconds: what only the agent needs is not in them."""
-    modules, _ = imported(child_command("mover"))
-    assert {"trioft.mover", "trioft.copyio", "xxhash"} <= modules
+    modules, _ = imported(child_command("movers.ops.main"))
+    assert {"trioft.movers.ops.main", "trioft.movers.ops.folder.large", "xxhash"} <= modules
     assert not modules & {
         "asyncio",
         "attr",

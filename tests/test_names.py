@@ -13,8 +13,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from support import Site, files_of, make_tree, read_tree
-from trioft.errors import show_path
-from trioft.naming import NAME_MAX, Wanted, is_partial, numbered, partial_of
+from trioft.core.errors import show_path
+from trioft.core.naming import NAME_MAX, Wanted, is_partial, numbered, partial_of
 
 LONG_UTF8 = "ä".encode() * 127 + b"x"  # 255 bytes, and no place to cut but between characters
 EURO = "€".encode() * 85

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioft import notation
+from trioft.core import units as notation
 
 DURATION = "a duration with its unit, such as 10s"
 SIZE = "a size with its unit, such as 64MiB"

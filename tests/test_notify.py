@@ -13,10 +13,10 @@ import pytest
 import trio
 
 from support import Running, Site, found, make_tree
-from trioft.board import Board
-from trioft.health import Pulse
-from trioft.model import FileState
-from trioft.notify import Manager, describe
+from trioft.agent.notify import Manager, describe
+from trioft.core.model import FileState
+from trioft.serve.metrics import Pulse
+from trioft.state.board import Board
 
 LONG = 600.0
 

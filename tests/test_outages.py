@@ -16,8 +16,8 @@ import pytest
 from fault_runs import Told, both, check_history, config_of, delivered, recordings, transfer
 from faults_mount import FaultMount, fault_mount
 from support import Site, files_of, make_tree, pattern
-from trioft.board import Entry
-from trioft.model import BLOCK_SIZE, MIB, FileState
+from trioft.core.model import BLOCK_SIZE, MIB, FileState
+from trioft.state.board import Entry
 
 NUMBERS = itertools.count(1)
 GONE = ("EIO", "ESTALE", "ETIMEDOUT", "EHOSTDOWN", "ENOTCONN")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from trioft.outlet import Outlet, write_to
+from trioft.cli.output import Outlet, write_to
 
 
 def test_lines_arrive_in_order() -> None:

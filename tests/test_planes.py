@@ -31,7 +31,7 @@ def test_the_agent_touches_neither_source_nor_destination(site: Site) -> None:
     ours = re.compile(f'"({re.escape(str(site.source))}|{re.escape(str(site.dest))})[/"]')
     lines = [line.split(maxsplit=1) for line in trace.read_text(errors="replace").splitlines()]
     agent = lines[0][0]
-    movers = {pid for pid, call in lines if call.startswith("execve(") and "trioft.mover" in call}
+    movers = {pid for pid, call in lines if call.startswith("execve(") and "trioft.movers.ops.main" in call}
     touching = {pid for pid, call in lines if ours.search(call) and not call.startswith("execve(")}
     assert movers, "there were movers"
     assert touching, "and they worked"

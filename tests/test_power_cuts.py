@@ -17,7 +17,7 @@ import pytest
 from disks import Disk, can_lose_power, disk, quick_folder
 from powercut import DIES_WITH_IT, FATES, Trial
 from support import Site, pattern
-from trioft.model import BLOCK_SIZE
+from trioft.core.model import BLOCK_SIZE
 
 BUNDLE = {  # one barrier for all of a folder, which are found together
     "new/folder/a.txt": pattern(10, 1),

@@ -18,7 +18,7 @@ import trio
 from fault_runs import SECONDS, Told, check_history, config_of, delivered, transfer
 from faults_mount import FaultMount, fault_mount
 from support import Site, files_of, make_tree, pattern
-from trioft.model import BLOCK_SIZE
+from trioft.core.model import BLOCK_SIZE
 from truth import check_promises, recorded
 
 OLD = b"the old version"

@@ -24,11 +24,13 @@ from files import (
     read,
 )
 from support import files_of
-from trioft import fileio, linux, publishio, writers
-from trioft.errors import FileTrouble, Remedy, classify
-from trioft.fileio import Away
-from trioft.model import Ends, Fingerprint, Item, Result, Root, Verdict
-from trioft.naming import is_partial
+from trioft.core.errors import FileTrouble, Remedy, classify
+from trioft.core.model import Ends, Fingerprint, Item, Result, Root, Verdict
+from trioft.core.naming import is_partial
+from trioft.movers.ops import files as fileio
+from trioft.movers.ops import linux, writers
+from trioft.movers.ops.files import Away
+from trioft.movers.ops.folder import publish as publishio
 
 POLICIES = ["overwrite", "rename", "skip", "fail"]
 

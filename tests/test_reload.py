@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from support import PATIENCE, TRIOFT, Done, Running, Site, files_of, make_tree, movers_of, wait_until
-from trioft.model import BLOCK_SIZE, MIB
+from trioft.core.model import BLOCK_SIZE, MIB
 
 
 class Operated:

@@ -14,11 +14,15 @@ from hypothesis import strategies as st
 
 from files import MANNER, Ground, failing, held, name_of, need_leases, open_files, read
 from support import pattern
-from trioft import copyio, existingio, growio, resumeio, writers
-from trioft.errors import FileTrouble
-from trioft.fileio import block_digest
-from trioft.model import VOID, Checkpoint, Item, Result, Verdict
-from trioft.resumeio import Prepared
+from trioft.core.errors import FileTrouble
+from trioft.core.model import VOID, Checkpoint, Item, Result, Verdict
+from trioft.movers.ops import source as growio
+from trioft.movers.ops import writers
+from trioft.movers.ops.files import block_digest
+from trioft.movers.ops.folder import existing as existingio
+from trioft.movers.ops.folder import large as copyio
+from trioft.movers.ops.folder import resume as resumeio
+from trioft.movers.ops.folder.resume import Prepared
 
 BLOCK = 4096  # what a block is here: see ``ground``
 BLOCKS = 5

@@ -18,11 +18,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from support import Site, files_of, make_tree, pattern, wait_until
-from trioft.kinds import Faults, _read_routes
-from trioft.manifest import own_names
-from trioft.model import BLOCK_SIZE, Fingerprint, Found, Routes, Rule
-from trioft.naming import NAME_MAX, is_partial
-from trioft.routes import FIELDS, Unroutable, explain, faults_of, route, target_of
+from trioft.config.kinds import Faults, _read_routes
+from trioft.core.manifest import own_names
+from trioft.core.model import BLOCK_SIZE, Fingerprint, Found, Routes, Rule
+from trioft.core.naming import NAME_MAX, is_partial
+from trioft.core.routes import FIELDS, Unroutable, explain, faults_of, route, target_of
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
 # 2026-05-01 12:30:15 UTC

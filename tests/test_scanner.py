@@ -18,20 +18,20 @@ import trio
 from trio.testing import MockClock
 
 from support import found
-from trioft import backlog as backlog_module
-from trioft import writers
-from trioft.backlog import Backlog
-from trioft.board import Board, Entry
-from trioft.config import Config, Growing, Retry, Source
-from trioft.endsio import Probed
-from trioft.errors import FileTrouble, Side, Trouble
-from trioft.events import Changes
-from trioft.ledger import Known, Port
-from trioft.model import BUNDLE_FILE_SIZE, MIB, Ends, FileState, Found, Identity, Job, Manner, Root
-from trioft.scanner import Scanner
-from trioft.storage import Storage
-from trioft.surveyio import Folder, Listing, Look
-from trioft.watcher import MOST
+from trioft.config.options import Config, Growing, Retry, Source
+from trioft.core.errors import FileTrouble, Side, Trouble
+from trioft.core.model import BUNDLE_FILE_SIZE, MIB, Ends, FileState, Found, Identity, Job, Manner, Root
+from trioft.movers.events import Changes
+from trioft.movers.ops import writers
+from trioft.movers.ops.mounts import Probed
+from trioft.movers.ops.scan import Folder, Listing, Look
+from trioft.movers.ops.watcher import MOST
+from trioft.pipeline import backlog as backlog_module
+from trioft.pipeline.backlog import Backlog
+from trioft.pipeline.scanner import Scanner
+from trioft.pipeline.storage import Storage
+from trioft.state.board import Board, Entry
+from trioft.state.ledger import Known, Port
 
 S = FileState
 ENDS = Ends(Root(b"/in", 1), Root(b"/out", 2))

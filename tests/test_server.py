@@ -20,17 +20,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import Site, found, make_tree, wait_until
-from trioft import front, server
-from trioft.board import Board
-from trioft.config import Config, Feed
-from trioft.errors import ConfigError, UnusableError
-from trioft.job import JobRun
-from trioft.kinds import Address
-from trioft.model import FileState
-from trioft.server import Server, listen, url_of
+from trioft.agent.job import JobRun
+from trioft.config.kinds import Address
+from trioft.config.options import Config, Feed
+from trioft.core.errors import ConfigError, UnusableError
+from trioft.core.model import FileState
+from trioft.serve import http as front
+from trioft.serve import server
+from trioft.serve.server import Server, listen, url_of
+from trioft.state.board import Board
 
 TOKEN = "correct-horse-battery"
-SCHEMA = json.loads((Path(server.__file__).parent / "web" / "feed.schema.json").read_text("utf-8"))
+SCHEMA = json.loads((Path(server.__file__).parent / "page" / "feed.schema.json").read_text("utf-8"))
 
 
 class Agent:

@@ -15,9 +15,9 @@ from collections.abc import Callable
 import pytest
 
 from support import Site, make_tree, wait_until
-from trioft.config import Config, Source, State
-from trioft.config import Destination as To
-from trioft.service import Service, launchd_plist, systemd_unit, systemd_word
+from trioft.cli.service import Service, launchd_plist, systemd_unit, systemd_word
+from trioft.config.options import Config, Source, State
+from trioft.config.options import Destination as To
 
 Control = Callable[[str], None]
 

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from test_config import CONFIGS
-from trioft.board import Board
-from trioft.config import AGENT_GROUPS, GROUPS, JOB_GROUPS, Config
-from trioft.configfile import load_config
-from trioft.errors import ConfigError
-from trioft.settings import Settings, reload
+from trioft.agent.reload import Settings, reload
+from trioft.config.file import load_config
+from trioft.config.options import AGENT_GROUPS, GROUPS, JOB_GROUPS, Config
+from trioft.core.errors import ConfigError
+from trioft.state.board import Board
 
 
 class Told(Board):

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock as Clock
 
-from trioft.shutdown import Shutdown
+from trioft.pipeline.shutdown import Shutdown
 
 GRACE = 10.0
 

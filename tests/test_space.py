@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from support import TRIOFT, Done, Running, Site, files_of, make_tree, mounted, pattern, wait_until
-from trioft.model import BLOCK_SIZE, MIB
-from trioft.naming import is_partial, partial_of
+from trioft.core.model import BLOCK_SIZE, MIB
+from trioft.core.naming import is_partial, partial_of
 from truth import recorded
 
 OPTIONS = """

@@ -12,8 +12,8 @@ import pytest
 
 from servers import SshServer, ssh_server, sshfs
 from support import Site, files_of, make_tree, pattern, wait_until
-from trioft.model import BLOCK_SIZE, MIB
-from trioft.naming import is_partial
+from trioft.core.model import BLOCK_SIZE, MIB
+from trioft.core.naming import is_partial
 
 OPTIONS = """
 source: {settle_closed: 100ms, scan_interval: 1s}

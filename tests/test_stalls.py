@@ -22,8 +22,8 @@ import pytest
 from fault_runs import check_history, config_of, delivered, transfer
 from faults_mount import FaultMount, fault_mount
 from support import PATIENCE, TRIOFT, files_of, make_tree, pattern, wait_until
-from trioft.board import Entry
-from trioft.model import BLOCK_SIZE, MIB
+from trioft.core.model import BLOCK_SIZE, MIB
+from trioft.state.board import Entry
 from truth import children_of
 
 GRACE = 1.0

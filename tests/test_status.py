@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from support import Running, Site, make_tree, wait_until
-from trioft.errors import ConfigError
-from trioft.status import Place, State, find_agents, parse_url, render
+from trioft.cli.status import Place, State, find_agents, parse_url, render
+from trioft.core.errors import ConfigError
 
 TOKEN = "correct-horse-battery"
 

@@ -11,11 +11,11 @@ import trio
 
 import odd_mover
 from support import Site, make_tree
-from trioft.agent import run_agent
-from trioft.board import Board
-from trioft.child import Child
-from trioft.config import Config, Copy, Destination, Source
-from trioft.model import MIB
+from trioft.agent.agent import run_agent
+from trioft.config.options import Config, Copy, Destination, Source
+from trioft.core.model import MIB
+from trioft.movers.child import Child
+from trioft.state.board import Board
 
 _HANGING = """
 def hang(*arguments):

@@ -15,13 +15,13 @@ import trio
 from trio.testing import MockClock
 
 from support import found
-from trioft.board import Board, Entry
-from trioft.config import Config, Destination, Retry
-from trioft.endsio import KEEPS_NO_TIMES, Probed
-from trioft.errors import IDENTIFY, FileTrouble, Side, Trouble
-from trioft.kinds import MinFree
-from trioft.model import Ends, FileState, Identity, Root
-from trioft.storage import Storage
+from trioft.config.kinds import MinFree
+from trioft.config.options import Config, Destination, Retry
+from trioft.core.errors import IDENTIFY, FileTrouble, Side, Trouble
+from trioft.core.model import Ends, FileState, Identity, Root
+from trioft.movers.ops.mounts import KEEPS_NO_TIMES, Probed
+from trioft.pipeline.storage import Storage
+from trioft.state.board import Board, Entry
 
 IN = Identity("ext4", "/dev/sda1", "", b"/in", b"/")
 NAS = Identity("nfs4", "nas:/media", "", b"/", b"/mnt/nas")
@@ -270,7 +270,7 @@ async def test_gate_stays_closed_since_the_first_suspicion(monkeypatch: pytest.M
     """More troubles do not make an outage look younger."""
     place = await checked()
     times = iter(["12:04:00", "12:05:00"])
-    monkeypatch.setattr("trioft.storage.time.strftime", lambda _: next(times))
+    monkeypatch.setattr("trioft.pipeline.storage.time.strftime", lambda _: next(times))
     place.storage.suspect(AWAY)
     place.storage.suspect(trouble(errno.EIO))
     assert (place.board.destination or "").startswith("not usable since 12:04:00: ")

@@ -19,11 +19,12 @@ from files import (
     ordinary_user,
 )
 from support import make_tree
-from trioft import linux, surveyio, writers
-from trioft.errors import FileTrouble, Remedy, classify
-from trioft.fileio import Away
-from trioft.model import Found, Manner, Root
-from trioft.surveyio import Listing
+from trioft.core.errors import FileTrouble, Remedy, classify
+from trioft.core.model import Found, Manner, Root
+from trioft.movers.ops import linux, writers
+from trioft.movers.ops import scan as surveyio
+from trioft.movers.ops.files import Away
+from trioft.movers.ops.scan import Listing
 
 # --- scan ------------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ import pytest
 import xxhash
 
 from support import OUTCOMES, Running, Site, files_of, make_tree, mounted, pattern, read_tree, wait_until
-from trioft.naming import partial_of
+from trioft.core.naming import partial_of
 
 BLOCK = 8 << 20
 LARGE = 3 * BLOCK  # a file that travels in spans, with checkpoints

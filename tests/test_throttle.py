@@ -7,7 +7,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock as Clock
 
-from trioft.throttle import Throttle
+from trioft.pipeline.throttle import Throttle
 
 
 async def elapsed(throttle: Throttle, *counts: int) -> float:

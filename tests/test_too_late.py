@@ -16,8 +16,8 @@ import pytest
 from fault_runs import check_history, config_of, delivered, transfer
 from faults_mount import FaultMount, fault_mount
 from support import make_tree, pattern
-from trioft.board import Entry
-from trioft.model import MIB
+from trioft.core.model import MIB
+from trioft.state.board import Entry
 
 NUMBERS = itertools.count(1)
 CONTENTS: dict[str, dict[bytes, bytes]] = {

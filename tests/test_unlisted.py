@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from trioft import unlisted
-from trioft.ledger import Entry, Ledger
-from trioft.model import Fingerprint, Unlisted
+from trioft.core.model import Fingerprint, Unlisted
+from trioft.state import unlisted
+from trioft.state.ledger import Entry, Ledger
 
 SUM = b"s" * 16
 

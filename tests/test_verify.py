@@ -15,11 +15,11 @@ from rich.console import Console
 
 from faults_mount import fault_mount
 from support import TRIOFT, Done, Running, Site, make_tree, mounted, pattern, run_without_privilege, wait_until
-from trioft.ledger import Entry, Ledger
-from trioft.model import BLOCK_SIZE, MIB, Fingerprint
-from trioft.records import Delivery
-from trioft.verify import VERDICTS, Tally, judge, picture
-from trioft.verifyio import Seen
+from trioft.cli.verify import VERDICTS, Tally, judge, picture
+from trioft.core.model import BLOCK_SIZE, MIB, Fingerprint
+from trioft.movers.ops.folder.readback import Seen
+from trioft.state.ledger import Entry, Ledger
+from trioft.state.reader import Delivery
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
 LARGE = 9 * BLOCK_SIZE + 1  # more than one span

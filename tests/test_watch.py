@@ -51,7 +51,7 @@ def watcher_of(pid: int) -> int | None:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((process / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[1])
-            if parent == pid and b"trioft.watcher" in (process / "cmdline").read_bytes():
+            if parent == pid and b"trioft.movers.ops.watcher" in (process / "cmdline").read_bytes():
                 return int(process.name)
         except (OSError, ValueError):
             continue

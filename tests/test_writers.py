@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from files import Ground, held, need_leases, open_files, ordinary_user, other_filesystem, read
-from trioft import linux, writers
+from trioft.movers.ops import linux, writers
 
 PATH = b"recording"
 
@@ -92,7 +92,7 @@ def test_a_question_keeps_no_writer_waiting(ground: Ground) -> None:
 def test_an_opener_that_meets_a_lease_does_not_kill_the_asker(ground: Ground) -> None:
     """The kernel tells a lease holder by SIGIO, which kills by default: a mover ignores it from the start."""
     script = (
-        f"import os, sys, signal; sys.path.extend({sys.path!r}); from trioft import writers; "
+        f"import os, sys, signal; sys.path.extend({sys.path!r}); from trioft.movers.ops import writers; "
         "writers.prepare_leases(); os.kill(os.getpid(), signal.SIGIO); print('alive')"
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, check=False)
@@ -298,7 +298,7 @@ def test_a_call_that_the_c_library_does_not_have_is_not_supported() -> None:
 _CHILD = """
 import os, sys, time
 sys.path.extend({path!r})
-from trioft import linux
+from trioft.movers.ops import linux
 print(linux.die_with_parent(os.getppid()), linux.die_with_parent(1 << 22), os.getpid(), flush=True)
 time.sleep(600)
 """

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import xxhash
 
 from support import Site, files_of, wait_until
-from trioft.model import BLOCK_SIZE, VOID
-from trioft.naming import is_partial
+from trioft.core.model import BLOCK_SIZE, VOID
+from trioft.core.naming import is_partial
 
 
 class Begun(NamedTuple):

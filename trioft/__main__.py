@@ -1,5 +1,5 @@
 """``python -m trioft``."""
 
-from trioft.cli import main
+from trioft.cli.app import main
 
 main()

@@ -13,7 +13,7 @@ from rows import Row, compared
 from trees import make_large, make_small, place_in_cache, sizes_below
 from workbench import Bench, Run, remove
 
-from trioft.notation import format_size
+from trioft.core.units import format_size
 
 ROUND_TRIP = 0.005  # seconds, of the slow link
 ROUND_TRIPS = 50  # that are timed

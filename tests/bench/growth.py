@@ -13,7 +13,7 @@ from rows import TIMES, Row, grown
 from trees import make_small
 from workbench import Bench, CannotRun, Run
 
-from trioft.notation import format_size
+from trioft.core.units import format_size
 
 # What the last step may cost, where the start of a program and of its movers has no part in it any more.
 LINEAR, FLAT = 1.2, 1.3

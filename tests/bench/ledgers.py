@@ -14,8 +14,8 @@ from typing import Any
 from rows import TIMES, Row, compared
 from workbench import TRIOFT, Bench, Run, show
 
-from trioft.ledger import Ledger, ledger_path
-from trioft.notation import format_size
+from trioft.core.units import format_size
+from trioft.state.ledger import Ledger, ledger_path
 
 A_FOLDER = 100  # files
 KEEP = 14 * 24 * 3600  # seconds of history

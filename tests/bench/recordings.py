@@ -35,7 +35,7 @@ from rows import Row, compared
 from trees import cached_part, place_in_cache
 from workbench import Bench, Run, show
 
-from trioft.notation import format_size
+from trioft.core.units import format_size
 
 RECORDER = [sys.executable, str(Path(__file__).parent.parent / "recorder.py")]
 SAMPLE_EVERY = 0.05  # seconds between two looks at the streams

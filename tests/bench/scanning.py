@@ -18,12 +18,12 @@ from rows import TIMES, Row, compared
 from trees import AN_HOUR_AGO, files_below, make_empty
 from workbench import TRIOFT, Bench, CannotRun, Run, show
 
-from trioft.config import Config, Destination, Source
-from trioft.ends import find_ends
-from trioft.ledger import Entry, Ledger, ledger_path
-from trioft.model import Fingerprint
-from trioft.movers import Movers
-from trioft.surveyio import Orphans
+from trioft.config.options import Config, Destination, Source
+from trioft.core.model import Fingerprint
+from trioft.movers.ops.scan import Orphans
+from trioft.movers.pool import Movers
+from trioft.pipeline.ends import find_ends
+from trioft.state.ledger import Entry, Ledger, ledger_path
 
 # Settings of a user namespace of its own: there are no watches to be had, so events fail, and it polls.
 WITHOUT_EVENTS = ["unshare", "--user", "--map-root-user", "sh", "-c"]

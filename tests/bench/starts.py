@@ -14,7 +14,7 @@ import trio
 from rows import Row
 from workbench import TRIOFT, Bench, Run
 
-from trioft.movers import Movers
+from trioft.movers.pool import Movers
 
 
 def starting(bench: Bench) -> Iterator[Row]:

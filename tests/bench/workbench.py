@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 
 from processes import weighed
 
-from trioft.notation import format_size
+from trioft.core.units import format_size
 
 TRIOFT = [sys.executable, "-m", "trioft"]
 MOST_SECONDS = 1800  # that one run may take

@@ -17,9 +17,9 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from support import PATIENCE, Done, Running, Site, make_tree, pattern, wait_until
-from trioft import linux
-from trioft.model import BLOCK_SIZE, MIB
-from trioft.naming import is_partial
+from trioft.core.model import BLOCK_SIZE, MIB
+from trioft.core.naming import is_partial
+from trioft.movers.ops import linux
 
 if TYPE_CHECKING:
     from uml.servers import Share

@@ -1,0 +1,393 @@
+"""
+A job: one source and one destination, from finding the ends to the last file. Everything that it has of its own.
+
+``run_job`` is the diagram of the program. It never touches the source or the destination: movers do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Container, Iterator, Sequence
+
+import attrs
+import trio
+
+from trioft.agent.control import Control
+from trioft.agent.reload import Settings
+from trioft.config.jobs import have_common_destination
+from trioft.config.options import JOB_GROUPS, Config
+from trioft.core.errors import Side
+from trioft.core.manifest import own_names, sum_length
+from trioft.core.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, BUNDLE_FILES, Found, Job, Manner, Markers, Routes
+from trioft.movers.events import Changes, run_events
+from trioft.movers.ops.mounts import KEEPS_NO_TIMES
+from trioft.movers.ops.scan import Listing, Look
+from trioft.movers.pool import Call, Movers, Stuck
+from trioft.movers.programs import check_programs
+from trioft.pipeline.backlog import Backlog
+from trioft.pipeline.copier import run_copier
+from trioft.pipeline.ends import Pair, check_ends, find_ends, with_patience
+from trioft.pipeline.lanes import Copier, Lane
+from trioft.pipeline.lister import Lister
+from trioft.pipeline.scanner import Scanner
+from trioft.pipeline.shutdown import Shutdown
+from trioft.pipeline.storage import Storage
+from trioft.pipeline.sweeper import sweep
+from trioft.pipeline.throttle import Throttle
+from trioft.pipeline.transfer import Owners, Tools
+from trioft.state import unlisted
+from trioft.state.board import Board
+from trioft.state.claims import Claims
+from trioft.state.journal import Journal
+from trioft.state.ledger import Ledger, forget_old_history, ledger_path, open_port, run_ledger
+from trioft.state.lock import Lock
+
+# Besides copy.movers: one that scans, one that looks at files that grow, one that probes the destination, so that none
+# waits for a copy.
+_LOOKING_MOVERS = 3
+# Seconds that a probe of the destination, which is under way at the end, has to finish.
+_PROBE_ENDS = 0.5
+# Requests that may wait for the ledger: one for each task that could send one, with as many copiers as there may be.
+_REQUESTS = 260
+# A dry run writes nothing, so it does not find out how exactly the destination keeps times; not worse than this.
+_COARSEST_NS = 2_000_000_000
+# Seconds that a sync, whose files are all delivered, waits for the search for orphans; longer if it took longer.
+_SWEEP_AT_LEAST = 5
+
+
+class Shared:
+    """What all jobs of an agent have in common: limits."""
+
+    def __init__(self, config: Config) -> None:
+        self.throttle = Throttle(config.agent.bwlimit.now())
+        transfers = config.agent.transfers
+        self.places = None if transfers is None else trio.CapacityLimiter(transfers)
+        self._jobs = config.jobs
+
+    def sweeps(self, name: str | None) -> bool:
+        """May a job remove what nobody continues? Not where others have partials too: their ledgers are not its."""
+        return name is None or not have_common_destination(self._jobs, name)
+
+
+class JobRun:
+    """A job as it runs: what it is, and what others may see of it and ask of it."""
+
+    def __init__(
+        self, config: Config, board: Board, shared: Shared | None = None, accept_new: Container[Side] = ()
+    ) -> None:
+        self.config, self.board, self.accept_new = config, board, accept_new
+        self.shared = shared or Shared(config)
+        self.settings = Settings(config, JOB_GROUPS, board.job)
+        self.shutdown = Shutdown(config.state.shutdown_grace)
+        self.throttle = Throttle(config.copy.bwlimit.now(), self.shared.throttle)
+        self.stuck = Stuck(lambda text: board.notice("mover", text, event="mover.abandoned"))
+        self.control = Control(board, self.throttle, self.settings)
+        self.journal = Journal(board)
+        self.pools: tuple[Movers, ...] = ()
+        self.changes: Changes | None = None
+        self.storage: Storage | None = None  # there is none while the ends have not been found
+
+    @property
+    def state(self) -> str:
+        """Say how it goes, in a word: starting, running, failed, ended."""
+        if self.board.problem is not None:
+            return "failed"
+        if self.control.is_at_work:
+            return "running"
+        return "starting" if self.storage is None else "ended"
+
+    def found(self, storage: Storage, changes: Changes) -> None:
+        """The ends have been found, and are usable."""
+        had_ended = self.board.problem is not None
+        self.storage, self.changes, self.board.problem = storage, changes, None
+        if had_ended:
+            self.board.notice("job", "the job is at work again", level="info", event="job.resumed")
+        self.accept_new = ()  # it was meant for the start, not for what may be mounted there later
+
+    def begin_again(self) -> None:
+        """It has ended with an error, and is to be run once more."""
+        self.shutdown = Shutdown(self.config.state.shutdown_grace)  # the period of grace of the other one is over
+        self.storage = None
+
+
+async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[str] | None = None) -> None:
+    """
+    Transfer everything, ``once`` or until stopped. *mover* is another command that starts a mover.
+
+    An end that is elsewhere than in earlier runs is used only if ``accept_new`` says so.
+
+    Raises ``TrioftError`` where the ends, the configuration or the ledger do not allow to work. A destination that is
+    away, or not the right one, is waited for if not ``once``.
+    """
+    check_programs(run.config)
+    config, board, shutdown, stuck = run.config, run.board, run.shutdown, run.stuck
+    stall = config.copy.stall_timeout
+    async with (
+        Movers(_LOOKING_MOVERS, stall, mover, stuck) as looking,
+        Movers(config.copy.movers, stall, mover, stuck) as copying,
+        # A pool of their own: recordings never wait behind a backlog. Two at least, so that none waits for another's
+        # barrier.
+        Movers(max(2, config.copy.movers), stall, mover, stuck) as following,
+    ):
+        run.pools = (looking, copying, following)
+        looking.warm_up(2)  # one for the ends; both, a moment later, for the scan and the sweeper
+        with shutdown.until_stopped():
+            pair = await with_patience(
+                lambda: find_ends(config, looking.call, state_dir), config, board, patient=not once
+            )
+        if shutdown.stopped:
+            return
+        copying.warm_up(1)
+        stuck.paths = (pair.source.path, pair.destination.path)
+        with _ledger_of(pair, config, state_dir) as ledger:
+            port, requests = open_port(_REQUESTS)
+            known = {side: None if side in run.accept_new else ledger.identity_of(side) for side in Side}
+            storage = Storage(pair.ends, known, config, board)
+            with shutdown.until_stopped():
+                await with_patience(lambda: check_ends(storage, looking.call), config, board, patient=not once)
+            if shutdown.stopped:
+                return
+            with ledger.transaction():
+                for side, identity in storage.identity.items():
+                    assert identity is not None
+                    ledger.note_identity(side, identity)
+                unlisted.begin(ledger, sum_length(config.copy.manifest))
+            _record_ends(storage, board)
+            # With a gate each goes by itself: no file waits for what is found out about another.
+            backlog = Backlog(
+                board,
+                order=config.copy.order,
+                bundle_bytes=lambda: bundle_bytes(run.throttle.lowest),
+                bundle_files=BUNDLE_FILES if config.copy.gate is None else 1,
+                mixed=storage.ends.destination.is_far,
+            )
+            manner = how_to_copy(config, once, storage.resolution_ns)
+            changes = Changes(backlog.wake, manner.markers.source)
+            tools = Tools(
+                config=config,
+                once=once,
+                board=board,
+                call=copying.call,
+                looking=looking.call,
+                changes=changes,
+                owners=Owners(),
+                claims=Claims(manner.routes is not None and manner.if_exists == "overwrite"),
+                ledger=port,
+                storage=storage,
+                manner=manner,
+                throttle=run.throttle,
+                shutdown=shutdown,
+                stuck=stuck,
+            )
+            # The ledger outlives all that may still have something to say to it: it ends when the last port closes.
+            async with trio.open_nursery() as services:
+                services.start_soon(run_ledger, ledger, requests)
+                run.found(storage, changes)
+                with port, run.control.of(backlog, changes, port.clone()):
+                    async with trio.open_nursery() as helpers:
+                        helpers.start_soon(storage.run, looking.call, backlog.offer_again)
+                        helpers.start_soon(run.throttle.follow, lambda: config.copy.bwlimit.now())
+                        helpers.start_soon(forget_old_history, port.clone(), config.state.keep_history)
+                        helpers.start_soon(run.journal.run, port.clone())
+                        if not once:
+                            helpers.start_soon(_watch_source, pair, storage, changes, board)
+                        swept = trio.Event()
+                        if run.shared.sweeps(run.board.job):
+                            helpers.start_soon(sweep, looking.call, storage, backlog, port.clone(), board, swept)
+                        else:
+                            swept.set()
+                        lister = Lister(
+                            config=config,
+                            once=once,
+                            board=board,
+                            storage=storage,
+                            ledger=port.clone(),
+                            call=copying.call,
+                            by_number=manner.if_exists == "rename",
+                            shutdown=shutdown,
+                        )
+                        helpers.start_soon(lister.run)
+                        with shutdown.until_stopped():
+                            # Ends when the scanner has closed the jobs and the last is done, or by a signal.
+                            async with trio.open_nursery() as pipeline:
+                                send_jobs, jobs = trio.open_memory_channel[Job](config.copy.transfers)
+                                send_growing, growing = trio.open_memory_channel[Job](0)
+                                scanner = Scanner(
+                                    config=config,
+                                    once=once,
+                                    only=pair.only,
+                                    own=pair.own,
+                                    board=board,
+                                    backlog=backlog,
+                                    storage=storage,
+                                    ledger=port.clone(),
+                                    call=looking.call,
+                                    manner=manner,
+                                    changes=changes,
+                                )
+                                pipeline.start_soon(scanner.run, send_jobs, send_growing)
+
+                                def copier(call: Call, places: trio.CapacityLimiter | None) -> Copier:
+                                    its_tools = attrs.evolve(tools, ledger=port.clone(), call=call, places=places)
+                                    return functools.partial(run_copier, backlog=backlog, tools=its_tools)
+
+                                finished = Lane("copier", jobs, lambda: config.copy.transfers)
+                                # Recordings wait for nobody, so they take no place that a file may be waiting for.
+                                unfinished = Lane("follower", growing, lambda: config.growing.transfers)
+                                pipeline.start_soon(
+                                    finished.run, functools.partial(copier, copying.call, run.shared.places)
+                                )
+                                pipeline.start_soon(unfinished.run, functools.partial(copier, following.call, None))
+                                run.settings.followers = [
+                                    lambda: run.throttle.change(config.copy.bwlimit.now()),
+                                    lambda: backlog.reorder(config.copy.order),
+                                    finished.resize,
+                                    unfinished.resize,
+                                    storage.renew,
+                                    scanner.renew,
+                                ]
+                            # It searches all of the destination: not for that long does anybody like to wait.
+                            longest = max(_SWEEP_AT_LEAST, trio.current_time() - board.begun)
+                            with trio.move_on_after(longest):
+                                await swept.wait()
+                        async with shutdown.shield():
+                            await lister.finish()
+                        with trio.move_on_after(_PROBE_ENDS, shield=True):
+                            await storage.rest()
+                        helpers.cancel_scope.cancel()
+
+
+def _record_ends(storage: Storage, board: Board) -> None:
+    for side, identity in storage.identity.items():
+        assert identity is not None
+        space = {"free": storage.free, "total": storage.total} if side == Side.DESTINATION else {}
+        board.record("info", f"{side}.found", filesystem=identity.kind, device=identity.source, **space)
+
+
+def bundle_bytes(rate: int | None) -> int:
+    """How large a bundle may be: with a limited *rate* not much more than a second's worth, as it goes at once."""
+    return BUNDLE_BYTES if rate is None else min(BUNDLE_BYTES, max(BUNDLE_FILE_SIZE, rate))
+
+
+def markers_of(config: Config) -> Markers:
+    """Return what says, after a file's name, that it is complete."""
+    return Markers(os.fsencode(config.source.done_suffix or ""), os.fsencode(config.copy.done_file or ""))
+
+
+def routes_of(config: Config) -> Routes | None:
+    """Return the rules for names at the destination, and what trioft itself writes there; None where no rule is."""
+    if not config.destination.routes:
+        return None
+    return Routes(config.destination.routes, markers_of(config).destination, own_names(config.copy.manifest))
+
+
+def how_to_copy(config: Config, once: bool, resolution_ns: int) -> Manner:
+    """Put together what the file operations need of the configuration."""
+    return Manner(
+        verify=config.copy.verify,
+        if_exists=config.destination.if_exists or ("overwrite" if once else "rename"),
+        # Also where a second recording of the same size would pass for the first, or a name may be that of several.
+        prove_existing=config.copy.on_success.action != "keep"
+        or (not once and resolution_ns == KEEPS_NO_TIMES)
+        or bool(config.destination.routes),
+        resolution_ns=resolution_ns,
+        xattrs=config.metadata.xattrs,
+        manifest=config.copy.manifest,
+        markers=markers_of(config),
+        routes=routes_of(config),
+    )
+
+
+@contextlib.contextmanager
+def _ledger_of(pair: Pair, config: Config, state_dir: str) -> Iterator[Ledger]:
+    path = ledger_path(state_dir, pair.ledger_source, pair.destination.path)
+    lock = Lock(path.removesuffix(".sqlite") + ".lock")
+    try:
+        with contextlib.closing(Ledger(path)) as ledger:
+            with ledger.transaction():
+                ledger.begin_run(pair.ledger_source, pair.destination.path)
+            yield ledger
+    finally:
+        lock.release()
+
+
+async def _watch_source(pair: Pair, storage: Storage, changes: Changes, board: Board) -> None:
+    """Have events reported, also of what is mounted there after the source was away."""
+    if pair.source.remote:
+        text = f"no file events: the source is on {pair.source.mount[0]}; it is scanned instead"
+        board.notice("events", text, level="info", event="events.missed")
+    elif pair.only is None:
+        while True:
+            mounted = storage.source_mounted
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(run_events, pair.source.path, changes, lambda text: _no_events(text, board))
+                await mounted.wait()
+                nursery.cancel_scope.cancel()
+            changes.add(None)
+
+
+def _no_events(text: str, board: Board) -> None:
+    board.notice_once("events", f"{text}; the source is scanned instead", event="events.missed")
+
+
+# --- dry run ---------------------------------------------------------------------------------------------------------
+
+
+async def list_missing(config: Config, tell: Callable[[Found], None], board: Board, *, state_dir: str) -> None:
+    """
+    Call *tell* with each file that a sync would copy. Writes nothing anywhere, not even the ledger.
+
+    It does not find out what only a comparison of contents could tell.
+    """
+    async with Movers(1, config.copy.stall_timeout) as movers:
+        pair = await find_ends(config, movers.call, state_dir)
+        manner, exclude = how_to_copy(config, True, _COARSEST_NS), (*config.source.exclude, *pair.own)
+
+        async def compare(folders: list[bytes]) -> Listing:
+            listing: Listing = await movers.call(
+                "scan",
+                pair.ends.source,
+                folders,
+                None,
+                config.source.include,
+                exclude,
+                pair.ends.destination,
+                manner,
+                manner.markers,
+                manner.routes,
+            )
+            return listing
+
+        def take(files: list[Found]) -> None:
+            for found in files:
+                if found.there:
+                    board.totals.already += 1
+                elif found.trouble is not None:
+                    board.fail_folder(found.trouble)
+                elif found.marked is not False:
+                    tell(found)
+
+        if pair.only is not None:
+            looks: list[Look] = await movers.call(
+                "look", pair.ends.source, [pair.only], config.source.include, exclude, manner.markers, manner.routes
+            )
+            wanted = [look.path for look in looks if look.found is not None]
+            there = await compare([b""])
+            missing = [found for folder in there.folders for found in folder.files if found.path in wanted]
+            take(missing)
+            board.totals.already += len(wanted) - len(missing)
+            return
+        folders = [b""]
+        while folders:
+            batch, folders = folders[-500:], folders[:-500]
+            listing = await compare(batch)
+            folders += listing.rest
+            board.totals.already += listing.already + len(listing.alike)
+            for path, reason in listing.skipped:
+                board.skip(path, reason)
+            for trouble in listing.troubles:
+                board.fail_folder(trouble)
+            for folder in listing.folders:
+                take(folder.files)

@@ -1,0 +1,241 @@
+"""
+The operations that copy a large file: prepared, copied span by span, settled. Run in a mover.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+import xxhash
+
+from trioft.core.errors import FileTrouble, Side, trouble_of
+from trioft.core.model import (
+    BLOCK_SIZE,
+    MIB,
+    Checkpoint,
+    Ends,
+    Item,
+    Manner,
+    Result,
+    Root,
+    Verdict,
+)
+from trioft.core.naming import partial_for
+from trioft.movers.ops import linux
+from trioft.movers.ops.files import (
+    READ,
+    Progress,
+    advise,
+    check_unchanged,
+    close_quietly,
+    close_written,
+    copy_attributes,
+    create_partial,
+    current_fingerprint,
+    digest_of_block,
+    forget,
+    mismatch,
+    open_growing,
+    open_source,
+    opened,
+    pieces,
+    status_of,
+    sync_folder,
+    write_all,
+)
+from trioft.movers.ops.folder.existing import look_for_existing
+from trioft.movers.ops.folder.resume import Prepared, plan_resume, plan_resume_growing
+
+# What one pwrite is given: small enough that a slow destination shows progress long before a call is taken for stalled.
+_SLICE = 1 * MIB
+_TELL_EVERY = 0.25  # seconds between two reports of bytes
+
+
+def prepare(
+    ends: Ends, item: Item, checkpoint: Checkpoint | None, manner: Manner, growing: bool, progress: Progress
+) -> Result | Prepared:
+    """
+    Open or create the partial of a large file, and find out from which byte on it has to be written.
+
+    With a checkpoint of the same source version, what is below it is kept as far as it is still there. With
+    none, the partial's blocks are compared with the source's and kept as far as they match: never a splice.
+    A *growing* file, which will be compared as a whole in the end, may be of any version: what is below its
+    checkpoint is kept as far as the file is that long.
+    Returns a Result instead if the file is not to be copied now, or at all.
+    """
+    with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
+        src_fd, opening = (open_growing if growing else open_source)(src, item)
+        if opening.verdict != Verdict.WRITTEN:
+            return opening
+        try:
+            if growing:
+                item = item._replace(fingerprint=current_fingerprint(src_fd, item.path))
+            if existing := look_for_existing(src_fd, dst, item, manner, progress):
+                return existing
+            partial = partial_for(item)
+            folders: set[bytes] = set()  # that have a new entry
+            try:
+                fd = _open_partial(dst, partial)
+            except FileNotFoundError:
+                fd, changed = create_partial(src, dst, partial, routed=item.is_routed)
+                folders.update(changed, [os.path.dirname(partial)])
+            except OSError as error:
+                raise FileTrouble(trouble_of(error, Side.DESTINATION, "open", partial)) from error
+            try:
+                for folder in folders:
+                    sync_folder(dst, folder)
+                prepared = Prepared(0, b"")
+                if not folders:
+                    plan = plan_resume_growing if growing else plan_resume
+                    prepared = plan(src_fd, fd, item, partial, checkpoint, manner, progress)
+                    if prepared.offset == 0:
+                        # Nothing of it is of use: whoever still has it open, a server included, writes into nothing.
+                        close_quietly(fd)
+                        fd, _ = create_partial(src, dst, partial)
+                        sync_folder(dst, os.path.dirname(partial))
+                    elif status_of(fd, Side.DESTINATION, partial).st_size != prepared.offset:
+                        _truncate(fd, partial, prepared.offset)
+                copy_attributes(src_fd, fd, item, manner)
+            except BaseException:
+                close_quietly(fd)
+                raise
+            close_written(fd, partial)
+            return prepared._replace(closed=opening.closed)
+        finally:
+            close_quietly(src_fd)
+
+
+def _open_partial(dst: int, partial: bytes) -> int:
+    """Open a partial that is to be continued. One that has a final name already, see ``rename_noreplace``, is none."""
+    fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+    try:
+        if os.fstat(fd).st_nlink > 1:
+            raise FileNotFoundError
+    except OSError:
+        close_quietly(fd)
+        raise
+    return fd
+
+
+def _truncate(fd: int, partial: bytes, offset: int) -> None:
+    try:
+        os.ftruncate(fd, offset)
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, "truncate", partial, offset)) from error
+
+
+def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, manner: Manner, progress: Progress) -> None:
+    """
+    Copy the bytes from *start*, a block's first, to *end*.
+
+    Tells ``("bytes", count)`` while it goes on, and ``("block", number, length, digest)`` after each block is
+    written; nothing is durable yet. A source that changed is a trouble.
+    """
+    with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
+        src_fd, dst_fd = open_pair(src, dst, item.path, partial)
+        try:
+            advise(src_fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            # What was not in the page cache does not stay there: terabytes would only drive out what others have there.
+            # Of the half that may be there, some was read ahead by the span before.
+            there = linux.bytes_in_cache(src_fd, start, end - start)
+            passes = there is not None and there < (end - start) // 2
+            for offset in range(start, end, BLOCK_SIZE):
+                length = min(BLOCK_SIZE, end - offset)
+                hasher = xxhash.xxh3_128() if manner.verify != "size" else None
+                told, when = offset, time.monotonic()
+                for at, piece in pieces(src_fd, Side.SOURCE, item.path, offset, length):
+                    if hasher is not None:
+                        hasher.update(piece)
+                    write_all(dst_fd, partial, at, piece)
+                    if time.monotonic() - when > _TELL_EVERY:
+                        progress(("bytes", at + len(piece) - told))
+                        told, when = at + len(piece), time.monotonic()
+                progress(("bytes", offset + length - told))
+                _begin_write_back(dst_fd, partial, offset, length)
+                digest = hasher.digest() if hasher is not None else b""
+                if passes:
+                    with contextlib.suppress(OSError):
+                        forget(src_fd, offset, length)
+                progress(("block", offset // BLOCK_SIZE, length, digest))
+            check_unchanged(src_fd, item, start)
+        except BaseException:
+            close_quietly(dst_fd)
+            raise
+        finally:
+            close_quietly(src_fd)
+        close_written(dst_fd, partial)
+
+
+def _begin_write_back(fd: int, partial: bytes, offset: int, length: int) -> None:
+    try:
+        linux.begin_write_back(fd, offset, length)
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, "write", partial, offset)) from error
+
+
+def write_block(fd: int, partial: bytes, offset: int, data: memoryview, progress: Progress) -> None:
+    """Write *data* at *offset*, telling ``("bytes", count)`` now and then and at the end."""
+    told, when = 0, time.monotonic()
+    for at in range(0, len(data), _SLICE):
+        write_all(fd, partial, offset + at, data[at : at + _SLICE])
+        if time.monotonic() - when > _TELL_EVERY:
+            done = min(at + _SLICE, len(data))
+            progress(("bytes", done - told))
+            told, when = done, time.monotonic()
+    progress(("bytes", len(data) - told))
+
+
+def open_pair(src: int, dst: int, path: bytes, partial: bytes) -> tuple[int, int]:
+    """Open a source file for reading and its partial for writing; the caller closes both."""
+    side, op = Side.SOURCE, "open"
+    try:
+        src_fd = os.open(path, READ, dir_fd=src)
+        try:
+            side, path = Side.DESTINATION, partial
+            return src_fd, os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+        except BaseException:
+            close_quietly(src_fd)
+            raise
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, side, op, path)) from error
+
+
+def settle(
+    destination: Root, partial: bytes, start: int, end: int, digests: bytes, verify: str, progress: Progress
+) -> list[int]:
+    """
+    Make the bytes from *start*, a block's first, to *end* durable and read them back.
+
+    *digests* are those of the blocks in this range. Returns the numbers of the blocks that differ: they have to be
+    written again. Any error means that nothing since the last checkpoint can be relied on.
+    """
+    bad: list[int] = []
+    offset, op = start, "fsync"
+    with opened(destination, Side.DESTINATION) as dst:
+        try:
+            fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+            try:
+                for offset in range(start, end, BLOCK_SIZE):
+                    linux.write_back(fd, offset, min(BLOCK_SIZE, end - offset))
+                    progress(("synced", offset))
+                os.fdatasync(fd)
+                offset, op = end, "stat"
+                if os.fstat(fd).st_size < end:
+                    raise FileTrouble(mismatch(partial, os.fstat(fd).st_size))
+                if verify == "readback":
+                    op = "read back"
+                    forget(fd, start, end - start)
+                    advise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+                    for number, offset in enumerate(range(start, end, BLOCK_SIZE)):
+                        length = min(BLOCK_SIZE, end - offset)
+                        digest = digest_of_block(fd, Side.DESTINATION, partial, offset, length)
+                        if digest != digests[16 * number : 16 * number + 16]:
+                            bad.append(offset // BLOCK_SIZE)
+                        progress(("verified", length))
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, Side.DESTINATION, op, partial, offset)) from error
+    return bad

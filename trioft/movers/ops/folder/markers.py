@@ -1,0 +1,109 @@
+"""
+Markers: what stands beside a file, as NAME.done, and says that it is complete. Run in a mover.
+
+At the source, who writes a file makes its marker. At the destination, trioft does, last of all, for those who read
+there: an empty file, which is never there before its file is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+
+from trioft.core.errors import FileTrouble, Side, Trouble, trouble_of
+from trioft.core.model import Fingerprint, Root
+from trioft.movers.ops.files import each, fingerprint_of, opened, sync_folder
+
+# --- at the source ----------------------------------------------------------------------------------------------------
+
+
+def is_marked(src: int, path: bytes, suffix: bytes, fingerprint: Fingerprint) -> bool | None:
+    """Has the source file *path* the marker that says that it is complete? The answer is that of ``Found.marked``."""
+    if not suffix:
+        return None
+    try:
+        marker = os.stat(path + suffix, dir_fd=src, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            return False
+        raise
+    return marker_says(marker, fingerprint)
+
+
+def marker_says(marker: os.stat_result | None, fingerprint: Fingerprint) -> bool | None:
+    """What *marker* says of a file: one that is older than it was made for another version of it."""
+    if marker is None or not stat.S_ISREG(marker.st_mode):
+        return False
+    return True if marker.st_mtime_ns >= fingerprint.mtime_ns else None
+
+
+def marker_of(src: int, path: bytes, marker: bytes) -> Fingerprint | None:
+    """Return which file is the marker of *path*, if there is one."""
+    with contextlib.suppress(OSError):
+        status = os.stat(path + marker, dir_fd=src, follow_symlinks=False)
+        if marker and stat.S_ISREG(status.st_mode):
+            return fingerprint_of(status)
+    return None
+
+
+# --- at the destination -----------------------------------------------------------------------------------------------
+
+
+def remove_marker(dst: int, target: bytes, suffix: bytes) -> None:
+    """Durably remove the marker of an earlier file called *target*. What is not empty is no marker of trioft's."""
+    marker = target + suffix
+    try:
+        if not suffix or _is_marker(dst, marker) is None:
+            return
+        os.unlink(marker, dir_fd=dst)
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, "unlink", marker)) from error
+    sync_folder(dst, os.path.dirname(marker))
+
+
+def _is_marker(dst: int, name: bytes) -> bool | None:
+    """Is there a marker under this name? None: nothing is. Raises ``FileTrouble`` if it is something else."""
+    try:
+        status = os.stat(name, dir_fd=dst, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(status.st_mode) or status.st_size:
+        text = "something else than an empty file has the name of a marker"
+        raise FileTrouble(Trouble(Side.DESTINATION, "stat", name, None, errno.EEXIST, text))
+    return True
+
+
+def mark(destination: Root, targets: list[bytes], suffix: bytes) -> list[Trouble | None]:
+    """
+    Make the markers of *targets*, finished files: empty, and durable. One answer for each, in order.
+
+    One that is there is fine. It lasts when its folder is durable: it and its entry are made in one step.
+    """
+    with opened(destination, Side.DESTINATION) as dst:
+
+        def make(target: bytes) -> Trouble | None:
+            marker = target + suffix
+            try:
+                if _is_marker(dst, marker) is None:
+                    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                    os.close(os.open(marker, flags, 0o644, dir_fd=dst))
+            except FileTrouble as error:
+                return error.trouble
+            except FileExistsError:
+                pass  # a twin of this call, whose answer was lost, was faster
+            except OSError as error:
+                return trouble_of(error, Side.DESTINATION, "create", marker)
+            return None
+
+        answers = each(dst, make, targets)
+        for folder in {os.path.dirname(target) for target in targets}:
+            try:
+                sync_folder(dst, folder)
+            except FileTrouble as error:
+                answers = [
+                    answer or (error.trouble if os.path.dirname(target) == folder else None)
+                    for target, answer in zip(targets, answers, strict=True)
+                ]
+    return answers

@@ -1,0 +1,362 @@
+"""
+The operations that finish: a verified partial gets its final name, and a delivered source may go. Run in a mover.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+
+from trioft.core.errors import FileTrouble, Side, Trouble, trouble_of
+from trioft.core.model import BLOCK_SIZE, Ends, Fingerprint, Manner, Publication, Result, Root, Verdict
+from trioft.core.naming import numbered
+from trioft.movers.ops import linux, writers
+from trioft.movers.ops.files import (
+    READ,
+    Progress,
+    as_far_as_possible,
+    close_quietly,
+    digest_of_block,
+    each,
+    file_digest,
+    fingerprint_of,
+    is_same,
+    make_folder,
+    opened,
+    remove_partial,
+    sync_folder,
+)
+from trioft.movers.ops.folder.markers import marker_of, remove_marker
+
+# What a server answers that will not replace a name: somebody has it open, or it never does.
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EBUSY, errno.EEXIST, errno.ETXTBSY}
+
+
+def publish(ends: Ends, publications: list[Publication], manner: Manner) -> list[Result]:
+    """
+    Give verified, durable partials their final names. One Result for each, in order.
+
+    For each: the source must still be the version that was copied; the times are set after the last close; the
+    rename never replaces what *if_exists* protects, not even a file that appeared a moment ago; a marker that an
+    earlier file of that name has left goes first. Then each folder is made durable once: only after that is a file
+    PUBLISHED.
+    """
+    with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
+
+        def publish_one(publication: Publication) -> Result:
+            try:
+                return _publish_one(src, dst, publication, manner)
+            except FileTrouble as error:
+                return Result(Verdict.TROUBLE, trouble=error.trouble)
+
+        results = each(dst, publish_one, publications)
+        failed: dict[bytes, Trouble] = {}
+        published = [result.target for result in results if result.verdict == Verdict.PUBLISHED]
+        for folder in {os.path.dirname(target) for target in published}:
+            try:
+                sync_folder(dst, folder)
+            except FileTrouble as error:
+                failed[folder] = error.trouble
+    return [
+        Result(Verdict.TROUBLE, trouble=failed[os.path.dirname(result.target)])
+        if result.verdict == Verdict.PUBLISHED and os.path.dirname(result.target) in failed
+        else result
+        for result in results
+    ]
+
+
+def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Result:
+    try:
+        source = os.stat(what.path, dir_fd=src, follow_symlinks=False)
+    except FileNotFoundError:
+        return Result(Verdict.GONE)
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.SOURCE, "stat", what.path)) from error
+    if fingerprint_of(source) != what.fingerprint:
+        return Result(Verdict.CHANGED)
+    op = "utimens"
+    try:
+        times = (source.st_atime_ns, source.st_mtime_ns)
+        try:
+            os.utime(what.partial, ns=times, dir_fd=dst, follow_symlinks=False)
+        except FileNotFoundError:
+            # An earlier try may have renamed it, and its answer was lost.
+            target = _find_published(dst, what, manner)
+            if target is None:
+                raise
+            return Result(Verdict.PUBLISHED, target)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        if os.path.dirname(what.target) != os.path.dirname(what.partial):
+            op = "mkdir"
+            for folder in make_folder(src, dst, os.path.dirname(what.target), made_up=what.target != what.path):
+                sync_folder(dst, folder)
+        if what.mode & 0o600 != 0o600:  # a partial's owner may always read and write it
+            with as_far_as_possible("chmod", what.path):
+                os.chmod(what.partial, what.mode & 0o777, dir_fd=dst)
+        op = "stat"
+        ours = os.stat(what.partial, dir_fd=dst, follow_symlinks=False)
+        if ours.st_size != what.fingerprint.size:  # somebody else was at it since it was verified
+            text = f"the partial has {ours.st_size} bytes, the source has {what.fingerprint.size}"
+            raise FileTrouble(Trouble(Side.DESTINATION, op, what.partial, None, None, text))
+        op = "rename"
+        target = None
+        if what.if_exists == "overwrite":
+            target = what.target
+            remove_marker(dst, target, manner.markers.destination)
+            rename_over(dst, what.partial, target, ours)
+        else:
+            for candidate in numbered(what.target):
+                try:
+                    if manner.markers.destination and _is_taken(dst, candidate):
+                        raise FileExistsError  # and its marker is its own
+                    remove_marker(dst, candidate, manner.markers.destination)
+                    linux.rename_noreplace(what.partial, candidate, dst)
+                    target = candidate
+                    break
+                except FileExistsError:
+                    if what.if_exists != "rename":
+                        return Result(Verdict.EXISTS, candidate)
+        assert target is not None
+        op = "stat"
+        size = os.stat(target, dir_fd=dst, follow_symlinks=False).st_size
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, op, what.target)) from error
+    if size != what.fingerprint.size:
+        text = f"the destination says {size} bytes after the rename, the source has {what.fingerprint.size}"
+        raise FileTrouble(Trouble(Side.DESTINATION, op, target, None, None, text))
+    return Result(Verdict.PUBLISHED, target)
+
+
+def _find_published(dst: int, what: Publication, manner: Manner) -> bytes | None:
+    """Find a partial that is gone under its final name; not where its source may be removed: this proves too little."""
+    if manner.prove_existing:
+        return None  # the next attempt compares every byte
+    for candidate in numbered(what.target):
+        try:
+            there = os.stat(candidate, dir_fd=dst, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        if is_same(there, what.fingerprint, manner.resolution_ns):
+            return candidate
+        if what.if_exists != "rename":
+            return None
+    return None
+
+
+def rename_over(dst: int, partial: bytes, target: bytes, ours: os.stat_result) -> None:
+    """
+    Rename, replacing *target* if there is one.
+
+    Where the server refuses to replace it, the old file is moved aside first, so that it cannot be lost.
+    """
+    try:
+        _rename(dst, partial, target)
+        return
+    except OSError as error:
+        if _has_arrived(dst, ours, partial, target):
+            return  # the rename had happened: only its answer was an error
+        if error.errno not in _REFUSED:
+            raise
+        try:
+            there = os.stat(target, dir_fd=dst, follow_symlinks=False)
+        except FileNotFoundError:
+            raise error from None  # there is nothing that could be moved aside
+        if stat.S_ISDIR(there.st_mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
+    # No partial's name: whatever happens before the new file is in place, the sweeper must not take the old one.
+    aside = partial[: -len(b"00000000.partial")] + b"%08x.replaced" % (ours.st_ino & 0xFFFFFFFF)
+    os.rename(target, aside, src_dir_fd=dst, dst_dir_fd=dst)
+    try:
+        _rename(dst, partial, target)
+    except OSError:
+        if not _has_arrived(dst, ours, partial, target):
+            with contextlib.suppress(FileExistsError):  # somebody else has the name by now: the old file stays aside
+                linux.rename_noreplace(aside, target, dst)
+            raise
+    os.unlink(aside, dir_fd=dst)
+
+
+def _rename(dst: int, old: bytes, new: bytes) -> None:
+    """
+    Rename, replacing *new* if there is one; on CIFS, ``FileExistsError`` if there is one.
+
+    Where a CIFS server refuses to replace a file, as somebody has it open, Linux marks that file for deletion: it is
+    gone when it is closed, and until then it cannot be moved aside any more, and nothing else can have its name.
+    """
+    if linux.filesystem_magic(dst) in linux.CIFS:
+        linux.rename_noreplace(old, new, dst)
+    else:
+        os.rename(old, new, src_dir_fd=dst, dst_dir_fd=dst)
+
+
+def _has_arrived(dst: int, ours: os.stat_result, partial: bytes, target: bytes) -> bool:
+    """Decide by looking: is the partial gone, and what lies under the final name the file that it was?"""
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(partial, dir_fd=dst, follow_symlinks=False)
+        return False
+    try:
+        there = os.stat(target, dir_fd=dst, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (there.st_dev, there.st_ino, there.st_size) == (ours.st_dev, ours.st_ino, ours.st_size)
+
+
+def _is_taken(dst: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=dst, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def seal(destination: Root, partial: bytes, mtime_ns: int) -> Fingerprint:
+    """
+    Give a partial this modification time, and return what it is.
+
+    Whoever writes to it from now on is found out: that sets the time anew.
+    """
+    with opened(destination, Side.DESTINATION) as dst:
+        try:
+            with as_far_as_possible("utimens", partial):
+                os.utime(partial, ns=(mtime_ns, mtime_ns), dir_fd=dst, follow_symlinks=False)
+            return fingerprint_of(os.stat(partial, dir_fd=dst, follow_symlinks=False))
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, Side.DESTINATION, "utimens", partial)) from error
+
+
+def is_sealed(destination: Root, partial: bytes, seal: Fingerprint, digest: bytes | None, progress: Progress) -> bool:
+    """
+    Does the partial still hold what it did when it was sealed?
+
+    Some servers give a file other times by themselves: where they are in doubt, all of it is read again, and has to
+    have *digest*.
+    """
+    with opened(destination, Side.DESTINATION) as dst:
+        try:
+            status = os.stat(partial, dir_fd=dst, follow_symlinks=False)
+            if fingerprint_of(status) == seal:
+                return True
+            if digest is None or status.st_size != seal.size or not stat.S_ISREG(status.st_mode):
+                return False
+            fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+            try:
+                os.fsync(fd)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                digests = bytearray()
+                for offset in range(0, seal.size, BLOCK_SIZE):
+                    length = min(BLOCK_SIZE, seal.size - offset)
+                    digests += digest_of_block(fd, Side.DESTINATION, partial, offset, length)
+                    progress(("compared", length))
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, Side.DESTINATION, "compare", partial)) from error
+    return file_digest(bytes(digests)) == digest
+
+
+def size_of(destination: Root, partial: bytes) -> int:
+    """Return how many bytes a partial has: they need no more room. None is no more than an empty one."""
+    with opened(destination, Side.DESTINATION) as dst:
+        try:
+            return os.stat(partial, dir_fd=dst, follow_symlinks=False).st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, Side.DESTINATION, "stat", partial)) from error
+
+
+def discard(destination: Root, partials: list[bytes]) -> None:
+    """Remove partials that will not be continued. One that is not there is fine."""
+    with opened(destination, Side.DESTINATION) as dst:
+        for partial in partials:
+            remove_partial(dst, partial)
+
+
+def remove_sources(
+    source: Root, delivered: list[tuple[bytes, Fingerprint]], archive: bytes | None, marker: bytes = b""
+) -> list[Result]:
+    """
+    Remove delivered sources, or move them below the folder *archive*: the last step of the one gate.
+
+    What has a source's name and *marker* after it goes with it, as it speaks of a file that is there no more.
+
+    A file goes only if it is still the version that was delivered (device, inode, size, mtime, ctime) and nobody
+    has it open for writing: BUSY and CHANGED say that it stays, GONE that it was gone already; PUBLISHED
+    means that it has gone now, and *writer* says on what proof that nobody was writing it. Where that cannot be
+    proved, UNPROVEN, a file is not deleted; it may still be archived, since what somebody writes then is not lost.
+    """
+    results = []
+    with opened(source, Side.SOURCE) as src:
+        for path, fingerprint in delivered:
+            try:
+                results.append(_remove_one(src, path, fingerprint, archive, marker))
+            except OSError as error:
+                results.append(_why_not_removed(src, path, archive, error))
+    return results
+
+
+def _why_not_removed(src: int, path: bytes, archive: bytes | None, error: OSError) -> Result:
+    if error.errno == errno.ELOOP:  # a link is in its place
+        return Result(Verdict.CHANGED)
+    if isinstance(error, FileNotFoundError):  # the source, or the archive folder
+        try:
+            os.stat(path, dir_fd=src, follow_symlinks=False)
+        except FileNotFoundError:
+            return Result(Verdict.GONE)
+        except OSError:
+            pass
+    op = "rename" if archive else "unlink"
+    return Result(Verdict.TROUBLE, trouble=trouble_of(error, Side.SOURCE, op, path))
+
+
+def _remove_one(src: int, path: bytes, fingerprint: Fingerprint, archive: bytes | None, marker: bytes) -> Result:
+    mark = marker_of(src, path, marker)
+    fd = os.open(path, READ, dir_fd=src)
+    try:
+        writer = writers.ask_lease(fd, fingerprint.dev)
+        if writer == writers.UNKNOWN and writers.find_writers([fingerprint[:2]]):
+            writer = writers.BUSY
+        if writer == writers.BUSY:
+            return Result(Verdict.BUSY)
+        # Last, by name and by descriptor: what is removed is what was asked about.
+        named = os.stat(path, dir_fd=src, follow_symlinks=False)
+        if fingerprint_of(os.fstat(fd)) != fingerprint or fingerprint_of(named) != fingerprint:
+            return Result(Verdict.CHANGED)
+        if writer == writers.UNKNOWN and archive is None:
+            return Result(Verdict.UNPROVEN)
+        archived = None
+        if archive is None:
+            os.unlink(path, dir_fd=src)
+        else:
+            archived = _move_to_archive(src, path, archive)
+    finally:
+        close_quietly(fd)
+    note = ""
+    if mark is not None:
+        try:
+            # Not one that has been made since: it speaks of the next file of this name.
+            if marker_of(src, path, marker) == mark:
+                if archived is None:
+                    os.unlink(path + marker, dir_fd=src)
+                else:
+                    linux.rename_noreplace(path + marker, archived + marker, src)
+        except OSError as error:
+            note = f"its marker stays: {error.strerror}"
+    return Result(Verdict.PUBLISHED, writer=writer, note=note)
+
+
+def _move_to_archive(src: int, path: bytes, archive: bytes) -> bytes:
+    """Move a source to the archive; return where it is now."""
+    os.makedirs(os.path.join(archive, os.path.dirname(path)), exist_ok=True)
+    for candidate in numbered(path):
+        with contextlib.suppress(FileExistsError):
+            # An absolute new name: the descriptor of the source only leads to the old one.
+            linux.rename_noreplace(path, archived := os.path.join(archive, candidate), src)
+            return archived
+    raise AssertionError("numbered() does not end")

@@ -1,0 +1,79 @@
+"""
+The operation that reads back what was delivered earlier. Runs in a mover.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import NamedTuple
+
+from trioft.core.errors import FileTrouble, Side, Trouble, trouble_of
+from trioft.core.model import BLOCK_SIZE, Root
+from trioft.movers.ops.files import READ, Progress, close_quietly, digest_of_block, fingerprint_of, forget, opened
+
+
+class Piece(NamedTuple):
+    """What to read of a file at the destination."""
+
+    target: bytes
+    start: int  # a block's first byte
+    end: int  # not above start: only look at the file
+
+
+class Seen(NamedTuple):
+    """What a file at the destination is."""
+
+    size: int | None  # None: there is no regular file of this name
+    mtime_ns: int = 0
+    digests: bytes = b""  # of the blocks that were asked for, as far as the file goes
+    trouble: Trouble | None = None
+
+
+def read_delivered(destination: Root, pieces: list[Piece], progress: Progress) -> list[Seen]:
+    """
+    Read *pieces*, from behind the page cache, and return what was seen of each, in order.
+
+    Tells ``("read", count)`` after each block. A file that cannot be read says why; the others are read.
+    """
+    seen = []
+    with opened(destination, Side.DESTINATION) as dst:
+        for piece in pieces:
+            try:
+                seen.append(_read(dst, piece, progress))
+            except FileTrouble as error:
+                seen.append(Seen(None, trouble=error.trouble))
+    return seen
+
+
+def _read(dst: int, piece: Piece, progress: Progress) -> Seen:
+    op, offset = "stat", None
+    try:
+        status = os.stat(piece.target, dir_fd=dst, follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode):
+            return Seen(None)
+        digests, end = b"", min(piece.end, status.st_size)
+        if piece.start < end:
+            op, offset = "open", piece.start
+            fd = os.open(piece.target, READ, dir_fd=dst)
+            try:
+                digests = _digests(fd, piece.target, piece.start, end, progress)
+                status = os.fstat(fd)
+            finally:
+                close_quietly(fd)
+        return Seen(status.st_size, fingerprint_of(status).mtime_ns, digests)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return Seen(None)
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, op, piece.target, offset)) from error
+
+
+def _digests(fd: int, target: bytes, start: int, end: int, progress: Progress) -> bytes:
+    digests = bytearray()
+    forget(fd, start, end - start)
+    for offset in range(start, end, BLOCK_SIZE):
+        length = min(BLOCK_SIZE, end - offset)
+        digests += digest_of_block(fd, Side.DESTINATION, target, offset, length)
+        progress(("read", length))
+    return bytes(digests)

@@ -1,0 +1,327 @@
+"""
+The operations that find out what the two ends are: which filesystem, and whether it can be used. Run in a mover.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from trioft.core.errors import IDENTIFY, FileTrouble, Remedy, Side, Trouble, classify, show_path, trouble_of
+from trioft.core.model import Identity, Root
+from trioft.movers.ops import linux
+from trioft.movers.ops.files import close_quietly, status_of
+
+# What destinations keep of a modification time: ext4 and NFS all of it, SMB 100 ns, SFTP 1 s, FAT 2 s.
+_RESOLUTIONS_NS = (1, 100, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000)
+KEEPS_NO_TIMES = 1 << 62  # any two times are the same
+
+# Filesystems on which other machines write: no event tells of it, and inodes may be the client's own invention.
+_REMOTE = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "fuse", "glusterfs", "virtiofs")
+# Those whose UUID is on the disk: it tells two disks apart that are called the same, and knows one that is called
+# otherwise after a restart. Others make one up at each mount.
+_UUID_ON_DISK = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs"}
+
+
+# --- what is mounted where -------------------------------------------------------------------------------------------
+
+
+class _Mount(NamedTuple):
+    """A line of the kernel's mount table."""
+
+    id: int
+    device: bytes
+    root: bytes  # which folder of the filesystem is mounted
+    point: bytes
+    kind: str
+    source: str
+
+
+def _mounts() -> Iterator[_Mount]:
+    """Yield what is mounted, the latest last. Nothing where there is no such table."""
+    with contextlib.suppress(OSError), open("/proc/self/mountinfo", "rb") as table:
+        for line in table:
+            left, _, right = line.partition(b" - ")
+            # Octal stands for blanks and backslashes; everything else is the name's own bytes.
+            number, _, device, root, point = (
+                re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field)
+                for field in left.split(b" ")[:5]
+            )
+            kind, source = right.split()[:2]
+            yield _Mount(int(number), device, root, point, os.fsdecode(kind), os.fsdecode(source))
+
+
+def _inside(point: bytes) -> bytes:
+    """Return what the paths of all that lies in the folder *point* begin with."""
+    return point.rstrip(b"/") + b"/"
+
+
+def _mount_at(path: bytes) -> tuple[_Mount | None, bytes]:
+    """Return what is mounted at or above *path*, which need not exist, and where on that the path lies."""
+    best, answer = -1, None
+    for mount in _mounts():
+        prefix = _inside(mount.point)
+        if (path + b"/").startswith(prefix) and len(prefix) >= best:
+            best, answer = len(prefix), mount
+    return (None, b"") if answer is None else (answer, os.path.join(answer.root, path[best:]))
+
+
+def mounts_at(paths: Iterable[bytes]) -> list[int]:
+    """Return the numbers of what is mounted at or above *paths*: they change with each mount. Touches no mount."""
+    ends = tuple(path + b"/" for path in paths)
+    mounts = _mounts() if ends else ()
+    return [mount.id for mount in mounts if any(end.startswith(_inside(mount.point)) for end in ends)]
+
+
+def _identify(fd: int, path: bytes) -> Identity:
+    """Return which folder of which filesystem is open as *fd*; not of *path*, which may lead elsewhere by now."""
+    number, where = -1, path
+    with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+        number = next((int(line.split()[1]) for line in info if line.startswith(b"mnt_id:")), -1)
+        where = os.readlink(b"/proc/self/fd/%d" % fd)
+    mount = next((mount for mount in _mounts() if mount.id == number), None)
+    if mount is None:  # another system, or a root of its own without a table
+        return Identity("", "", "", path, b"")
+    uuid = linux.filesystem_uuid(fd) if mount.kind in _UUID_ON_DISK else ""
+    place = os.path.join(mount.root, where[len(_inside(mount.point)) :])
+    return Identity(mount.kind, mount.source, uuid, place, mount.point)
+
+
+def why_not_same(was: Identity, now: Identity) -> str | None:
+    """Say why *now* is another place than *was*, or None: also if it is the same, mounted elsewhere, or once more."""
+    is_known = was.uuid and len(was.uuid) == len(now.uuid)  # not if an older kernel told less
+    same = was.uuid == now.uuid if is_known else was.source == now.source
+    if same and (was.kind, was.place) == (now.kind, now.place):
+        return None
+    if (bare := why_not_mounted(was, now)) is not None:
+        return bare
+    if same and was.kind == now.kind:
+        # A part of the same disk, or what is mounted has the same name, as all memory disks have.
+        return (
+            f"another folder is mounted there: {show_path(now.place)} of {_show(now)} instead of {show_path(was.place)}"
+        )
+    return f"another filesystem is mounted there: {_show(now)} instead of {_show(was)}"
+
+
+def why_not_mounted(was: Identity, now: Identity) -> str | None:
+    """Say that what was mounted is so no more, or None. Another medium in the same place will do: cards are changed."""
+    # Does it lie on what is mounted above the former mount point?
+    if was.point != now.point and (was.point + b"/").startswith(_inside(now.point)):
+        return f"nothing is mounted at {show_path(was.point)}, where {_show(was)} was"
+    return None
+
+
+def _show(identity: Identity) -> str:
+    return f"{identity.source} ({identity.kind})"
+
+
+# --- what the ends are -----------------------------------------------------------------------------------------------
+
+
+class End(NamedTuple):
+    """What one end is, found out once at the start."""
+
+    path: bytes  # absolute, without symbolic links
+    kind: str  # folder, file, missing, other
+    dev: int
+    ino: int
+    mount: tuple[str, str]  # filesystem type and what is mounted
+    remote: bool
+    error: str | None
+    is_away: bool = False  # the error is one of those of servers that do not answer
+
+
+def inspect(paths: Sequence[bytes]) -> list[End]:
+    """Tell what each of *paths* is. Never raises: what cannot be looked at is told in ``error``."""
+    return [_inspect_one(path) for path in paths]
+
+
+def _inspect_one(path: bytes) -> End:
+    real = os.path.realpath(path)
+    try:
+        status = os.stat(real)
+    except OSError as error:
+        kind = "missing" if error.errno in (errno.ENOENT, errno.ENOTDIR) else "other"
+        is_away = classify(trouble_of(error, Side.DESTINATION, "stat", b"")) == Remedy.DESTINATION
+        return End(real, kind, 0, 0, ("", ""), False, error.strerror, is_away)
+    folder, file = stat.S_ISDIR(status.st_mode), stat.S_ISREG(status.st_mode)
+    mount, _ = _mount_at(real)
+    return End(
+        real,
+        "folder" if folder else "file" if file else "other",
+        status.st_dev,
+        status.st_ino,
+        ("", "") if mount is None else (mount.kind, mount.source),
+        mount is not None and mount.kind.startswith(_REMOTE),
+        None if os.access(real, os.R_OK | (os.X_OK if folder else 0)) else os.strerror(errno.EACCES),
+    )
+
+
+def contains(above: bytes, below: bytes) -> bool:
+    """Is *below* the folder *above*, or inside of it? Asks the filesystem: bind mounts and links cannot hide it."""
+    (mount, place), (its_mount, its_place) = _mount_at(above), _mount_at(below)
+    is_same = mount is not None and its_mount is not None and mount.device == its_mount.device
+    if is_same and (its_place + b"/").startswith(place.rstrip(b"/") + b"/"):
+        return True
+    try:
+        wanted = os.stat(above)
+        while True:
+            with contextlib.suppress(FileNotFoundError):  # a folder that is still to be made
+                status = os.stat(below)
+                if (status.st_dev, status.st_ino) == (wanted.st_dev, wanted.st_ino):
+                    return True
+            if below == b"/":
+                return False
+            below = os.path.dirname(below)
+    except OSError:
+        return False
+
+
+# --- whether they can be used ----------------------------------------------------------------------------------------
+
+
+class Probed(NamedTuple):
+    """The state of a destination that can be written to."""
+
+    root: Root
+    identity: Identity
+    free: int  # bytes that this user may still write, as the filesystem says: advice, not truth
+    total: int
+    resolution_ns: int
+    keeps_permissions: bool
+
+
+def probe_source(path: bytes, was: Identity | None) -> tuple[Root, Identity]:
+    """
+    Find out whether the source *path* is there, and is not the bare mount point of what it *was*.
+
+    Raises ``FileTrouble``.
+    """
+    with _opened(path, Side.SOURCE) as (_, root, identity):
+        if was is not None and (why := why_not_mounted(was, identity)) is not None:
+            raise _other_place(Side.SOURCE, why)
+        return root, identity
+
+
+def probe(path: bytes, was: Identity | None, marker: bytes | None, require_mount: bool) -> Probed:
+    """
+    Find out whether the destination *path* is usable, by using it: write, fsync, set times, remove.
+
+    Nothing is written where the place is not the one it *was*, or does not have what is asked for. Never creates
+    *path*. Raises ``FileTrouble`` with what does not work.
+    """
+    name = b".trioft-probe-%d-%d.00000000.partial" % (os.getpid(), time.monotonic_ns())
+    with _recognized(path, was, marker, require_mount) as (dst, root, identity):
+        try:
+            op = "stat"
+            space = os.fstatvfs(dst)
+            op = "create"
+            fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dst)
+            try:
+                op = "write"
+                free = space.f_bavail * space.f_frsize
+                try:
+                    try:
+                        os.write(fd, b"trioft")
+                        op = "fsync"
+                        os.fsync(fd)
+                    except OSError as error:
+                        if classify(trouble_of(error, Side.DESTINATION, op, b"")) != Remedy.SPACE:
+                            raise
+                        free = 0  # whatever the figures say
+                    with contextlib.suppress(OSError):
+                        os.fchmod(fd, 0o640)
+                finally:
+                    _close_probe(fd)
+                op = "stat"
+                resolution = measure_resolution(dst, name)
+                mode = stat.S_IMODE(os.stat(name, dir_fd=dst).st_mode)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=dst)
+                raise
+            op = "unlink"
+            os.unlink(name, dir_fd=dst)
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, Side.DESTINATION, op, b"")) from error
+        total = space.f_blocks * space.f_frsize
+        return Probed(root, identity, free, total, resolution, mode == 0o640)
+
+
+def recognize(path: bytes, was: Identity | None, marker: bytes | None, require_mount: bool) -> Root:
+    """
+    Find out whether the destination *path* is the place that it *was*, and has what is asked for. Writes nothing.
+
+    Raises ``FileTrouble``.
+    """
+    with _recognized(path, was, marker, require_mount) as (_, root, _):
+        return root
+
+
+@contextlib.contextmanager
+def _recognized(
+    path: bytes, was: Identity | None, marker: bytes | None, require_mount: bool
+) -> Iterator[tuple[int, Root, Identity]]:
+    with _opened(path, Side.DESTINATION) as (dst, root, identity):
+        if was is not None and (why := why_not_same(was, identity)) is not None:
+            raise _other_place(Side.DESTINATION, why)
+        op = "stat"
+        try:
+            if require_mount and root.dev == os.stat("/").st_dev:
+                text = "nothing is mounted at the destination folder, and destination.require_mount is set"
+                raise _other_place(Side.DESTINATION, text)
+            if marker is not None:
+                op = "find the marker"
+                os.stat(marker, dir_fd=dst)
+        except OSError as error:
+            raise FileTrouble(trouble_of(error, Side.DESTINATION, op, b"")) from error
+        yield dst, root, identity
+
+
+def _close_probe(fd: int) -> None:
+    """Some servers keep what they have to say about space for the close."""
+    try:
+        os.close(fd)
+    except OSError as error:
+        if classify(trouble_of(error, Side.DESTINATION, "close", b"")) != Remedy.SPACE:
+            raise
+
+
+@contextlib.contextmanager
+def _opened(path: bytes, side: Side) -> Iterator[tuple[int, Root, Identity]]:
+    """Open a root; yield its descriptor, and what that is."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, side, "open", b"")) from error
+    try:
+        status = status_of(fd, side, b"")
+        identity = _identify(fd, path)
+        is_remote = not identity.kind or identity.kind.startswith(_REMOTE)
+        yield fd, Root(path, status.st_dev, 0 if is_remote else status.st_ino, identity.uuid), identity
+    finally:
+        close_quietly(fd)
+
+
+def _other_place(side: Side, why: str) -> FileTrouble:
+    return FileTrouble(Trouble(side, IDENTIFY, b"", None, errno.ENODEV, why))
+
+
+def measure_resolution(dst: int, name: bytes) -> int:
+    """Return how exactly the modification time of the file *name*, in the folder *dst*, is kept."""
+    # Odd down to the last digit, and not long ago: whoever sweeps old partials away must not take this for one.
+    wanted = (int(time.time()) | 1) * 1_000_000_000 + 123_456_789
+    try:
+        os.utime(name, ns=(wanted, wanted), dir_fd=dst)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):  # what `publish` takes for an answer, too
+            raise
+        return KEEPS_NO_TIMES
+    off = abs(os.stat(name, dir_fd=dst).st_mtime_ns - wanted)
+    return next((resolution for resolution in _RESOLUTIONS_NS if off < resolution), KEEPS_NO_TIMES)

@@ -1,0 +1,255 @@
+"""
+Finish: from a verified partial to a delivered file, and only then, perhaps, to a removed source.
+
+The one readable sequence. Every step has happened, durably, before the next one begins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+import trio
+
+from trioft.core.errors import GATE, FileTrouble, Side, Trouble, show_path
+from trioft.core.manifest import is_listed
+from trioft.core.model import FileState, Item, Job, Manner, Publication, Result, Unlisted, Verdict
+from trioft.core.naming import partial_for
+from trioft.core.units import timestamp
+from trioft.movers.ops.folder.existing import policy_for
+from trioft.movers.programs import filled_in, run_command
+from trioft.pipeline.transfer import PATIENCE, Tools
+from trioft.state import claims, unlisted
+from trioft.state.ledger import Entry, Ledger, Removal
+
+UNPROVEN = (
+    "delivered sources are not deleted where nobody can prove that they are not being written"
+    " (a network source, or files of other users); --on-success archive:DIR is possible"
+)
+
+
+async def finish(job: Job, results: list[Result], tools: Tools) -> list[Result]:
+    """
+    Publish what a strategy has WRITTEN, record it, and let the gate decide about the sources.
+
+    Shielded for the grace period: a file whose final name has been given is also recorded. Returns the results with
+    PUBLISHED, or what prevented it, in the place of WRITTEN; a PUBLISHED one with a trouble is a delivered file whose
+    source could not be removed.
+    """
+    async with tools.shutdown.shield():
+        # 1. The strategy has made the content durable and verified it.
+        # 2. The user's own check has nothing against it.
+        if tools.config.copy.gate is not None:
+            results = [await _ask(item, result, tools) for item, result in zip(job.items, results, strict=True)]
+        # 3. Times, final name, folder made durable: in one call for all.
+        results = await _publish(job, results, tools)
+        # 4. Those who wait for a marker find it.
+        if tools.manner.markers.destination:
+            results = await _mark(results, tools)
+        # 5. The ledger knows, and survives a power cut, before anybody else is told.
+        delivered = await _record(job, results, tools)
+        # 6. The gate: only what is recorded may be removed, and only if it is still what was delivered.
+        if tools.config.copy.on_success.action != "keep" and delivered:
+            results = await _remove_sources(job, results, delivered, tools)
+    return results
+
+
+async def _ask(item: Item, result: Result, tools: Tools) -> Result:
+    """
+    Have the user's command look at a partial. One that it ends with 0 for, and has left as it was, may be published.
+
+    It is killed when the grace period is over; the file is then checked by the next run.
+    """
+    settings, destination = tools.config.copy, tools.storage.ends.destination
+    if result.verdict != Verdict.WRITTEN or settings.gate is None:
+        return result
+    partial = partial_for(item)
+    tools.board.move(tools.entry(item), FileState.VERIFYING, "the gate looks at it")
+    if tools.manner.verify != "readback":
+        # The next run would believe a checkpoint, whatever the command has done to the partial.
+        await tools.ledger.call(Ledger.drop_checkpoint, item.path)
+    seal = await tools.call("seal", destination, partial, item.fingerprint.mtime_ns)
+    values = {
+        "partial": os.path.join(destination.path, partial),
+        "source": os.path.join(tools.storage.ends.source.path, item.path),
+        "name": item.path,
+        "size": b"%d" % item.fingerprint.size,
+    }
+    number = None
+    try:
+        why_not = await run_command(
+            filled_in(settings.gate, values),
+            limit=settings.gate_timeout,
+            left_behind=lambda process: tools.stuck.add(process, "the gate", [item.fingerprint[:2]]),
+        )
+    except OSError as error:
+        number = error.errno
+        why_not = f"{settings.gate[0]} cannot be started: {error.strerror}"
+    if why_not is None:
+        if await tools.call("is_sealed", destination, partial, seal, result.digest):
+            return result
+        why_not = "it has changed the copy: it may only read it"
+    return Result(Verdict.TROUBLE, trouble=Trouble(Side.DESTINATION, GATE, partial, None, number, why_not))
+
+
+async def _publish(job: Job, results: list[Result], tools: Tools) -> list[Result]:
+    written = [n for n, result in enumerate(results) if result.verdict == Verdict.WRITTEN]
+    if not written:
+        return results
+    publications = [_publication(job.items[n], tools.manner) for n in written]
+    # Should this be cut short, the next run finds out which of them have got their names, and lists those.
+    kind = tools.manner.manifest
+    to_list = [_unlisted(job.items[n], results[n]) for n in written if is_listed(kind, job.items[n].target)]
+    if to_list:
+        await tools.ledger.call(unlisted.announce, to_list)
+    published: list[Result] = await tools.call(
+        "publish", tools.storage.ends, publications, tools.manner, patience=PATIENCE
+    )
+    results = results[:]
+    for n, result in zip(written, published, strict=True):
+        copied = results[n]
+        results[n] = result._replace(digest=copied.digest, closed=copied.closed, note=copied.note, sum=copied.sum)
+    return results
+
+
+def _publication(item: Item, manner: Manner) -> Publication:
+    if_exists = policy_for(item, manner)
+    return Publication(item.path, partial_for(item), item.mode, item.fingerprint, item.target, if_exists)
+
+
+async def _mark(results: list[Result], tools: Tools) -> list[Result]:
+    """Make the markers of what is at the destination, durably. A file without its marker is tried again."""
+    there = [n for n, result in enumerate(results) if result.verdict in (Verdict.PUBLISHED, Verdict.ALREADY)]
+    if not there:
+        return results
+    troubles: list[Trouble | None] = await tools.call(
+        "mark",
+        tools.storage.ends.destination,
+        [results[n].target for n in there],
+        tools.manner.markers.destination,
+        patience=PATIENCE,
+    )
+    results = results[:]
+    for n, trouble in zip(there, troubles, strict=True):
+        if trouble is not None:
+            results[n] = Result(Verdict.TROUBLE, trouble=trouble)
+    return results
+
+
+def _unlisted(item: Item, result: Result) -> Unlisted:
+    _, _, size, mtime_ns, _ = item.fingerprint
+    return Unlisted(result.target or item.target, size, mtime_ns, result.digest, result.sum)
+
+
+async def _record(job: Job, results: list[Result], tools: Tools) -> list[int]:
+    """Record what is at the destination now. Returns which items are, with a proof of their content."""
+    removing = tools.config.copy.on_success.action != "keep"
+    entries, delivered, to_list = [], [], []
+    for n, (item, result) in enumerate(zip(job.items, results, strict=True)):
+        # What was there already counts as delivered only if its bytes were compared.
+        proved = result.verdict == Verdict.PUBLISHED or (
+            result.verdict == Verdict.ALREADY and result.digest is not None
+        )
+        if proved:
+            delivered.append(n)
+            if is_listed(tools.manner.manifest, result.target):
+                to_list.append((item.target, _unlisted(item, result)))
+        if proved or result.verdict == Verdict.ALREADY:
+            entries.append(
+                Entry(
+                    "delivered" if result.verdict == Verdict.PUBLISHED else "already",
+                    item.path,
+                    result.target,
+                    item.fingerprint,
+                    result.digest,
+                    _detail(item, result, tools) if proved else "same size and time",
+                    "pending" if proved and removing else "",
+                    result.closed,
+                )
+            )
+    if entries:
+        await tools.ledger.call(_record_all, entries, to_list)
+    return delivered
+
+
+def _record_all(ledger: Ledger, entries: list[Entry], to_list: list[tuple[bytes, Unlisted]]) -> None:
+    claims.pass_on(ledger, entries)
+    unlisted.record(ledger, entries, to_list)
+
+
+def _detail(item: Item, result: Result, tools: Tools) -> str:
+    """Say in the history what stands behind a delivery, and how it went."""
+    entry = tools.entry(item)
+    details = [f"verified: {tools.manner.verify}"]
+    if result.closed:
+        details.append(f"closed: {result.closed}")
+    if entry.strategy:
+        details.append(f"strategy: {entry.strategy}")
+    details.append(f"found: {timestamp(entry.found_at)}")
+    if entry.started_at is not None:
+        details.append(f"copied in: {trio.current_time() - entry.started_at:.1f} s")
+    if entry.attempt:
+        details.append(f"failed attempts: {entry.attempt}")
+    if patched := entry.bytes_patched:
+        details.append(f"rewritten by its recorder, and copied again: {patched} bytes")
+    if tools.config.copy.gate is not None and result.verdict == Verdict.PUBLISHED:
+        details.append(f"let through by {tools.config.copy.gate[0]}")
+    if result.note:
+        details.append(result.note)
+    return "; ".join(details)
+
+
+def _absolute(folder: str) -> bytes:
+    return os.fsencode(os.path.abspath(folder))
+
+
+async def _remove_sources(job: Job, results: list[Result], delivered: list[int], tools: Tools) -> list[Result]:
+    folder = tools.config.copy.on_success.folder
+    archive = _absolute(folder) if folder is not None else None
+    removals: list[Result] = []
+    for attempt in range(tools.config.retry.retries + 1):
+        try:
+            removals = await tools.call(
+                "remove_sources",
+                tools.storage.ends.source,
+                [(job.items[n].path, job.items[n].fingerprint) for n in delivered],
+                archive,
+                tools.manner.markers.source,
+            )
+            break
+        except FileTrouble as error:
+            # It may have happened, or in part. Asked again, it says which are gone, so that each removal is recorded.
+            removals = [Result(Verdict.TROUBLE, trouble=error.trouble)] * len(delivered)
+            await trio.sleep(tools.config.retry.first * attempt)
+    results = results[:]
+    rows = []
+    for n, removal in zip(delivered, removals, strict=True):
+        item, result = job.items[n], results[n]
+        if removal.verdict in (Verdict.PUBLISHED, Verdict.GONE):
+            proofs = {
+                "archived_below": archive and archive.decode("utf-8", "backslashreplace"),
+                "durable_and_verified": tools.manner.verify,
+                "renamed_to": result.target.decode("utf-8", "backslashreplace"),
+                "source": item.fingerprint._asdict(),
+                "no_writer": removal.writer or "gone already",
+                "closed": result.closed,
+            }
+            rows.append(Removal(item.path, result.target, item.fingerprint.size, "removed", json.dumps(proofs)))
+            if removal.note:
+                text = f"{show_path(item.path)}: removed, but {removal.note}"
+                tools.board.notice("source", text, event="marker.kept")
+        elif removal.trouble is not None:
+            why = str(removal.trouble)
+            rows.append(Removal(item.path, result.target, item.fingerprint.size, "refused", why))
+            results[n] = result._replace(trouble=removal.trouble)
+        elif removal.verdict == Verdict.UNPROVEN:
+            rows.append(Removal(item.path, result.target, item.fingerprint.size, "refused", UNPROVEN))
+            tools.board.notice_once("source", UNPROVEN, event="source.kept")
+        else:  # it stays pending in the ledger: the next look delivers and proves it once more
+            why = "somebody writes it" if removal.verdict == Verdict.BUSY else "it, or another name of it, has changed"
+            tools.board.notice(
+                "source", f"{show_path(item.path)}: delivered, but its source stays: {why}", event="source.kept"
+            )
+    if rows:
+        await tools.ledger.call(Ledger.record_removals, rows)
+    return results

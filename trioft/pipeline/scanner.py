@@ -1,0 +1,400 @@
+"""
+The scanner: finds the files of the source, and decides when each is ready to be copied.
+
+Events are hints, scans are the truth: an event only makes it look earlier. What it looks at, it looks at through a
+mover.
+
+A file is **ready** when nobody has it open for writing and it has been quiet here, on our own clock, for
+``settle_closed`` where the former is proved, for ``settle`` where it is not. An old file is ready at once: the mover
+that opens it to copy it asks for the proof, and the file comes back if there is none. Where files have markers, one
+whose marker is there needs no quiet time, and one without is not ready.
+
+A file is **growing** when somebody has it open for writing, or it was seen to have grown, and it is large enough: it is
+copied while it is being written, in a lane of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import attrs
+import trio
+
+from trioft.config.options import Config, Source
+from trioft.core.errors import FileTrouble, Side, Trouble
+from trioft.core.model import BUNDLE_FILE_SIZE, FileState, Fingerprint, Found, Job, Manner
+from trioft.core.naming import Wanted
+from trioft.movers.events import Changes
+from trioft.movers.ops import writers
+from trioft.movers.ops.scan import Folder, Listing, Look
+from trioft.movers.pool import Call
+from trioft.pipeline.backlog import UNMARKED, Backlog, Pending
+from trioft.pipeline.storage import Storage
+from trioft.pipeline.walk import Walk
+from trioft.state.board import Board
+from trioft.state.ledger import ARRIVED, Known, Ledger, Port
+
+# Of a core, what scanning may take at most: where nothing but scans tells of new files, and where events do.
+_SHARE, _SHARE_WITH_EVENTS = 0.05, 0.01
+_STAMPS = 50_000  # folders of which is remembered that there is nothing to do
+_LOOKS = 256  # files looked at in one call
+_RETOLD = 10_000  # skipped files and unreadable folders that are remembered, so that each is told once
+
+_HELD = "somebody has it open for writing"
+
+
+@attrs.define(kw_only=True)
+class Scanner:
+    """The state of one scanner task. ``once`` is sync: one scan, then the rest of the work."""
+
+    config: Config
+    once: bool
+    only: bytes | None  # the one file to transfer
+    own: tuple[str, ...]  # patterns of what is not to be transferred beside `source.exclude`
+    board: Board
+    backlog: Backlog
+    storage: Storage
+    ledger: Port
+    call: Call
+    manner: Manner
+    changes: Changes
+    # Folders in which there was nothing to do, with their stamps: while these hold, the ledger is not asked again.
+    _idle: dict[bytes, bytes] = attrs.field(factory=dict, init=False)
+    _told: OrderedDict[bytes, None] = attrs.field(factory=OrderedDict, init=False)
+    _incomplete: bool = attrs.field(default=False, init=False)  # the last scan found more than there was room for
+    _jobs: trio.MemorySendChannel[Job] = attrs.field(init=False)
+    _growing: trio.MemorySendChannel[Job] = attrs.field(init=False)
+    _scanned_for: Source = attrs.field(init=False)  # the settings that the last scan was made with
+    _unseen: dict[bytes, int] = attrs.field(factory=dict, init=False)  # what a sync could not look at, and how often
+    _walk: Walk = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._walk = Walk(
+            config=self.config,
+            once=self.once,
+            own=self.own,
+            storage=self.storage,
+            call=self.call,
+            manner=self.manner,
+        )
+
+    def renew(self) -> None:
+        """Other settings hold: let go of files that are not wanted any more; what a copier has is copied."""
+        wanted = Wanted(self.config.source.include, self._walk.exclude)
+        for pending in self.backlog.at_rest():
+            if self.only is None and not wanted.file(pending.found.path):
+                self.backlog.leave(pending, "it is not to be transferred any more")
+        self.backlog.wake()
+
+    async def run(self, jobs: trio.MemorySendChannel[Job], growing: trio.MemorySendChannel[Job]) -> None:
+        """
+        Scan, wait, look, and hand out *jobs*, those of *growing* files in a lane of their own.
+
+        Ends, once, when everything that was found has come to its end. Else runs until cancelled.
+        """
+        self._jobs, self._growing = jobs, growing
+        with jobs, growing, self.ledger:
+            next_scan = rested = -math.inf
+            while True:
+                self._note_progress()
+                if trio.current_time() >= next_scan:
+                    self._incomplete, begun, self._scanned_for = False, trio.current_time(), self.config.source
+                    cost = await self._scan_all()
+                    self.board.scanned, self.board.scan_seconds = True, trio.current_time() - begun
+                    share = _SHARE_WITH_EVENTS if self.changes.are_told else _SHARE
+                    rested = trio.current_time() + cost / share
+                    pause = self.config.source.scan_interval
+                    next_scan = math.inf if self.once else max(rested, trio.current_time() + pause)
+                if await self._look_at_changes():
+                    next_scan = min(next_scan, rested)
+                if self._scanned_for is not self.config.source and not self.once:  # a sync would count files twice
+                    next_scan = -math.inf
+                await self._serve()
+                if self.once and not self.backlog and not self.changes:
+                    return
+                if self._incomplete and len(self.backlog) == 0:
+                    next_scan = -math.inf
+                    continue
+                if not self.changes:
+                    await self._rest_until(min(next_scan, self.backlog.next_due()))
+                self.backlog.changed = trio.Event()
+
+    async def _rest_until(self, time: float) -> None:
+        """Return at *time*, or when the backlog changes."""
+        self.board.look_due = time
+        with trio.move_on_at(time):
+            await self.backlog.changed.wait()
+        self._note_progress()
+
+    def _note_progress(self) -> None:
+        self.board.look_due = trio.current_time()
+
+    # --- scanning
+
+    async def _scan_all(self) -> float:
+        """Scan the whole source; return the processor time it took, in seconds."""
+        if self.only is not None:
+            await self._look_at([self.only])
+            return 0.0
+        former, self._idle = self._idle, {}
+        return await self._scan([b""], former)
+
+    async def _scan(self, folders: list[bytes], idle: dict[bytes, bytes]) -> float:
+        """Scan *folders* and those below them, but for files of *idle* ones; return the processor time it took."""
+        cost = 0.0
+        while folders:
+            self._note_progress()
+            listings = await self._walk.read(folders, idle)
+            if listings is None:
+                return cost
+            for listing in listings:
+                begun = time.process_time()
+                self.board.totals.already += listing.already
+                await self._take_in(listing, idle)
+                cost += listing.seconds + time.process_time() - begun
+                await self._serve()
+        return cost
+
+    async def _take_in(self, listing: Listing, idle: dict[bytes, bytes]) -> None:
+        for path, reason in listing.skipped:
+            if self._tell_once(path, reason):
+                self.board.skip(path, reason)
+        troubles = listing.troubles
+        if listing.missing and not self.config.source.include:
+            troubles = troubles + await self._walk.make_folders(listing.missing)
+        for trouble in troubles:
+            if self._tell_once(trouble.path, str(trouble)):
+                self.board.fail_folder(trouble)
+        if listing.alike:
+            await self._take_in_alike(listing)
+        self._remember((folder, idle[folder]) for folder in listing.unchanged)
+        known: dict[bytes, Known] = {}
+        filled = [folder.path for folder in listing.folders if folder.files]
+        if filled and (not self.once or any(found.there for folder in listing.folders for found in folder.files)):
+            known = await self.ledger.call(Ledger.known_in, filled)
+        for folder in listing.folders:
+            is_idle = True
+            for found in folder.files:
+                before = known.get(found.path)
+                if found.there and before is not None and before.is_still(found.fingerprint):
+                    self.board.totals.already += 1  # it had its marker: who waited for that has taken it away
+                    continue
+                while self.once and self.backlog.is_full:  # there is no other scan that would find the rest
+                    await self._serve()
+                    await self._rest_until(self.backlog.next_due())
+                    self.backlog.changed = trio.Event()
+                is_idle = not self._consider(found, None if self.once else before) and is_idle
+            if is_idle and folder.stamp:
+                self._remember([(folder.path, folder.stamp)])
+
+    async def _take_in_alike(self, listing: Listing) -> None:
+        """Something like these files is at the destination. Is it them? The ledger knows, or else a copier compares."""
+        known = await self.ledger.call(Ledger.known, [found.path for found in listing.alike])
+        others = []
+        for found in listing.alike:
+            its = known.get(found.path)
+            is_known = its is not None and its.outcome in ARRIVED and its.is_still(found.fingerprint)
+            if its is not None and is_known and its.target == found.target:
+                self.board.totals.already += 1
+            else:
+                others.append(found)
+        listing.folders.append(Folder(b"", others))
+
+    def _remember(self, idle: Iterable[tuple[bytes, bytes]]) -> None:
+        if len(self._idle) < _STAMPS:
+            self._idle.update(idle)
+
+    def _tell_once(self, path: bytes, text: str) -> bool:
+        if path in self._told:
+            return False
+        self._told[path] = None
+        if len(self._told) > _RETOLD:
+            self._told.popitem(last=False)
+        return True
+
+    # --- deciding
+
+    def _consider(self, found: Found, known: Known | None, writer: str = writers.UNKNOWN) -> bool:
+        """A regular file was seen: is there anything to do about it?"""
+        pending = self.backlog.get(found.path)
+        if pending is not None:
+            if pending.in_work or pending.is_paused:
+                return True
+            if pending.found.fingerprint != found.fingerprint:
+                self._note_change(pending, found)
+            elif pending.found.marked != found.marked and pending.entry.state != FileState.READY:
+                self.backlog.look_again(pending, trio.current_time())
+            return True
+        # One whose removal is pending was delivered by a run that was killed then: its delivery is proved once more.
+        if known is not None and known.is_still(found.fingerprint) and known.removal != "pending":
+            return False
+        if self.backlog.is_full:
+            self._incomplete = True
+            return True
+        if found.marked is False and len(self.backlog) >= UNMARKED:
+            return True  # another scan takes it in, if nobody needs the room then
+        now = trio.current_time()
+        pending = self.backlog.add(found, now + self.config.source.settle_closed)
+        # One that failed would only fail again, at each write; one that was delivered has to be closed to be removed.
+        pending.closed_only = known is not None and (known.outcome == "failed" or known.is_still(found.fingerprint))
+        if writer == writers.BUSY and self._may_be_followed(pending):
+            self.backlog.make_growing(pending)
+        elif found.marked:
+            self.backlog.look_again(pending, now)
+        elif self._is_old(found.fingerprint):
+            if self._may_be_followed(pending):
+                # Its writer may only pause: asked before it waits behind others, who would find out late.
+                pending.was_quiet = True
+                self.backlog.look_again(pending, now)
+            elif found.marked is False:
+                self.backlog.lacks_marker(pending, self.manner.markers.source, once=self.once)
+            else:
+                self.backlog.make_ready(pending)
+        elif found.marked is False and not (self.once or self._may_be_followed(pending)):
+            self.backlog.lacks_marker(pending, self.manner.markers.source, once=False)
+        return True
+
+    def _may_be_followed(self, pending: Pending) -> bool:
+        growing, found = self.config.growing, pending.found
+        is_large = found.fingerprint.size >= growing.min_size
+        if growing.mode != "follow" or not is_large or pending.closed_only:
+            return False
+        return Wanted(growing.include, growing.exclude).file(found.path)
+
+    def _is_old(self, fingerprint: Fingerprint) -> bool:
+        """Is its last change, by the wall clock, longer ago than ``settle``? A proof says whether to believe it."""
+        return time.time() - fingerprint.changed_ns / 1e9 > self.config.source.settle
+
+    def _note_change(self, pending: Pending, found: Found, writer: str = writers.UNKNOWN) -> None:
+        has_grown = pending.is_version_of(found) and found.fingerprint.size > pending.found.fingerprint.size
+        quiet = 0 if found.marked else self.config.source.settle_closed
+        self.backlog.replace(pending, found, trio.current_time() + quiet)
+        if self.once and self.config.growing.mode == "wait":
+            self._leave(pending)
+        elif (has_grown or writer == writers.BUSY) and self._may_be_followed(pending):
+            self.backlog.make_growing(pending)
+
+    async def _serve(self) -> None:
+        """Look at the files whose time has come, and hand out what is ready."""
+        while due := self.backlog.pop_due(_LOOKS):
+            await self._look_at([pending.found.path for pending in due])
+        self.backlog.offer(self._jobs, self._growing)
+
+    async def _look_at_changes(self) -> bool:
+        """
+        Look at what events told of, and return whether anything else may have changed too.
+
+        Folders are scanned: what lies in one that was moved in has no events.
+        """
+        paths, everything = self.changes.take()
+        for start in range(0, len(paths), _LOOKS):
+            if folders := await self._look_at(paths[start : start + _LOOKS]):
+                await self._scan(folders, {})
+        return everything
+
+    async def _look_at(self, paths: list[bytes]) -> list[bytes]:
+        """Look at *paths*, and return those of them that are folders."""
+        looks: list[Look]
+        source = self.config.source
+        try:
+            ends, markers, routes = self.storage.ends, self.manner.markers, self.manner.routes
+            looks = await self.call("look", ends.source, paths, source.include, self._walk.exclude, markers, routes)
+        except FileTrouble as error:
+            if self.once and not self.backlog:
+                raise  # the one file to transfer: nothing would be left to wait for, as if it had arrived
+            self.storage.suspect(error.trouble._replace(side=Side.SOURCE))
+            for path in paths:
+                if (pending := self.backlog.get(path)) is not None and not pending.in_work:
+                    self.backlog.look_again(pending, trio.current_time() + source.scan_interval)
+            return []
+        known: dict[bytes, Known] = {}
+        new = [look.path for look in looks if look.found and self.backlog.get(look.path) is None]
+        if new and not self.once:
+            known = await self.ledger.call(Ledger.known, new)
+        for look in looks:
+            pending = self.backlog.get(look.path)
+            if pending is None:
+                if look.found is not None:
+                    self._unseen.pop(look.path, None)
+                    self._consider(look.found, known.get(look.path), look.writer)
+                elif look.trouble is not None and self.once:
+                    await self._see_later(look.path, look.trouble)
+            elif pending.in_work or pending.is_paused:
+                continue  # its copier will notice by itself
+            elif look.kind == "unreadable":
+                self.backlog.make_ready(pending)  # the copier meets the same error, and knows what to do about it
+            elif look.found is None:
+                await self._lose(pending)
+            elif look.found.fingerprint != pending.found.fingerprint:
+                self._note_change(pending, look.found, look.writer)
+            elif pending.entry.state != FileState.READY:
+                pending.found = look.found
+                self._decide(pending, look.writer)
+        return [look.path for look in looks if look.kind == "folder"]
+
+    async def _see_later(self, path: bytes, trouble: Trouble) -> None:
+        """A sync was told of a file that cannot be looked at, and there is no other scan that would find it."""
+        retry = self.config.retry
+        self._unseen[path] = self._unseen.get(path, 0) + 1
+        if self._unseen[path] <= retry.retries:
+            await trio.sleep(retry.pause(self._unseen[path]))
+            self.changes.add([path])
+        else:
+            self.board.fail_folder(trouble)
+
+    def _decide(self, pending: Pending, writer: str) -> None:
+        """A file is unchanged since the last look: is it ready?"""
+        source, now = self.config.source, trio.current_time()
+        # As sums, not differences: what is due by now must not, for a rounding error, be due at once for ever.
+        marked = pending.found.marked
+        closed_at = pending.since + (0 if pending.was_quiet or marked else source.settle_closed)
+        settled_at = pending.since + (0 if marked else source.settle)
+        pending.settled = now >= settled_at
+        if writer == writers.BUSY:
+            if self.once and self.config.growing.mode == "wait":
+                self._leave(pending)
+                return
+            if self._may_be_followed(pending):
+                self.backlog.make_growing(pending)
+                return
+            self.board.move(pending.entry, FileState.SETTLING, _HELD)
+            self.backlog.look_again(pending, now + max(source.settle_closed, 0.1))
+        elif marked is False:
+            # A marker comes a moment after its file: a sync, which would not find it later, waits for as long.
+            if self.once and now < settled_at and not pending.was_quiet:
+                self.backlog.look_again(pending, settled_at)
+            else:
+                self.backlog.lacks_marker(pending, self.manner.markers.source, once=self.once)
+        elif pending.settled or (writer == writers.CLOSED and now >= closed_at):
+            self.backlog.make_ready(pending)
+        else:
+            self.backlog.look_again(pending, closed_at if writer == writers.CLOSED else settled_at)
+
+    async def _lose(self, pending: Pending) -> None:
+        """A file is gone. It may have got another name, which a sync would not hear of, and be continued under that."""
+        is_large = pending.entry.size > BUNDLE_FILE_SIZE
+        if is_large or self.once:
+            source, found = self.storage.ends.source, pending.found
+            try:
+                name = await self.call("locate", source, found.path, found.fingerprint[:2], is_large)
+            except FileTrouble as error:
+                self.board.notice_once("source", f"cannot find out whether a file was renamed: {error}")
+                pending.entry.attempt += 1
+                if pending.entry.attempt <= self.config.retry.retries:
+                    self.backlog.look_again(pending, trio.current_time() + self.config.retry.first)
+                else:
+                    self.backlog.make_ready(pending)  # a copier meets the same error, and gives it up
+                return
+            if name is not None:
+                self.changes.add([name])
+        if pending.entry.strategy:
+            self.backlog.make_ready(pending)  # it has been begun: a copier finds it gone, and clears up what it wrote
+        else:
+            self.backlog.finished(pending, FileState.GONE)
+
+    def _leave(self, pending: Pending) -> None:
+        self.board.totals.busy += 1
+        self.backlog.leave(pending, "still being written: left for the next run")

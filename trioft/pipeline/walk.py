@@ -1,0 +1,137 @@
+"""
+The walk through the source: movers read folders, several at a time, and make those that the destination lacks.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import attrs
+import trio
+
+from trioft.config.options import Config
+from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify
+from trioft.core.model import Manner
+from trioft.movers.ops.scan import Listing
+from trioft.movers.pool import Call
+from trioft.pipeline.storage import Storage
+
+_CALLS = 3  # at a time: a server that is slow to answer has more than one question to think about
+_BATCH = 16, 500  # folders handed to one call: so many where there are few, and at most
+
+
+@attrs.define(kw_only=True)
+class Walk:
+    """
+    Reads the source for a scanner. Where it is ``once`` compared with the destination, files that are there are only
+    counted.
+    """
+
+    config: Config
+    once: bool
+    own: tuple[str, ...]  # patterns of what is not to be transferred beside `source.exclude`
+    storage: Storage
+    call: Call
+    manner: Manner
+    _refused: int = attrs.field(default=0, init=False)  # looks at the destination that failed while its probes succeed
+
+    @property
+    def exclude(self) -> tuple[str, ...]:
+        return (*self.config.source.exclude, *self.own)
+
+    async def read(self, folders: list[bytes], idle: dict[bytes, bytes]) -> list[Listing] | None:
+        """
+        Read some of *folders*, which then holds those that are still to be read; of *idle* ones, with their stamps,
+        only what has changed.
+
+        None: the source cannot be read; let the next scan try again. Waits for a destination that is away; raises
+        ``FileTrouble`` where that is well, and still fails.
+        """
+        fewest, most = _BATCH
+        size = min(most, max(fewest, -(-len(folders) // _CALLS)))
+        batches = [folders[max(0, end - size) : end] for end in range(len(folders), 0, -size)[:_CALLS]]
+        del folders[-sum(map(len, batches)) :]
+        listings: list[Listing] = []
+        troubles: list[Trouble] = []
+        async with trio.open_nursery() as nursery:
+            for batch in batches:
+                nursery.start_soon(self._read_batch, batch, idle, folders, listings, troubles)
+        return None if troubles and not await self._cope(troubles[0]) else listings
+
+    async def _read_batch(
+        self,
+        batch: list[bytes],
+        idle: dict[bytes, bytes],
+        folders: list[bytes],
+        listings: list[Listing],
+        troubles: list[Trouble],
+    ) -> None:
+        ends, compared = self.storage.ends, self.once
+        try:
+            listing: Listing = await self.call(
+                "scan",
+                ends.source,
+                batch,
+                None if compared else {folder: idle[folder] for folder in batch if folder in idle},
+                self.config.source.include,
+                self.exclude,
+                ends.destination if compared else None,
+                self.manner if self.config.copy.on_success.action == "keep" else None,
+                self.manner.markers,
+                self.manner.routes,
+            )
+        except FileTrouble as error:
+            folders += batch
+            # A mover that got stuck cannot say on which side: without a comparison there is only one.
+            troubles.append(error.trouble if compared else error.trouble._replace(side=Side.SOURCE))
+        else:
+            self._refused = 0
+            folders += listing.rest
+            listings.append(listing)
+
+    async def _cope(self, trouble: Trouble) -> bool:
+        """A call failed as a whole. True: the end is back, go on. False: let the next scan try again."""
+        outages, retry = self.storage.outages, self.config.retry
+        self.storage.suspect(trouble)
+        if trouble.side == Side.SOURCE and not self.once:
+            await self.storage.gates[Side.SOURCE].usable()
+            return self.storage.outages != outages
+        await self.storage.usable()
+        # If the probe succeeds, it is not the end, it is this folder there.
+        self._refused = self._refused + 1 if self.storage.outages == outages else 0
+        if self.once and self._refused > retry.retries:
+            raise FileTrouble(trouble)
+        await trio.sleep(min(retry.longest, retry.first * self._refused))
+        return True
+
+    async def make_folders(self, folders: list[bytes]) -> list[Trouble]:
+        """
+        Make folders that the destination does not have, empty ones too; return what could not be made.
+
+        A file meets again what fails here.
+        """
+        retry = self.config.retry
+        given_up: list[Trouble] = []
+        for attempt in itertools.count(1):
+            await self.storage.usable()
+            ends = self.storage.ends
+            try:
+                troubles = await self.call("make_folders", ends.source, ends.destination, folders)
+            except FileTrouble as error:
+                if await self._cope(error.trouble):
+                    continue
+                break
+            failed = set()
+            for trouble in troubles:
+                remedy = classify(trouble)
+                if remedy == Remedy.DESTINATION:
+                    self.storage.suspect(trouble)
+                if remedy == Remedy.GIVE_UP or attempt > retry.retries:
+                    given_up.append(trouble)
+                else:
+                    failed.add(trouble.path)
+            folders = [folder for folder in folders if folder in failed]
+            if not folders:
+                break
+            await trio.sleep(retry.pause(attempt))
+        return given_up

@@ -1,0 +1,103 @@
+"""
+Claims: which source file has, or may get, a name at the destination, where rules can give one name to several.
+
+Only where names are overwritten: no other policy replaces a name, whoever has it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+
+from trioft.core.errors import ROUTE, Side, Trouble, show_path
+from trioft.core.model import Item
+from trioft.state.ledger import ARRIVED, ELSEWHERE, Entry, Ledger, Port
+
+# Takes the names of files, and returns each file, with its rival if it has one, or why it cannot have the name.
+Take = Callable[[Sequence[Item], Port], Awaitable[list[Item | Trouble]]]
+
+
+class Claims:
+    """
+    The names that files are on their way to. None, where none is *needed*.
+
+    A file that finds its name taken waits: what comes of the other one says what comes of it.
+    """
+
+    def __init__(self, needed: bool) -> None:
+        self._needed = needed
+        self._holders: dict[bytes, bytes] = {}  # target → source file
+        self._waiting: dict[bytes, dict[int, None]] = {}  # target → files that wait for it, in order
+
+    @contextlib.contextmanager
+    def open(self, wake: Callable[[int], bool]) -> Iterator[Take]:
+        """
+        Yield what takes the names for one job; they are given back in the end, when the ledger knows what came.
+
+        *wake* is told then who may try next; it says whether that file is still there.
+        """
+        taken: set[bytes] = set()
+        try:
+            yield functools.partial(self._take, taken)
+        finally:
+            for target in taken:
+                del self._holders[target]
+                waiting = self._waiting.pop(target, {})
+                while waiting and not wake(next(iter(waiting))):
+                    del waiting[next(iter(waiting))]
+                if waiting:
+                    self._waiting[target] = waiting
+
+    def is_free(self, target: bytes) -> bool:
+        return target not in self._holders
+
+    async def _take(self, taken: set[bytes], items: Sequence[Item], ledger: Port) -> list[Item | Trouble]:
+        if not self._needed:
+            return [*items]
+        named: list[Item | Trouble] = []
+        for item in items:
+            holder = self._holders.setdefault(item.target, item.path)
+            waiting = self._waiting.setdefault(item.target, {})
+            if holder == item.path:
+                taken.add(item.target)
+                waiting.pop(item.id, None)
+            else:
+                waiting[item.id] = None
+            if not waiting:
+                del self._waiting[item.target]
+            named.append(item if holder == item.path else _in_use(item, holder))
+        owners = await ledger.call(owners_of, [(item.target, item.path) for item in items])
+        return [its._replace(rival=owners.get(its.target, b"")) if isinstance(its, Item) else its for its in named]
+
+
+def pass_on(ledger: Ledger, entries: Sequence[Entry]) -> None:
+    """These are to be recorded. What another file was delivered as, under a name of theirs, is not there any more."""
+    gone = f"UPDATE file SET target = x'' WHERE target = ? AND {ELSEWHERE} AND (folder, name) <> (?, ?)"
+    for entry in entries:
+        if entry.outcome == "delivered":
+            ledger.execute(gone, (entry.target, *os.path.split(entry.path)))
+            if entry.target != entry.path:
+                its_own = (*os.path.split(entry.target), entry.target)
+                ledger.execute("UPDATE file SET target = x'' WHERE folder = ? AND name = ? AND target = ?", its_own)
+
+
+def owners_of(ledger: Ledger, names: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return, of *names* (target, source file), those that another source file was delivered under, and which."""
+    query = (
+        f"SELECT outcome, folder, name FROM file WHERE target = ? AND {ELSEWHERE}"
+        " UNION ALL SELECT outcome, folder, name FROM file WHERE folder = ? AND name = ? AND target = ?"
+    )
+    owners = {}
+    for target, path in names:
+        for outcome, folder, name in ledger.execute(query, (target, *os.path.split(target), target)):
+            if outcome in ARRIVED and (other := os.path.join(folder, name)) != path:
+                owners[target] = other
+    return owners
+
+
+def _in_use(item: Item, holder: bytes) -> Trouble:
+    text = f"{show_path(holder)} is being delivered under the same name, {show_path(item.target)}"
+    return Trouble(Side.DESTINATION, ROUTE, item.path, None, errno.EEXIST, text)

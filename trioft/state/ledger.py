@@ -1,0 +1,450 @@
+"""
+The ledger: what was delivered, what failed, and from where each transfer can be continued. SQLite, one file for each
+pair.
+
+``Ledger`` is the file: plain methods, one transaction at a time. ``run_ledger`` is the task that owns it while an agent
+runs: everything that piles up while one transaction is written goes into the next one. ``Port`` is how tasks reach it.
+
+It is written with ``synchronous=FULL``: a source may be removed because of a row, so the row must survive a power cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.resources
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+
+import trio
+
+from trioft import __version__
+from trioft.core.errors import LedgerError
+from trioft.core.model import Checkpoint, Fingerprint, Identity
+from trioft.core.units import timestamp
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_APPLICATION_ID = 0x7472696F
+VERSION = 4
+ARRIVED = ("delivered", "already")  # outcomes of a file that the destination has
+# Files that did not keep their path: what the index of them is asked with has to be written as in its making.
+ELSEWHERE = "target <> x'' AND target <> CAST(iif(folder = x'', name, folder || '/' || name) AS BLOB)"
+# What brings a ledger of one version to the next.
+_MIGRATIONS = {
+    1: "ALTER TABLE file ADD COLUMN closed TEXT NOT NULL DEFAULT '';"
+    "ALTER TABLE checkpoint ADD COLUMN growing INTEGER NOT NULL DEFAULT 0;"
+    "CREATE INDEX checkpoint_by_identity ON checkpoint (dev, ino);",
+    2: "CREATE TABLE unlisted (target BLOB NOT NULL, state TEXT NOT NULL, size INTEGER NOT NULL,"
+    " mtime_ns INTEGER NOT NULL, digest BLOB, sum BLOB, time TEXT NOT NULL, PRIMARY KEY (target, state))"
+    " STRICT, WITHOUT ROWID; CREATE INDEX unlisted_to_read ON unlisted (time) WHERE sum IS NULL;",
+    3: f"CREATE INDEX file_by_target ON file (target) WHERE {ELSEWHERE};",
+}
+_BATCH = 256  # requests of one transaction at most
+# Old history goes in pieces, so that no checkpoint waits long for one, and as often as this, in seconds.
+_FORGOTTEN_AT_A_TIME = 2_000
+_FORGET_EVERY = 3600.0
+_64_BITS = 2**64 - 1
+
+
+class Known(NamedTuple):
+    """What the ledger knows about a source file."""
+
+    outcome: str
+    removal: str
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    target: bytes = b""  # where it was delivered
+
+    def is_still(self, fingerprint: Fingerprint) -> bool:
+        """
+        Is a source file with *fingerprint* the one that this is known about?
+
+        A delivered one that only got other permissions, or another name, is. One that failed may work then.
+        """
+        same = (self.size, self.mtime_ns) == (fingerprint.size, fingerprint.mtime_ns)
+        return same and (self.outcome in ARRIVED or self.ctime_ns == fingerprint.ctime_ns)
+
+
+class Entry(NamedTuple):
+    """An outcome, to be recorded."""
+
+    outcome: str
+    path: bytes
+    target: bytes
+    fingerprint: Fingerprint
+    digest: bytes | None
+    detail: str
+    removal: str = ""
+    closed: str = ""
+
+
+class Removal(NamedTuple):
+    """What came of removing a delivered source."""
+
+    path: bytes
+    target: bytes
+    size: int
+    outcome: str  # removed or refused
+    detail: str
+
+
+class Line(NamedTuple):
+    """One line of history."""
+
+    time: str
+    event: str
+    path: bytes
+    target: bytes
+    size: int
+    digest: bytes | None
+    detail: str
+
+
+def now() -> str:
+    """Return this moment as the ledger has it."""
+    return timestamp(datetime.now(UTC))
+
+
+def _signed(number: int) -> int:
+    """Return a 64-bit number, such as the inode of some servers, as SQLite holds it."""
+    return number - 2**64 if number >= 2**63 else number
+
+
+def ledger_path(state_dir: str, source: bytes, destination: bytes) -> str:
+    """Return the ledger's file for a pair of absolute paths without symbolic links."""
+    name = hashlib.blake2b(source + b"\0" + destination, digest_size=8).hexdigest()
+    return os.path.join(state_dir, f"{name}.sqlite")
+
+
+def version_of(db: sqlite3.Connection, path: str) -> int:
+    """Return the version of the ledger *path*, 0 if it is empty. Raises ``LedgerError`` if it is none that we know."""
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if tables and application != _APPLICATION_ID:
+        raise LedgerError(
+            f"{path} is an SQLite file, but no ledger of trioft",
+            hint="move it away, or choose another state directory with --state-dir",
+        )
+    if version > VERSION:
+        raise LedgerError(
+            f"{path} was written by a newer trioft (ledger version {version}, this one knows {VERSION})",
+            hint="use the newer trioft for this pair",
+        )
+    return int(version) if tables else 0
+
+
+def unusable(path: str, error: sqlite3.DatabaseError) -> LedgerError:
+    """Return what an error of SQLite means to a person."""
+    if isinstance(error, sqlite3.OperationalError):
+        hint = "see to its disk and its permissions, then start trioft again"
+    else:
+        hint = (
+            "move it away and start again: trioft then compares partials and files at the destination"
+            " with the source before it uses them, and copies what is missing"
+        )
+    return LedgerError(f"the ledger {path} cannot be used: {error}", hint=hint)
+
+
+class Ledger:
+    """
+    The SQLite file. Every error of SQLite leaves as ``LedgerError``; none is repaired by starting a new file.
+
+    Not for several threads at a time; any thread will do.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            # Not there, or there and ours; a file that is neither is refused, not overwritten.
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+            try:
+                self._open()
+            except BaseException:
+                self._db.close()
+                raise
+        except sqlite3.DatabaseError as error:
+            raise unusable(self.path, error) from error
+
+    def _open(self) -> None:
+        version = version_of(self._db, self.path)
+        for old in range(version, VERSION) if version else ():
+            self._db.executescript(f"BEGIN; {_MIGRATIONS[old]} PRAGMA user_version = {old + 1}; COMMIT")
+        if not version:
+            # Pages that are not used any more are given back; it has to be said before there is a table.
+            self._db.execute("PRAGMA auto_vacuum = FULL")
+            schema = importlib.resources.files("trioft.state").joinpath("ledger.sql").read_text("utf-8")
+            self._db.executescript(
+                f"BEGIN; {schema}"
+                f"INSERT INTO about VALUES ('made_by', CAST('trioft {__version__}' AS BLOB));"
+                f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT"
+            )
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+
+    @contextlib.contextmanager
+    def transaction(self) -> Any:
+        """All or nothing. Raises ``LedgerError``."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                if self._db.in_transaction:  # a full disk, for one, has rolled it back already
+                    self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            raise unusable(self.path, error) from error
+
+    def close(self) -> None:
+        self._db.close()
+
+    # What follows is called within a transaction.
+
+    def execute(self, query: str, values: Iterable[object] = ()) -> sqlite3.Cursor:
+        """Run a statement of a module that has a table of its own here."""
+        return self._db.execute(query, tuple(values))
+
+    def begin_run(self, source: bytes, destination: bytes) -> None:
+        """Note the ends, and forget failures: a new start tries again."""
+        for key, value in (("source", source), ("destination", destination)):
+            self._db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, value))
+        self._db.execute("DELETE FROM file WHERE outcome IN ('failed', 'skipped')")
+
+    def forget_history(self, keep: float) -> int:
+        """Forget some of the history that is older than *keep* seconds; return how many rows: 0 if none is left."""
+        oldest = timestamp(datetime.now(UTC) - timedelta(seconds=keep))
+        query = "DELETE FROM history WHERE id IN (SELECT id FROM history WHERE time < ? ORDER BY time LIMIT ?)"
+        return self._db.execute(query, (oldest, _FORGOTTEN_AT_A_TIME)).rowcount
+
+    def identity_of(self, side: str) -> Identity | None:
+        """Return which filesystem the *side* was on when it was used last, or None if it never was."""
+        row = self._db.execute("SELECT value FROM about WHERE key = ?", (f"{side}_filesystem",)).fetchone()
+        if row is None:
+            return None
+        fields = json.loads(row[0])
+        place, point = (os.fsencode(fields[key]) for key in ("place", "point"))
+        return Identity(fields["kind"], fields["source"], fields["uuid"], place, point)
+
+    def note_identity(self, side: str, identity: Identity) -> None:
+        """From now on, this is the filesystem that the *side* is on."""
+        fields = identity._asdict() | {key: os.fsdecode(getattr(identity, key)) for key in ("place", "point")}
+        value = json.dumps(fields).encode("ascii")
+        self._db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (f"{side}_filesystem", value))
+
+    def known_in(self, folders: Iterable[bytes]) -> dict[bytes, Known]:
+        """Return what is known about the files of *folders*, by path."""
+        known = {}
+        query = f"SELECT name, {', '.join(Known._fields)} FROM file WHERE folder = ?"
+        for folder in folders:
+            prefix = folder + b"/" if folder else b""
+            for name, *rest in self._db.execute(query, (folder,)):
+                known[prefix + name] = Known(*rest)
+        return known
+
+    def known(self, paths: Iterable[bytes]) -> dict[bytes, Known]:
+        """Return what is known about *paths*."""
+        known = {}
+        query = f"SELECT {', '.join(Known._fields)} FROM file WHERE folder = ? AND name = ?"
+        for path in paths:
+            row = self._db.execute(query, os.path.split(path)).fetchone()
+            if row is not None:
+                known[path] = Known(*row)
+        return known
+
+    def checkpoint_of(self, path: bytes) -> Checkpoint | None:
+        row = self._db.execute(
+            "SELECT partial, dev, ino, size, mtime_ns, ctime_ns, offset, digests, growing"
+            " FROM checkpoint WHERE path = ?",
+            (path,),
+        ).fetchone()
+        if row is None:
+            return None
+        partial, dev, ino, *rest, offset, digests, growing = row
+        return Checkpoint(partial, Fingerprint(dev & _64_BITS, ino & _64_BITS, *rest), offset, digests, bool(growing))
+
+    def transfer_of(self, path: bytes, dev: int, ino: int) -> tuple[bytes, Checkpoint] | None:
+        """
+        Return the transfer in progress of this file, and the name that it had then; of several its present one.
+
+        If there is none, that of what was called *path* before.
+        """
+        query = "SELECT path FROM checkpoint WHERE dev = ? AND ino = ? ORDER BY path <> ?"
+        names = [name for (name,) in self._db.execute(query, (_signed(dev), _signed(ino), path))]
+        return next(((name, row) for name in [*names, path] if (row := self.checkpoint_of(name)) is not None), None)
+
+    def move_checkpoint(self, old: bytes, new: bytes, checkpoint: Checkpoint) -> None:
+        """What was called *old* is called *new*, and goes on at *checkpoint*."""
+        self.drop_checkpoint(old)
+        self.save_checkpoint(new, checkpoint)
+
+    def save_checkpoint(self, path: bytes, checkpoint: Checkpoint) -> None:
+        dev, ino, *rest = checkpoint.fingerprint
+        self._db.execute(
+            "INSERT OR REPLACE INTO checkpoint VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(path, checkpoint.partial, _signed(dev), _signed(ino), *rest),
+                *(checkpoint.offset, checkpoint.digests, now(), checkpoint.growing),
+            ),
+        )
+
+    def drop_checkpoint(self, path: bytes) -> None:
+        self._db.execute("DELETE FROM checkpoint WHERE path = ?", (path,))
+
+    def transfers_into(self, partials: Iterable[bytes]) -> dict[bytes, tuple[bytes, Checkpoint]]:
+        """Return, for those of *partials* that a transfer in progress writes, its file and its checkpoint."""
+        transfers = {}
+        for partial in partials:
+            row = self._db.execute("SELECT path FROM checkpoint WHERE partial = ?", (partial,)).fetchone()
+            if row is not None and (checkpoint := self.checkpoint_of(row[0])) is not None:
+                transfers[partial] = row[0], checkpoint
+        return transfers
+
+    def record(self, entries: Iterable[Entry]) -> None:
+        """Record outcomes: the newest knowledge about each file, and one line of history."""
+        time = now()
+        entries = list(entries)
+        self._db.executemany(
+            "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                (
+                    *os.path.split(e.path),
+                    e.outcome,
+                    e.removal,
+                    e.target,
+                    e.fingerprint.size,
+                    e.fingerprint.mtime_ns,
+                    e.fingerprint.ctime_ns,
+                    e.digest,
+                    e.closed,
+                )
+                for e in entries
+            ),
+        )
+        self._db.executemany("DELETE FROM checkpoint WHERE path = ?", ((e.path,) for e in entries))
+        self.add_history(
+            Line(time, e.outcome, e.path, e.target, e.fingerprint.size, e.digest, e.detail) for e in entries
+        )
+
+    def forget_failure(self, path: bytes) -> None:
+        """Let a file that failed, or was skipped, be tried again by this run."""
+        query = "DELETE FROM file WHERE folder = ? AND name = ? AND outcome IN ('failed', 'skipped')"
+        self._db.execute(query, os.path.split(path))
+
+    def record_removals(self, removals: Iterable[Removal]) -> None:
+        """Record which sources were removed, with the proofs, or why they were not."""
+        removals = list(removals)
+        self._db.executemany(
+            "UPDATE file SET removal = ? WHERE folder = ? AND name = ?",
+            ((r.outcome, *os.path.split(r.path)) for r in removals),
+        )
+        time = now()
+        self.add_history(Line(time, r.outcome, r.path, r.target, r.size, None, r.detail) for r in removals)
+
+    def add_history(self, lines: Iterable[Line]) -> None:
+        """Record what has happened, beside the outcomes."""
+        self._db.executemany(
+            "INSERT INTO history (time, event, path, target, size, digest, detail) VALUES (?, ?, ?, ?, ?, ?, ?)", lines
+        )
+
+
+class _Request:
+    """One call of a ``Ledger`` method, and where its answer goes."""
+
+    def __init__(self, call: Callable[[Ledger], Any]) -> None:
+        self.call = call
+        self.done = trio.Event()
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+
+class Port:
+    """How tasks reach the ledger task. Each task holds a clone; the ledger task ends when all are closed."""
+
+    def __init__(self, requests: trio.MemorySendChannel[_Request]) -> None:
+        self._requests = requests
+
+    def __enter__(self) -> Port:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._requests.close()
+
+    def clone(self) -> Port:
+        return Port(self._requests.clone())
+
+    async def call(self, method: Callable[Concatenate[Ledger, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """
+        Run *method* in a transaction and return its value once that is committed.
+
+        Raises ``LedgerError`` if the ledger has failed. When cancelled, the method may have run or not.
+        """
+        request = _Request(lambda ledger: method(ledger, *args, **kwargs))
+        try:
+            await self._requests.send(request)
+        except trio.BrokenResourceError:
+            raise LedgerError("the ledger has failed") from None
+        await request.done.wait()
+        if request.error is not None:
+            raise request.error
+        value: T = request.value
+        return value
+
+
+def open_port(capacity: int) -> tuple[Port, trio.MemoryReceiveChannel[_Request]]:
+    """Return the two ends of the way to the ledger task."""
+    send, receive = trio.open_memory_channel[_Request](capacity)
+    return Port(send), receive
+
+
+async def forget_old_history(ledger: Port, keep: float) -> None:
+    """Have history older than *keep* seconds forgotten, now and then, in pieces. Runs until cancelled."""
+    with ledger:
+        while True:
+            while await ledger.call(Ledger.forget_history, keep):
+                pass
+            await trio.sleep(_FORGET_EVERY)
+
+
+async def run_ledger(ledger: Ledger, requests: trio.MemoryReceiveChannel[_Request]) -> None:
+    """
+    Serve *requests*, many in one transaction.
+
+    Shielded: a pipeline that ends, in whatever way, still gets its last rows committed. An error of SQLite closes the
+    ledger for good and leaves as ``LedgerError``, to all who wait and as this task's end.
+
+    Ends when every port has been closed.
+    """
+    with trio.CancelScope(shield=True), requests, contextlib.closing(ledger):
+        async for request in requests:
+            batch = [request]
+            with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
+                while len(batch) < _BATCH:
+                    batch.append(requests.receive_nowait())
+            try:
+                await trio.to_thread.run_sync(_commit, ledger, batch)
+            except BaseException as error:
+                with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
+                    while True:
+                        batch.append(requests.receive_nowait())
+                for failed in batch:
+                    hint = error.hint if isinstance(error, LedgerError) else None
+                    failed.error = LedgerError(f"the ledger has failed: {error}", hint=hint)
+                    failed.done.set()
+                raise
+            for served in batch:
+                served.done.set()
+
+
+def _commit(ledger: Ledger, batch: list[_Request]) -> None:
+    with ledger.transaction():
+        for request in batch:
+            request.value = request.call(ledger)
