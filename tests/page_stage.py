@@ -90,7 +90,7 @@ async def main() -> None:
         board.notices.append(lambda _, text: addresses.append(text.rpartition(" ")[2]))
         run = JobRun(config, board)
         run.storage = storage()
-        async with serving(config, board, [run], False, folder):
+        async with serving(config, board, [run], once=False, state_dir=folder):
             for n in range(int(sys.argv[1])):
                 add(board, f"day {n // 1000}/clip {n:05d}.mxf", 1_000_000 + n, S.READY)
             print(json.dumps(addresses[0]), flush=True)

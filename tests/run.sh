@@ -6,6 +6,7 @@ sh tests/setup.sh test
 .venv/bin/mypy
 .venv/bin/ruff check
 .venv/bin/ruff format --check
+.venv/bin/lint-imports --no-cache --no-logo
 # In a folder of this run alone. In pytest's own a run removes what earlier ones left, and what a killed one left may
 # still be mounted: that would fail this run, all of whose tests have passed. Kept when a test fails.
 base=$(mktemp -d "${TMPDIR:-/tmp}/trioft-tests-XXXXXX")

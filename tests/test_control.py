@@ -22,8 +22,8 @@ from test_status import url_of
 from trioft.config.options import Config
 from trioft.core.model import BLOCK_SIZE, MIB, FileState, Item, Result, Verdict
 from trioft.pipeline.backlog import Backlog
-from trioft.pipeline.copier import _report
-from trioft.pipeline.transfer import Tools, stopped
+from trioft.pipeline.context import Tools, stopped
+from trioft.pipeline.outcomes import report
 from trioft.state.board import Board
 
 CONFIG = "feed: {listen: '127.0.0.1:0', control: true}\n"
@@ -313,7 +313,7 @@ async def test_a_file_that_was_resumed_before_it_had_stopped_goes_on(
     trouble = stopped(pending.entry, 4)
     pending.entry.paused = is_paused
     tools = cast(Tools, SimpleNamespace(board=board, config=Config()))
-    _report(pending, item, Result(Verdict.TROUBLE, trouble=trouble), backlog, tools, [])
+    report(pending, item, Result(Verdict.TROUBLE, trouble=trouble), backlog, tools, [])
     assert (pending.entry.state, pending.entry.reason) == (FileState.WAITING, "paused by an operator")
     assert pending.due == trio.current_time() + pause
 

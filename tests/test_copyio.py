@@ -26,14 +26,15 @@ from files import (
     read,
 )
 from support import files_of, pattern
+from trioft.core.answers import Prepared
+from trioft.core.digests import block_digest, file_digest
 from trioft.core.errors import FileTrouble, Remedy, classify
 from trioft.core.model import BLOCK_SIZE, BUNDLE_FILE_SIZE, VOID, Checkpoint, Ends, Item, Result, Root, Verdict
 from trioft.movers.ops import linux, writers
-from trioft.movers.ops.files import Away, block_digest, file_digest
+from trioft.movers.ops.files import Away
 from trioft.movers.ops.folder import bundle as bundleio
 from trioft.movers.ops.folder import large as copyio
 from trioft.movers.ops.folder import publish as publishio
-from trioft.movers.ops.folder.resume import Prepared
 
 LARGE = 2 * BLOCK_SIZE + 123  # three blocks, the last one short
 

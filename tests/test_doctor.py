@@ -17,8 +17,8 @@ from files import need_leases
 from support import PATIENCE, TRIOFT, Done, Site, make_tree, mounted, read_tree, run_without_privilege, wait_until
 from trioft.cli import diagnosis
 from trioft.cli.diagnosis import Finding, Result
+from trioft.core.answers import KEEPS_NO_TIMES
 from trioft.movers.ops.folder.measure import ODD_NAMES
-from trioft.movers.ops.mounts import KEEPS_NO_TIMES
 
 CHECKS = {
     ("source", "filesystem"),

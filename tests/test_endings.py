@@ -31,7 +31,7 @@ from trioft.config.options import Config
 from trioft.core.model import BLOCK_SIZE, MIB, FileState, Job, Result
 from trioft.movers.pool import MoverBug
 from trioft.pipeline import strategies
-from trioft.pipeline.transfer import Tools
+from trioft.pipeline.context import Tools
 from trioft.state.board import Board, Entry
 from truth import check_promises, children_of, recorded
 

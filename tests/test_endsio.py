@@ -21,17 +21,18 @@ from files import (
     without_privileges,
 )
 from support import mounted
+from trioft.core.answers import KEEPS_NO_TIMES, Probed
 from trioft.core.errors import IDENTIFY, FileTrouble, Remedy, classify
 from trioft.core.model import Identity, Root
 from trioft.movers.ops import linux
 from trioft.movers.ops import mounts as endsio
 from trioft.movers.ops import scan as surveyio
 from trioft.movers.ops.files import Away
-from trioft.movers.ops.mounts import KEEPS_NO_TIMES, Probed
+from trioft.movers.ops.folder import probe as probe_module
 
 
 def probe(ground: Ground, marker: bytes | None = None, was: Identity | None = None, mounted: bool = False) -> Probed:
-    return endsio.probe(os.fsencode(ground.dest), was, marker, mounted)
+    return probe_module.probe(os.fsencode(ground.dest), was, marker, mounted)
 
 
 # --- inspect and contains --------------------------------------------------------------------------------------------
@@ -206,7 +207,7 @@ def test_a_probe_never_makes_the_destination(ground: Ground, what: str) -> None:
     elif what == "read only":
         path.mkdir(0o555)
     with ordinary_user(), pytest.raises(FileTrouble) as caught:
-        endsio.probe(os.fsencode(path), None, None, False)
+        probe_module.probe(os.fsencode(path), None, None, False)
     expected = {"missing": errno.ENOENT, "a file": errno.ENOTDIR, "read only": errno.EACCES}
     assert caught.value.trouble.errno == expected[what]
     assert path.exists() == (what != "missing")

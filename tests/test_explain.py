@@ -17,11 +17,10 @@ from support import Site, make_tree, run_without_privilege, wait_until
 from trioft.cli.facts import Explanation, Now, decide, find, why_not_remove
 from trioft.config.kinds import OnSuccess
 from trioft.config.options import Config, Copy, Growing, Source
+from trioft.core import answers
+from trioft.core.answers import Look, Seen
 from trioft.core.errors import ConfigError
 from trioft.core.model import BLOCK_SIZE, Fingerprint, Found
-from trioft.movers.ops import writers
-from trioft.movers.ops.folder.readback import Seen
-from trioft.movers.ops.scan import Look
 from trioft.state.findings import Finding
 from trioft.state.ledger import Known
 from trioft.state.reader import Recorded
@@ -50,7 +49,7 @@ def text_of(site: Site, path: str | Path) -> list[str]:
 FINGERPRINT = Fingerprint(1, 2, 1000, 3 * 10**9, 4 * 10**9)
 KNOWN = Known("delivered", "", 1000, 3 * 10**9, 4 * 10**9)
 RECORDED = Recorded(b"a", b"a", b"d" * 16, "proved", KNOWN)
-LOOK = Look(b"a", "file", Found(b"a", 0o644, FINGERPRINT), writers.CLOSED)
+LOOK = Look(b"a", "file", Found(b"a", 0o644, FINGERPRINT), answers.CLOSED)
 NOW = Now(source=LOOK, there=Seen(1000, 3 * 10**9))
 WELL = Explanation(
     path=b"a",
@@ -113,8 +112,8 @@ def test_a_source_may_go_when_nothing_speaks_against_it(x: Explanation) -> None:
         (_found(mtime_ns=5), "it has changed since"),
         (_found(ctime_ns=5), "something about it has changed since"),
         (_recorded(digest=None), "its content was never compared"),
-        (_now(source=LOOK._replace(writer=writers.BUSY)), "somebody has it open for writing"),
-        (_now(source=LOOK._replace(writer=writers.UNKNOWN)), "nobody can prove that it is not being written"),
+        (_now(source=LOOK._replace(writer=answers.BUSY)), "somebody has it open for writing"),
+        (_now(source=LOOK._replace(writer=answers.UNKNOWN)), "nobody can prove that it is not being written"),
         (_now(there=None, destination_error="it hangs"), "the destination cannot be looked at: it hangs"),
         (_now(there=Seen(None)), "there is no a at the destination any more"),
         (_now(there=Seen(999, 3 * 10**9)), "a has another size or time than what was delivered"),

@@ -12,12 +12,14 @@ import pytest
 
 from files import MANNER, Ground, fingerprint, held, need_leases, need_xattrs, open_files, ordinary_user, read, root_of
 from support import pattern
+from trioft.core import digests
 from trioft.core.errors import IDENTIFY, FileTrouble, Remedy, Side, classify
 from trioft.core.model import BLOCK_SIZE, Result, Root, Verdict
 from trioft.movers.ops import files as fileio
-from trioft.movers.ops import linux, writers
+from trioft.movers.ops import linux, source, writers
 from trioft.movers.ops.files import Away
 from trioft.movers.ops.folder import existing as existingio
+from trioft.movers.ops.folder import partials
 
 
 @pytest.fixture
@@ -41,11 +43,11 @@ def dst(ground: Ground) -> int:
 
 def test_digest_of_a_file_is_the_digest_of_its_block_digests_in_order() -> None:
     """Spans may be copied in any order, and the file's digest is still one: the xxh3-128 of xxh3-128s."""
-    assert fileio.block_digest(b"").hex() == "99aa06d3014798d86001c324468d497f"
-    one, two = fileio.block_digest(b"one"), fileio.block_digest(memoryview(b"two"))
+    assert digests.block_digest(b"").hex() == "99aa06d3014798d86001c324468d497f"
+    one, two = digests.block_digest(b"one"), digests.block_digest(memoryview(b"two"))
     assert len(one) == 16
-    assert fileio.file_digest(one + two) == fileio.block_digest(one + two)
-    assert fileio.file_digest(one + two) != fileio.file_digest(two + one)
+    assert digests.file_digest(one + two) == digests.block_digest(one + two)
+    assert digests.file_digest(one + two) != digests.file_digest(two + one)
 
 
 # --- the roots -------------------------------------------------------------------------------------------------------
@@ -123,24 +125,24 @@ def test_a_folder_is_made_with_its_parents_and_their_permission_bits(ground: Gro
     (ground.source / "a").chmod(0o755)
     (ground.source / "a" / "b").chmod(0o2770)
     (ground.source / "a" / "b" / "c").chmod(0o555)
-    assert fileio.make_folder(src, dst, b"a/b/c") == [b"", b"a", b"a/b"]
+    assert partials.make_folder(src, dst, b"a/b/c") == [b"", b"a", b"a/b"]
     bits = [stat.S_IMODE((ground.dest / path).stat().st_mode) for path in ("a", "a/b", "a/b/c")]
     assert bits == [0o755, 0o770, 0o755]
-    assert fileio.make_folder(src, dst, b"a/b/c") == []
+    assert partials.make_folder(src, dst, b"a/b/c") == []
 
 
 def test_a_folder_without_a_twin_at_the_source_is_made_private(ground: Ground, src: int, dst: int) -> None:
     """A folder that has vanished from the source meanwhile is still made, for the owner alone."""
-    assert fileio.make_folder(src, dst, b"gone") == [b""]
+    assert partials.make_folder(src, dst, b"gone") == [b""]
     assert stat.S_IMODE((ground.dest / "gone").stat().st_mode) == 0o700
 
 
 def test_the_root_is_never_made(ground: Ground, src: int, dst: int) -> None:
     """When the destination's folder is removed while trioft works, nothing is made in its place: promise 5."""
     ground.dest.rmdir()
-    assert fileio.make_folder(src, dst, b"") == []
+    assert partials.make_folder(src, dst, b"") == []
     with pytest.raises(FileNotFoundError):
-        fileio.make_folder(src, dst, b"a/b")
+        partials.make_folder(src, dst, b"a/b")
     assert not ground.dest.exists()
 
 
@@ -157,7 +159,7 @@ def test_two_movers_may_make_the_same_folders(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "mkdir", overtaken)
-        fileio.make_folder(src, dst, b"a/b/c")
+        partials.make_folder(src, dst, b"a/b/c")
     assert (ground.dest / "a" / "b" / "c").is_dir()
 
 
@@ -165,10 +167,10 @@ def test_a_file_in_the_place_of_a_folder_is_a_trouble_that_says_so(ground: Groun
     """A folder that cannot be made because of a file is told as exactly that."""
     ground.old(b"a")
     with pytest.raises(FileTrouble) as caught:
-        fileio.create_partial(src, dst, b"a/b.00000000.partial")
+        partials.create_partial(src, dst, b"a/b.00000000.partial")
     assert caught.value.trouble.errno == errno.ENOTDIR
     with pytest.raises(FileTrouble) as caught:
-        fileio.create_partial(src, dst, b"a/b/c.00000000.partial")
+        partials.create_partial(src, dst, b"a/b/c.00000000.partial")
     assert caught.value.trouble.errno == errno.ENOTDIR
     assert read(ground.at_dest(b"a")) == b"old"
 
@@ -190,10 +192,10 @@ def test_only_a_server_that_cannot_sync_folders_may_refuse_to(
         patch.setattr(os, "fsync", refuse)
         if matters:
             with pytest.raises(FileTrouble) as caught:
-                fileio.sync_folder(dst, b"")
+                partials.sync_folder(dst, b"")
             assert (caught.value.trouble.op, caught.value.trouble.errno) == ("fsync", number)
         else:
-            fileio.sync_folder(dst, b"")
+            partials.sync_folder(dst, b"")
     assert open_files() == before
 
 
@@ -203,7 +205,7 @@ def test_only_a_server_that_cannot_sync_folders_may_refuse_to(
 def test_a_quiet_source_is_opened(ground: Ground, src: int) -> None:
     """A file that is the version asked for, and that nobody writes, may be copied."""
     item = ground.add(b"a", b"content")
-    fd, opening = fileio.open_source(src, item)
+    fd, opening = source.open_source(src, item)
     assert opening == Result(Verdict.WRITTEN, closed=opening.closed)
     assert os.read(fd, 10) == b"content"
 
@@ -229,7 +231,7 @@ def test_another_version_of_the_source_is_refused(ground: Ground, src: int, chan
             path.unlink()
             path.mkdir()
     before = open_files()
-    fd, refused = fileio.open_source(src, item)
+    fd, refused = source.open_source(src, item)
     assert fd == -1
     assert refused == Result(Verdict.CHANGED)
     assert open_files() == before
@@ -239,9 +241,9 @@ def test_a_source_that_is_gone_is_gone(ground: Ground, src: int) -> None:
     """A file that was removed meanwhile, or its folder, is nobody's fault."""
     item = ground.add(b"folder/a")
     os.unlink(ground.at_source(b"folder/a"))
-    assert fileio.open_source(src, item) == (-1, Result(Verdict.GONE))
+    assert source.open_source(src, item) == (-1, Result(Verdict.GONE))
     os.rmdir(ground.at_source(b"folder"))
-    assert fileio.open_source(src, item) == (-1, Result(Verdict.GONE))
+    assert source.open_source(src, item) == (-1, Result(Verdict.GONE))
 
 
 def test_a_link_in_the_place_of_a_source_is_not_followed(ground: Ground, src: int, tmp_path: Path) -> None:
@@ -251,7 +253,7 @@ def test_a_link_in_the_place_of_a_source_is_not_followed(ground: Ground, src: in
     os.unlink(ground.at_source(b"a"))
     os.symlink(tmp_path / "secret", ground.at_source(b"a"))
     with pytest.raises(FileTrouble) as caught:
-        fileio.open_source(src, item)
+        source.open_source(src, item)
     assert (caught.value.trouble.side, caught.value.trouble.errno) == ("source", errno.ELOOP)
 
 
@@ -261,7 +263,7 @@ def test_a_pipe_in_the_place_of_a_source_does_not_block(ground: Ground, src: int
     item = ground.add(b"a")
     os.unlink(ground.at_source(b"a"))
     os.mkfifo(ground.at_source(b"a"))
-    assert fileio.open_source(src, item) == (-1, Result(Verdict.CHANGED))
+    assert source.open_source(src, item) == (-1, Result(Verdict.CHANGED))
 
 
 def test_a_source_that_somebody_writes_is_busy(ground: Ground, src: int) -> None:
@@ -269,8 +271,8 @@ def test_a_source_that_somebody_writes_is_busy(ground: Ground, src: int) -> None
     need_leases(ground.source)
     item = ground.add(b"a")
     with held(ground.at_source(b"a"), "writer"):
-        assert fileio.open_source(src, item) == (-1, Result(Verdict.BUSY))
-    assert fileio.open_source(src, item)[1] == Result(Verdict.WRITTEN, closed="proved")
+        assert source.open_source(src, item) == (-1, Result(Verdict.BUSY))
+    assert source.open_source(src, item)[1] == Result(Verdict.WRITTEN, closed="proved")
 
 
 def test_where_nothing_can_be_proved_only_a_settled_file_is_copied(
@@ -280,8 +282,8 @@ def test_where_nothing_can_be_proved_only_a_settled_file_is_copied(
     ground.add(b"a")
     monkeypatch.setattr(writers, "_magic_of_device", {})
     monkeypatch.setattr(linux, "filesystem_magic", lambda fd: 0x6969)  # NFS
-    assert fileio.open_source(src, ground.item(b"a", settled=False)) == (-1, Result(Verdict.UNPROVEN))
-    assert fileio.open_source(src, ground.item(b"a", settled=True))[1] == Result(Verdict.WRITTEN, closed="timeout")
+    assert source.open_source(src, ground.item(b"a", settled=False)) == (-1, Result(Verdict.UNPROVEN))
+    assert source.open_source(src, ground.item(b"a", settled=True))[1] == Result(Verdict.WRITTEN, closed="timeout")
 
 
 @pytest.mark.parametrize("change", ["nothing", "appended", "truncated", "time", "attributes"])
@@ -300,7 +302,7 @@ def test_a_growing_source_is_opened_in_whatever_version(ground: Ground, src: int
                 os.utime(path, (1, 1))
             case "attributes":
                 path.chmod(0o600)
-        fd, opening = fileio.open_growing(src, item)
+        fd, opening = source.open_growing(src, item)
     assert opening == Result(Verdict.WRITTEN)
     assert os.read(fd, 10) == read(path)
 
@@ -317,7 +319,7 @@ def test_a_growing_source_is_still_the_same_file(ground: Ground, src: int, chang
         case "folder":
             path.mkdir()
     before = open_files()
-    assert fileio.open_growing(src, item) == (-1, Result(Verdict(verdict)))
+    assert source.open_growing(src, item) == (-1, Result(Verdict(verdict)))
     assert open_files() == before
 
 
@@ -335,7 +337,7 @@ def test_a_source_that_cannot_be_opened_or_looked_at_is_a_trouble(
     for call in ("open", "fstat"):
         with monkeypatch.context() as patch:
             patch.setattr(os, call, refuse)
-            for opening in (fileio.open_source, fileio.open_growing):
+            for opening in (source.open_source, source.open_growing):
                 with pytest.raises(FileTrouble) as caught:
                     opening(src, item)
                 trouble = caught.value.trouble
@@ -380,7 +382,7 @@ def test_what_is_there_already_decides_with_the_policy(
             os.symlink(b"elsewhere", ground.at_dest(b"a.txt"))
         case "a folder":
             os.mkdir(ground.at_dest(b"a.txt"))
-    fd, _ = fileio.open_source(src, item)
+    fd, _ = source.open_source(src, item)
     manner = MANNER._replace(if_exists=policy)
     if expected.get(policy) == Verdict.TROUBLE:
         with pytest.raises(FileTrouble) as caught:
@@ -398,7 +400,7 @@ def test_a_renamed_copy_is_found_under_its_number(ground: Ground, src: int, dst:
     ground.old(b"take.mov", b"first")
     ground.old(b"take_1.mov", b"second")
     os.utime(ground.at_dest(b"take_1.mov"), ns=(0, item.fingerprint.mtime_ns))
-    fd, _ = fileio.open_source(src, item)
+    fd, _ = source.open_source(src, item)
     result = existingio.look_for_existing(fd, dst, item, MANNER._replace(if_exists="rename"), ground.told.append)
     assert result == Result(Verdict.ALREADY, b"take_1.mov")
 
@@ -421,11 +423,11 @@ def test_before_a_source_is_removed_what_is_there_is_compared_byte_for_byte(
     item = ground.add(b"a", content)
     ground.old(b"a", content)
     ground.same_times(item)
-    fd, _ = fileio.open_source(src, item)
+    fd, _ = source.open_source(src, item)
     manner = MANNER._replace(prove_existing=True)
     result = existingio.look_for_existing(fd, dst, item, manner, ground.told.append)
     blocks = [content[at : at + BLOCK_SIZE] for at in range(0, size, BLOCK_SIZE)]
-    digest = fileio.file_digest(b"".join(map(fileio.block_digest, blocks)))
+    digest = digests.file_digest(b"".join(map(digests.block_digest, blocks)))
     assert result == Result(Verdict.ALREADY, b"a", digest)
     assert sum(count for _, count in ground.told) == size
     if size:
@@ -442,7 +444,7 @@ def test_what_is_there_is_compared_even_where_it_may_not_be_written(ground: Grou
     ground.old(b"a", b"content")
     ground.same_times(item)
     os.chmod(ground.at_dest(b"a"), 0o444)
-    fd, _ = fileio.open_source(src, item)
+    fd, _ = source.open_source(src, item)
     with ordinary_user():
         result = existingio.look_for_existing(fd, dst, item, MANNER._replace(prove_existing=True), ground.told.append)
     assert result is not None
@@ -463,7 +465,7 @@ def test_short_reads_and_writes_are_continued(ground: Ground, monkeypatch: pytes
         patch.setattr(os, "preadv", lambda fd, views, at: preadv(fd, [views[0][:7]], at))
         patch.setattr(os, "pwrite", lambda fd, view, at: pwrite(fd, view[:9], at))
         data = fileio.read_exactly(source, Side.SOURCE, b"a", 100, 800)
-        fileio.write_all(target, b"a", 50, memoryview(data))
+        partials.write_all(target, b"a", 50, memoryview(data))
     assert data == content[100:900]
     assert read(ground.at_dest(b"a")) == bytes(50) + content[100:900]
 
@@ -490,7 +492,7 @@ def test_errors_of_reads_and_writes_tell_the_byte(ground: Ground, monkeypatch: p
 
     monkeypatch.setattr(os, "pwrite", fill_up)
     with pytest.raises(FileTrouble) as caught:
-        fileio.write_all(fd, b"a", 200, memoryview(bytes(500)))
+        partials.write_all(fd, b"a", 200, memoryview(bytes(500)))
     assert caught.value.trouble[:5] == ("destination", "write", b"a", 300, errno.ENOSPC)
 
     def fail(*_: object) -> int:
@@ -507,7 +509,7 @@ def test_a_write_that_does_nothing_does_not_go_on_for_ever(ground: Ground, monke
     """A server that accepts no byte and reports no error has failed."""
     monkeypatch.setattr(os, "pwrite", lambda fd, view, at: 0)
     with pytest.raises(FileTrouble) as caught:
-        fileio.write_all(0, b"a", 0, memoryview(b"1"))
+        partials.write_all(0, b"a", 0, memoryview(b"1"))
     assert caught.value.trouble.errno == errno.EIO
 
 
@@ -520,7 +522,7 @@ def test_an_error_at_close_is_an_error_of_writing(ground: Ground, monkeypatch: p
     with monkeypatch.context() as patch:
         patch.setattr(os, "close", fail)
         with pytest.raises(FileTrouble) as caught:
-            fileio.close_written(99, b"a")
+            partials.close_written(99, b"a")
     assert caught.value.trouble[:5] == ("destination", "close", b"a", None, errno.EDQUOT)
     assert classify(caught.value.trouble) == Remedy.SPACE
 
@@ -534,7 +536,7 @@ def test_a_partial_is_created_private(ground: Ground, src: int, dst: int) -> Non
     """Nobody else reads a file before it is complete."""
     before = os.umask(0)
     try:
-        fd, folders = fileio.create_partial(src, dst, PARTIAL)
+        fd, folders = partials.create_partial(src, dst, PARTIAL)
     finally:
         os.umask(before)
     assert stat.S_IMODE(os.fstat(fd).st_mode) == 0o600
@@ -543,7 +545,7 @@ def test_a_partial_is_created_private(ground: Ground, src: int, dst: int) -> Non
 
 def test_a_partial_makes_its_folders_and_tells_which_have_a_new_entry(ground: Ground, src: int, dst: int) -> None:
     """The folders that have to be made durable for the partial to be found again are told."""
-    _, folders = fileio.create_partial(src, dst, b"x/y/" + PARTIAL)
+    _, folders = partials.create_partial(src, dst, b"x/y/" + PARTIAL)
     assert set(folders) == {b"", b"x"}
 
 
@@ -551,7 +553,7 @@ def test_a_leftover_is_unlinked_never_truncated(ground: Ground, src: int, dst: i
     """A mover that was left behind writes into its own, nameless file, not into the one of its successor."""
     ground.old(PARTIAL, b"leftover")
     left_behind = ground.open(ground.at_dest(PARTIAL), os.O_RDWR)
-    fd, _ = fileio.create_partial(src, dst, PARTIAL)
+    fd, _ = partials.create_partial(src, dst, PARTIAL)
     os.pwrite(left_behind, b"late", 0)
     assert os.fstat(fd).st_size == 0
     assert read(ground.at_dest(PARTIAL)) == b""
@@ -565,7 +567,7 @@ def test_what_a_leftover_leads_to_is_left_alone(ground: Ground, src: int, dst: i
     if how != "dangling link":
         other.write_bytes(b"other")
     (os.link if how == "hard link" else os.symlink)(other, ground.at_dest(PARTIAL))
-    fd, _ = fileio.create_partial(src, dst, PARTIAL)
+    fd, _ = partials.create_partial(src, dst, PARTIAL)
     os.write(fd, b"mine")
     assert other.exists() == (how != "dangling link")
     assert how == "dangling link" or other.read_bytes() == b"other"
@@ -576,7 +578,7 @@ def test_a_folder_under_a_partials_name_is_a_trouble(ground: Ground, src: int, d
     """What cannot be replaced is told, with the path."""
     os.mkdir(ground.at_dest(PARTIAL))
     with pytest.raises(FileTrouble) as caught:
-        fileio.create_partial(src, dst, PARTIAL)
+        partials.create_partial(src, dst, PARTIAL)
     assert (caught.value.trouble.side, caught.value.trouble.path) == ("destination", PARTIAL)
 
 
@@ -593,7 +595,7 @@ def test_a_leftover_that_cannot_be_removed_is_a_trouble(
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", refuse)
         with pytest.raises(FileTrouble) as caught:
-            fileio.create_partial(src, dst, PARTIAL)
+            partials.create_partial(src, dst, PARTIAL)
     assert caught.value.trouble[:5] == ("destination", "unlink", PARTIAL, None, number)
     assert read(ground.at_dest(PARTIAL)) == b"leftover"
 
@@ -611,7 +613,7 @@ def test_a_leftover_that_is_there_and_is_not_does_not_go_on_for_ever(
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", pending)
         with pytest.raises(FileTrouble) as caught:
-            fileio.create_partial(src, dst, PARTIAL)
+            partials.create_partial(src, dst, PARTIAL)
     assert caught.value.trouble[:5] == ("destination", "create", PARTIAL, None, errno.EBUSY)
     assert classify(caught.value.trouble) == Remedy.RETRY
 
@@ -620,7 +622,7 @@ def test_a_partial_in_a_folder_that_may_not_be_written_is_a_trouble(ground: Grou
     """Missing access is told where it is met."""
     ground.dest.chmod(0o555)
     with ordinary_user(), pytest.raises(FileTrouble) as caught:
-        fileio.create_partial(src, dst, PARTIAL)
+        partials.create_partial(src, dst, PARTIAL)
     assert caught.value.trouble[:5] == ("destination", "create", PARTIAL, None, errno.EACCES)
     ground.dest.chmod(0o755)
 
@@ -636,7 +638,7 @@ def test_user_attributes_are_copied_if_wanted(ground: Ground, wanted: bool) -> N
     os.setxattr(ground.at_source(b"a"), "user.take", b"\0\xff7")
     source = ground.open(ground.at_source(b"a"))
     target = ground.open(ground.at_dest(b"a"), os.O_RDWR | os.O_CREAT)
-    fileio.copy_attributes(source, target, item, MANNER._replace(xattrs=wanted))
+    partials.copy_attributes(source, target, item, MANNER._replace(xattrs=wanted))
     assert os.listxattr(target) == (["user.take"] if wanted else [])
     assert not wanted or os.getxattr(target, "user.take") == b"\0\xff7"
     assert stat.S_IMODE(os.fstat(target).st_mode) == 0o640
@@ -647,7 +649,7 @@ def test_a_partial_stays_readable_and_writable_for_its_owner(ground: Ground) -> 
     item = ground.add(b"a", mode=0o4455)
     source = ground.open(ground.at_source(b"a"))
     target = ground.open(ground.at_dest(b"a"), os.O_RDWR | os.O_CREAT)
-    fileio.copy_attributes(source, target, item, MANNER)
+    partials.copy_attributes(source, target, item, MANNER)
     assert stat.S_IMODE(os.fstat(target).st_mode) == 0o655
 
 
@@ -664,7 +666,7 @@ def test_a_destination_without_attributes_takes_the_file_all_the_same(
 
     for call in ("fchmod", "setxattr", "listxattr"):
         monkeypatch.setattr(os, call, refuse)
-    fileio.copy_attributes(ground.open(ground.at_source(b"a")), target, item, MANNER)
+    partials.copy_attributes(ground.open(ground.at_source(b"a")), target, item, MANNER)
 
 
 def test_a_fingerprint_is_five_facts_of_one_file(ground: Ground) -> None:
@@ -694,5 +696,5 @@ def test_attributes_are_not_given_up_because_the_destination_is_gone(
     with monkeypatch.context() as patch:
         patch.setattr(os, call, gone)
         with pytest.raises(FileTrouble) as caught:
-            fileio.copy_attributes(source, target, item, MANNER)
+            partials.copy_attributes(source, target, item, MANNER)
     assert classify(caught.value.trouble) == Remedy.DESTINATION

@@ -30,13 +30,16 @@ from files import (
     read,
 )
 from support import files_of, pattern
+from trioft.core import answers
+from trioft.core.answers import Difference, Known, Peek, Range
+from trioft.core.digests import block_digest
 from trioft.core.errors import FileTrouble
 from trioft.core.model import BLOCK_SIZE, KIB, VOID, Ends, Fingerprint, Found, Item, Root, Verdict
 from trioft.core.naming import partial_of
 from trioft.movers.ops import linux, writers
 from trioft.movers.ops import source as growio
-from trioft.movers.ops.files import Away, block_digest
-from trioft.movers.ops.source import Difference, Known, Peek, Range
+from trioft.movers.ops.files import Away
+from trioft.movers.ops.folder import growing
 
 BLOCK = 4096  # what a block is here where files are copied or compared: see ``ground``
 LARGE = 3 * BLOCK + 123  # four blocks, the last one short
@@ -49,8 +52,9 @@ NOTHING = Known(0, b"")  # of a block that has not been copied before
 
 @pytest.fixture
 def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
-    monkeypatch.setattr(growio, "BLOCK_SIZE", BLOCK)
-    monkeypatch.setattr(growio, "PIECE_SIZE", PIECE)
+    for module in (growio, growing):
+        monkeypatch.setattr(module, "BLOCK_SIZE", BLOCK)
+        monkeypatch.setattr(module, "PIECE_SIZE", PIECE)
     before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # as in a mover: a lease that somebody meets ends nobody
     try:
         with Ground(tmp_path) as place:
@@ -119,13 +123,13 @@ def test_nothing_is_done_below_a_folder_that_is_another_filesystem(ground: Groun
     ends: Ends = ground.ends._replace(**{side: Root(root.path, root.dev + 1)})
     calls: dict[str, Callable[[], object]] = {
         "peek": lambda: growio.peek(ends.source, NAME, identity, 0),
-        "copy_growing": lambda: growio.copy_growing(ends, item, partial, 0, 100, [NOTHING], True, tell),
-        "copy_ranges": lambda: growio.copy_ranges(ends, item, partial, ranges_of(pattern(100), (0, 100)), tell),
-        "settle_ranges": lambda: growio.settle_ranges(ends.destination, partial, [], "size", tell),
+        "copy_growing": lambda: growing.copy_growing(ends, item, partial, 0, 100, [NOTHING], True, tell),
+        "copy_ranges": lambda: growing.copy_ranges(ends, item, partial, ranges_of(pattern(100), (0, 100)), tell),
+        "settle_ranges": lambda: growing.settle_ranges(ends.destination, partial, [], "size", tell),
         "compare_span": lambda: growio.compare_span(ends.source, NAME, 0, 100, [(VOID, b"")], tell),
-        "finish_attributes": lambda: growio.finish_attributes(ends, item, partial, MANNER),
+        "finish_attributes": lambda: growing.finish_attributes(ends, item, partial, MANNER),
         "locate": lambda: growio.locate(ends.source, NAME, identity, True, tell),
-        "adopt": lambda: growio.adopt(ends, b"old", identity, partial, b"new.partial"),
+        "adopt": lambda: growing.adopt(ends, b"old", identity, partial, b"new.partial"),
     }
     if call in {"source": ("settle_ranges",), "destination": ("peek", "compare_span", "locate")}[side]:
         calls[call]()  # these have nothing to do with it
@@ -144,16 +148,16 @@ def test_what_is_only_read_may_fail_to_close(ground: Ground, monkeypatch: pytest
     identity, partial, tell = item.fingerprint[:2], partial_name(ground, item), ground.told.append
     calls: dict[str, tuple[Callable[[], object], object]] = {
         "peek": (lambda: growio.peek(ground.ends.source, NAME, identity, 0).head, 100),
-        "copy_growing": (lambda: growio.copy_growing(ground.ends, item, partial, 0, 100, [NOTHING], True, tell), None),
+        "copy_growing": (lambda: growing.copy_growing(ground.ends, item, partial, 0, 100, [NOTHING], True, tell), None),
         "copy_ranges": (
-            lambda: growio.copy_ranges(ground.ends, item, partial, ranges_of(content, (0, 100)), tell),
+            lambda: growing.copy_ranges(ground.ends, item, partial, ranges_of(content, (0, 100)), tell),
             [],
         ),
         "compare_span": (
             lambda: growio.compare_span(ground.ends.source, NAME, 0, 100, [(VOID, b"")], tell),
             differences_of(content, 0),
         ),
-        "finish_attributes": (lambda: growio.finish_attributes(ground.ends, item, partial, MANNER), None),
+        "finish_attributes": (lambda: growing.finish_attributes(ground.ends, item, partial, MANNER), None),
         "locate": (lambda: growio.locate(ground.ends.source, b"old", identity, False, tell), NAME),
     }
     operation, answer = calls[call]
@@ -249,7 +253,7 @@ def test_a_file_is_found_as_it_is_now(ground: Ground) -> None:
         version = fingerprint(ground.at_source(item.path))
         mode = stat.S_IMODE(os.stat(ground.at_source(item.path)).st_mode)
         found = Found(item.path, mode, version)
-        assert peek(ground, item) == Peek(None, found, version.size, writers.CLOSED, writers.PROVED)
+        assert peek(ground, item) == Peek(None, found, version.size, answers.CLOSED, answers.PROVED)
         with open(ground.at_source(item.path), "ab") as file:
             file.write(b", and more")
         os.chmod(ground.at_source(item.path), 0o600)
@@ -269,7 +273,7 @@ def test_what_was_written_before_the_answer_is_in_the_version(ground: Ground, mo
 
     monkeypatch.setattr(writers, "ask_lease", last_words)
     answer = peek(ground, item)
-    assert answer.writer == writers.CLOSED
+    assert answer.writer == answers.CLOSED
     assert answer.head == len(b"content, and its end")
     assert answer.found is not None
     assert answer.found.fingerprint == fingerprint(ground.at_source(NAME))
@@ -303,10 +307,10 @@ def test_an_error_in_the_middle_of_a_look_is_a_trouble(
 @pytest.mark.parametrize(
     ("how", "answer", "strength"),
     [
-        ("writer", writers.BUSY, ""),
-        ("reader and writer", writers.BUSY, ""),
-        ("memory map", writers.BUSY, ""),  # its descriptor is closed: only the kernel still knows of it
-        ("reader", writers.CLOSED, writers.PROVED),
+        ("writer", answers.BUSY, ""),
+        ("reader and writer", answers.BUSY, ""),
+        ("memory map", answers.BUSY, ""),  # its descriptor is closed: only the kernel still knows of it
+        ("reader", answers.CLOSED, answers.PROVED),
     ],
 )
 def test_a_writer_is_seen_as_long_as_it_is_there(ground: Ground, how: str, answer: str, strength: str) -> None:
@@ -315,16 +319,16 @@ def test_a_writer_is_seen_as_long_as_it_is_there(ground: Ground, how: str, answe
     item = ground.add(NAME)
     with held(ground.at_source(NAME), how):
         assert peek(ground, item)[3:5] == (answer, strength)
-    assert peek(ground, item)[3:5] == (writers.CLOSED, writers.PROVED)
+    assert peek(ground, item)[3:5] == (answers.CLOSED, answers.PROVED)
 
 
 @pytest.mark.parametrize(
     ("magic", "user", "strength"),
     [
-        (FAT, 0, writers.LIKELY),
-        (FAT, 1000, writers.TIMEOUT),  # it may not look into the processes of others
-        (NFS, 0, writers.TIMEOUT),  # another machine may write
-        (NFS, 1000, writers.TIMEOUT),
+        (FAT, 0, answers.LIKELY),
+        (FAT, 1000, answers.TIMEOUT),  # it may not look into the processes of others
+        (NFS, 0, answers.TIMEOUT),  # another machine may write
+        (NFS, 1000, answers.TIMEOUT),
     ],
     ids=["local, root", "local, a user", "shared, root", "shared, a user"],
 )
@@ -335,9 +339,9 @@ def test_where_the_kernel_proves_nothing_the_strength_says_so(
     nothing_proves(monkeypatch, magic)
     monkeypatch.setattr(os, "geteuid", lambda: user)
     item = ground.add(NAME)
-    assert peek(ground, item)[3:5] == (writers.UNKNOWN, strength)
+    assert peek(ground, item)[3:5] == (answers.UNKNOWN, strength)
     with held(ground.at_source(NAME), "reader"):
-        assert peek(ground, item)[3:5] == (writers.UNKNOWN, strength)
+        assert peek(ground, item)[3:5] == (answers.UNKNOWN, strength)
 
 
 @pytest.mark.parametrize("magic", [FAT, NFS], ids=["local", "shared"])
@@ -348,8 +352,8 @@ def test_where_the_kernel_proves_nothing_a_writer_of_this_machine_is_found(
     nothing_proves(monkeypatch, magic)
     item = ground.add(NAME)
     with held(ground.at_source(NAME), "writer"):
-        assert peek(ground, item)[3:5] == (writers.BUSY, "")
-    assert peek(ground, item).writer == writers.UNKNOWN
+        assert peek(ground, item)[3:5] == (answers.BUSY, "")
+    assert peek(ground, item).writer == answers.UNKNOWN
 
 
 @pytest.mark.parametrize("how", ["reader", "writer"])
@@ -379,7 +383,7 @@ def test_a_look_keeps_no_writer_waiting(ground: Ground, monkeypatch: pytest.Monk
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fstat", meanwhile)
-        assert peek(ground, item).writer == writers.CLOSED
+        assert peek(ground, item).writer == answers.CLOSED
     assert len(opened) == 1
     os.close(os.open(ground.at_source(NAME), os.O_WRONLY | os.O_NONBLOCK))
 
@@ -548,7 +552,7 @@ def copy(ground: Ground, item: Item, start: int, end: int, *known: Known, final:
     """Copy a span, of whose first blocks this is *known*."""
     told = [*known, *[NOTHING] * (len(range(start, end, BLOCK)) - len(known))]
     partial = partial_name(ground, item)
-    growio.copy_growing(ground.ends, item, partial, start, end, told, final, ground.told.append)
+    growing.copy_growing(ground.ends, item, partial, start, end, told, final, ground.told.append)
 
 
 def pieces(content: bytes) -> bytes:
@@ -620,7 +624,7 @@ def test_a_block_is_told_once_it_is_written(ground: Ground) -> None:
             assert read(partial)[message[1] * BLOCK :] == content[message[1] * BLOCK :][: message[2]]
             told.append(message[1])
 
-    growio.copy_growing(ground.ends, item, partial_name(ground, item), 0, LARGE, [NOTHING] * 4, True, tell)
+    growing.copy_growing(ground.ends, item, partial_name(ground, item), 0, LARGE, [NOTHING] * 4, True, tell)
     assert told == [0, 1, 2, 3]
 
 
@@ -853,7 +857,7 @@ def test_bytes_of_another_file_are_never_added(ground: Ground, which: int) -> No
     other[which] += 1
     item = item._replace(fingerprint=Fingerprint(*other))
     with pytest.raises(FileTrouble) as caught:
-        growio.copy_growing(ground.ends, item, partial, 0, LARGE, [NOTHING] * 4, False, ground.told.append)
+        growing.copy_growing(ground.ends, item, partial, 0, LARGE, [NOTHING] * 4, False, ground.told.append)
     assert caught.value.trouble[:5] == ("source", "open", NAME, None, errno.ENOENT)
     assert files_of(ground.dest) == {partial: b"untouched"}
     assert ground.told == []
@@ -1004,7 +1008,7 @@ def test_a_page_cache_that_takes_no_advice_stops_nothing(
 
 
 def copy_again(ground: Ground, item: Item, ranges: list[Range]) -> list[int]:
-    return growio.copy_ranges(ground.ends, item, partial_name(ground, item), ranges, ground.told.append)
+    return growing.copy_ranges(ground.ends, item, partial_name(ground, item), ranges, ground.told.append)
 
 
 RANGES = [(0, 10), (PIECE, PIECE), (2 * BLOCK + 5, BLOCK), (LARGE - 3, 3)]
@@ -1162,7 +1166,7 @@ def test_a_failed_close_after_ranges_is_a_trouble(ground: Ground, monkeypatch: p
 
 def settle(ground: Ground, item: Item, ranges: list[Range], verify: str = "readback") -> list[int]:
     partial = partial_name(ground, item)
-    return growio.settle_ranges(ground.ends.destination, partial, ranges, verify, ground.told.append)
+    return growing.settle_ranges(ground.ends.destination, partial, ranges, verify, ground.told.append)
 
 
 @pytest.mark.parametrize(
@@ -1431,7 +1435,7 @@ def test_what_was_compared_leaves_the_page_cache(ground: Ground, monkeypatch: py
 
 
 def finish(ground: Ground, item: Item, *, xattrs: bool = True) -> None:
-    growio.finish_attributes(ground.ends, item, partial_name(ground, item), MANNER._replace(xattrs=xattrs))
+    growing.finish_attributes(ground.ends, item, partial_name(ground, item), MANNER._replace(xattrs=xattrs))
 
 
 @pytest.mark.parametrize(
@@ -1785,7 +1789,7 @@ def test_an_entry_that_vanishes_while_it_is_looked_at_hides_no_other(
 def adopt(ground: Ground, item: Item, new: bytes) -> bool | None:
     """Have *item*'s partial go on as that of *new*."""
     identity = item.fingerprint[:2]
-    return growio.adopt(ground.ends, item.path, identity, partial_name(ground, item), partial_of(new, *identity))
+    return growing.adopt(ground.ends, item.path, identity, partial_name(ground, item), partial_of(new, *identity))
 
 
 def test_a_partial_goes_on_under_the_new_name(ground: Ground) -> None:

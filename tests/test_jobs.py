@@ -29,7 +29,7 @@ from trioft.agent.agent import run_agent
 from trioft.config.file import load_config
 from trioft.core.model import MIB, FileState, Job, Result
 from trioft.pipeline import strategies
-from trioft.pipeline.transfer import Tools
+from trioft.pipeline.context import Tools
 from trioft.state.board import Entry
 from trioft.state.overview import Overview
 

@@ -1,17 +1,15 @@
-"""Movers stay small, the agent does not do their work, and no module grows beyond what can be read at a sitting."""
+"""Children start fast, each module says what it is, and none grows beyond what can be read at a sitting."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import trioft
-from trioft.movers.ops.main import OPERATIONS
 
 # What runs in movers and in the watcher: started often, so it has to start fast; touches dead mounts, so it has to be
 # simple. watchfiles is the watcher's own, loaded after its parent is known to live.
@@ -23,24 +21,6 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-IN_MOVERS = [name for name in MODULES if name.startswith(("core.", "movers.ops"))]
-
-
-def imports_of(module: str) -> Iterator[str]:
-    """Yield every module, or name of one, that *module* imports, anywhere in it."""
-    for node in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}: a relative import"
-            assert node.module is not None
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-@pytest.mark.parametrize("module", IN_MOVERS)
-def test_what_runs_in_movers_imports_nothing_heavy(module: str) -> None:
-    """A mover starts in a few milliseconds, and has no event loop that an operation could block."""
-    assert {name.partition(".")[0] for name in imports_of(module)} & HEAVY == set()
 
 
 @pytest.mark.parametrize("module", ["main", "watcher"])
@@ -77,10 +57,3 @@ def test_module_says_what_it_is(module: str) -> None:
 def test_no_module_is_too_long(module: str) -> None:
     """What does not fit is two modules."""
     assert len(MODULES[module].read_text("utf-8").splitlines()) <= MOST_LINES
-
-
-@pytest.mark.parametrize("module", [name for name in MODULES if name not in IN_MOVERS])
-def test_agent_has_operations_done_by_movers(module: str) -> None:
-    """An agent that called an operation itself would hang with it on a dead mount."""
-    imported = {name.rpartition(".")[2] for name in imports_of(module) if name.startswith("trioft.movers.ops.")}
-    assert not imported & set(OPERATIONS)

@@ -20,10 +20,10 @@ import pytest
 
 from files import MANNER, Ground, root_of
 from support import Done, Site, files_of, make_tree, pattern, wait_until
+from trioft.core.digests import block_digest, file_digest
 from trioft.core.errors import FileTrouble, Remedy, classify
 from trioft.core.manifest import with_sums
 from trioft.core.model import Unlisted, Verdict
-from trioft.movers.ops.files import block_digest, file_digest
 from trioft.movers.ops.folder.manifests import sum_delivered, write_sums
 
 MIB = 1 << 20

@@ -18,6 +18,7 @@ from test_watch import watcher_of
 from trioft.config.file import load_config
 from trioft.core.errors import ConfigError
 from trioft.core.model import MIB, Markers, Verdict
+from trioft.movers.ops import source
 from trioft.movers.ops.folder import publish as publishio
 from trioft.movers.ops.folder.markers import mark
 from truth import recorded
@@ -227,7 +228,7 @@ def test_a_marker_that_was_made_anew_stays(ground: Ground, monkeypatch: pytest.M
             ground.add(b"a.ok", b"new")
 
     monkeypatch.setattr(os, "unlink", unlink)
-    (result,) = publishio.remove_sources(ground.ends.source, [(b"a", item.fingerprint)], None, b".ok")
+    (result,) = source.remove_sources(ground.ends.source, [(b"a", item.fingerprint)], None, b".ok")
     assert result.verdict == Verdict.PUBLISHED
     assert files_of(ground.source) == {b"a.ok": b"new"}
 

@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 
+from trioft.core.digests import block_digest
 from trioft.core.errors import Side, Trouble
 from trioft.core.model import (
     BLOCK_SIZE,
@@ -31,7 +32,6 @@ from trioft.core.model import (
     Unlisted,
     Verdict,
 )
-from trioft.movers.ops.files import block_digest
 
 S = FileState
 PRINT = Fingerprint(dev=1, ino=2, size=3, mtime_ns=4, ctime_ns=5)

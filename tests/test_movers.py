@@ -26,7 +26,7 @@ from support import PATIENCE, TRIOFT, movers_of, wait_until
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify
 from trioft.movers import pool as movers_module
 from trioft.movers.child import child_command
-from trioft.movers.ops.main import LENGTH
+from trioft.movers.ops.wire import LENGTH
 from trioft.movers.pool import MOST_STUCK, MoverBug, Movers, Stuck
 from trioft.state.ledger import Ledger
 from trioft.state.lock import Lock

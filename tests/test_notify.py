@@ -14,8 +14,8 @@ import trio
 
 from support import Running, Site, found, make_tree
 from trioft.agent.notify import Manager, describe
+from trioft.agent.pulse import Pulse
 from trioft.core.model import FileState
-from trioft.serve.metrics import Pulse
 from trioft.state.board import Board
 
 LONG = 600.0

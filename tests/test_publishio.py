@@ -27,9 +27,9 @@ from support import files_of
 from trioft.core.errors import FileTrouble, Remedy, classify
 from trioft.core.model import Ends, Fingerprint, Item, Result, Root, Verdict
 from trioft.core.naming import is_partial
-from trioft.movers.ops import files as fileio
-from trioft.movers.ops import linux, writers
+from trioft.movers.ops import linux, source, writers
 from trioft.movers.ops.files import Away
+from trioft.movers.ops.folder import partials
 from trioft.movers.ops.folder import publish as publishio
 
 POLICIES = ["overwrite", "rename", "skip", "fail"]
@@ -208,7 +208,7 @@ def test_a_published_file_has_the_permission_bits_of_its_source(ground: Ground, 
     item = ready(ground, b"a", mode=mode)
     fd = ground.open(ground.partial(item), os.O_RDWR)
     try:
-        fileio.copy_attributes(fd, fd, item, MANNER)
+        partials.copy_attributes(fd, fd, item, MANNER)
     finally:
         os.close(fd)
     with ordinary_user():
@@ -490,7 +490,7 @@ def test_a_partial_that_cannot_be_removed_is_a_trouble(ground: Ground, monkeypat
 
 def remove(ground: Ground, *items: Item, archive: Path | None = None) -> list[Result]:
     delivered = [(item.path, item.fingerprint) for item in items]
-    return publishio.remove_sources(ground.ends.source, delivered, None if archive is None else os.fsencode(archive))
+    return source.remove_sources(ground.ends.source, delivered, None if archive is None else os.fsencode(archive))
 
 
 def verdicts(results: list[Result]) -> list[str]:
@@ -657,7 +657,7 @@ def test_nothing_is_removed_from_another_filesystem(ground: Ground, archive: Pat
     root = Root(ground.ends.source.path, ground.ends.source.dev + 1)
     folder = None if archive is None else os.fsencode(archive)
     with pytest.raises(Away):
-        publishio.remove_sources(root, [(item.path, item.fingerprint)], folder)
+        source.remove_sources(root, [(item.path, item.fingerprint)], folder)
     assert files_of(ground.source) == {b"a": b"content"}
 
 

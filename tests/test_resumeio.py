@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 
 from files import MANNER, Ground, failing, held, name_of, need_leases, open_files, read
 from support import pattern
+from trioft.core import answers
+from trioft.core.answers import Prepared
+from trioft.core.digests import block_digest
 from trioft.core.errors import FileTrouble
 from trioft.core.model import VOID, Checkpoint, Item, Result, Verdict
 from trioft.movers.ops import source as growio
-from trioft.movers.ops import writers
-from trioft.movers.ops.files import block_digest
 from trioft.movers.ops.folder import existing as existingio
 from trioft.movers.ops.folder import large as copyio
 from trioft.movers.ops.folder import resume as resumeio
-from trioft.movers.ops.folder.resume import Prepared
 
 BLOCK = 4096  # what a block is here: see ``ground``
 BLOCKS = 5
@@ -430,7 +430,7 @@ def test_of_a_finished_file_it_is_told_how_sure_it_is_that_it_is_closed(ground: 
     item = ground.add(b"a", content)
     put_partial(ground, item, content)
     checkpoint = checkpoint_of(ground, item, content, LARGE, growing=False)
-    expected = Prepared(LARGE, digests(content), closed=writers.PROVED)
+    expected = Prepared(LARGE, digests(content), closed=answers.PROVED)
     assert copyio.prepare(ground.ends, item, checkpoint, MANNER, False, ground.told.append) == expected
 
 

@@ -19,13 +19,12 @@ from trio.testing import MockClock
 
 from support import found
 from trioft.config.options import Config, Growing, Retry, Source
+from trioft.core import answers
+from trioft.core.answers import Folder, Listing, Look, Probed
 from trioft.core.errors import FileTrouble, Side, Trouble
 from trioft.core.model import BUNDLE_FILE_SIZE, MIB, Ends, FileState, Found, Identity, Job, Manner, Root
 from trioft.movers.events import Changes
-from trioft.movers.ops import writers
-from trioft.movers.ops.mounts import Probed
-from trioft.movers.ops.scan import Folder, Listing, Look
-from trioft.movers.ops.watcher import MOST
+from trioft.movers.ops.wire import MOST
 from trioft.pipeline import backlog as backlog_module
 from trioft.pipeline.backlog import Backlog
 from trioft.pipeline.scanner import Scanner
@@ -138,9 +137,9 @@ class World:
         if path not in self.files:
             below = any(name.startswith(path + b"/") for name in self.files)
             return Look(path, "folder" if below else "gone")
-        return Look(path, "file", self.files[path], self.writer.get(path, writers.CLOSED))
+        return Look(path, "file", self.files[path], self.writer.get(path, answers.CLOSED))
 
-    def put(self, path: bytes, size: int = 1, *, mtime: float = NEW, writer: str = writers.CLOSED) -> None:
+    def put(self, path: bytes, size: int = 1, *, mtime: float = NEW, writer: str = answers.CLOSED) -> None:
         """The file is there, in a version that nobody has seen before."""
         self.files[path] = found(path, size, mtime=mtime, version=len(self.heard) + len(self.calls) + 1)
         self.writer[path] = writer
@@ -208,11 +207,11 @@ async def test_old_file_is_ready_at_once(autojump_clock: MockClock) -> None:
 @pytest.mark.parametrize(
     ("writer", "settle_closed", "ready_at", "settled"),
     [
-        (writers.CLOSED, 0.5, 0.5, False),
-        (writers.CLOSED, 0.0, 0.0, False),
-        (writers.CLOSED, 10.0, 10.0, True),
-        (writers.UNKNOWN, 0.5, 10.0, True),
-        (writers.UNKNOWN, 0.0, 10.0, True),
+        (answers.CLOSED, 0.5, 0.5, False),
+        (answers.CLOSED, 0.0, 0.0, False),
+        (answers.CLOSED, 10.0, 10.0, True),
+        (answers.UNKNOWN, 0.5, 10.0, True),
+        (answers.UNKNOWN, 0.0, 10.0, True),
     ],
     ids=["closed", "closed-0s", "closed-as-long", "unknown", "unknown-0s"],
 )
@@ -253,7 +252,7 @@ async def test_old_large_file_about_which_nothing_is_known_is_quiet_here_first(
 ) -> None:
     """Times that another machine has set prove nothing: ``settle`` counts from the first look, on the own clock."""
     world = World(source=source(settle=settle))
-    world.put(b"old", 16 * MIB, mtime=time.time() - 3600, writer=writers.UNKNOWN)
+    world.put(b"old", 16 * MIB, mtime=time.time() - 3600, writer=answers.UNKNOWN)
     await world.run(50)
     ((ready_at, _, settled),) = world.jobs
     assert ready_at == pytest.approx(settle)
@@ -281,12 +280,12 @@ async def test_age_is_taken_from_the_last_change_of_any_kind(autojump_clock: Moc
 async def test_file_that_somebody_writes_is_never_ready(autojump_clock: MockClock) -> None:
     """However long it is quiet: a pause of the writer is no end. It is ready soon after the writer has gone."""
     world = World(source=source())
-    world.put(b"open", writer=writers.BUSY)
+    world.put(b"open", writer=answers.BUSY)
 
     async def close_it() -> None:
         await trio.sleep(1000)
         assert world.jobs == []
-        world.writer[b"open"] = writers.CLOSED
+        world.writer[b"open"] = answers.CLOSED
 
     await world.run(1100, then=close_it)
     ((ready_at, paths, _),) = world.jobs
@@ -298,11 +297,11 @@ async def test_file_that_somebody_writes_is_never_ready(autojump_clock: MockCloc
 async def test_writer_that_nobody_can_see_any_more_leaves_the_quiet_time(autojump_clock: MockClock) -> None:
     """Where a writer is seen only at times, ``settle`` counts from the last change, not from the last writer."""
     world = World(source=source())
-    world.put(b"open", writer=writers.BUSY)
+    world.put(b"open", writer=answers.BUSY)
 
     async def vanish() -> None:
         await trio.sleep(3)
-        world.writer[b"open"] = writers.UNKNOWN
+        world.writer[b"open"] = answers.UNKNOWN
 
     await world.run(50, then=vanish)
     ((ready_at, _, settled),) = world.jobs
@@ -311,7 +310,7 @@ async def test_writer_that_nobody_can_see_any_more_leaves_the_quiet_time(autojum
 
 
 @pytest.mark.parametrize(
-    ("writer", "quiet"), [(writers.CLOSED, 0.5), (writers.UNKNOWN, 10.0)], ids=["closed", "unknown"]
+    ("writer", "quiet"), [(answers.CLOSED, 0.5), (answers.UNKNOWN, 10.0)], ids=["closed", "unknown"]
 )
 async def test_every_change_restarts_the_quiet_time(autojump_clock: MockClock, writer: str, quiet: float) -> None:
     """A file that keeps changing is not ready, however old its name is."""
@@ -409,18 +408,18 @@ async def test_large_file_that_somebody_writes_is_followed(
 
     async def appear() -> None:
         await trio.sleep(5 if seen_by == "event" else 0)
-        world.put(b"take.mxf", BIG, mtime=time.time() - age, writer=writers.BUSY)
+        world.put(b"take.mxf", BIG, mtime=time.time() - age, writer=answers.BUSY)
         world.changes.add([b"take.mxf"])
 
     if seen_by == "scan":
-        world.put(b"take.mxf", BIG, mtime=time.time() - age, writer=writers.BUSY)
+        world.put(b"take.mxf", BIG, mtime=time.time() - age, writer=answers.BUSY)
     await world.run(50, then=appear if seen_by == "event" else None)
     assert world.followed == [(5 if seen_by == "event" else at, b"take.mxf")]
     assert world.jobs == []
     assert (b"take.mxf", "growing", "being written") in world.heard
 
 
-@pytest.mark.parametrize("writer", [writers.CLOSED, writers.UNKNOWN])
+@pytest.mark.parametrize("writer", [answers.CLOSED, answers.UNKNOWN])
 @pytest.mark.parametrize("told", [True, False], ids=["event", "look"])
 async def test_large_file_that_has_grown_is_followed(autojump_clock: MockClock, told: bool, writer: str) -> None:
     """Who writes need not have it open all the time, or be seen: that it is longer than before is enough."""
@@ -441,7 +440,7 @@ async def test_large_file_that_has_grown_is_followed(autojump_clock: MockClock, 
 async def test_file_is_followed_once_it_is_large_enough(autojump_clock: MockClock) -> None:
     """Most files are closed before that, and are then copied like any other."""
     world = World(source=source(), growing=Growing(min_size=1000))
-    world.put(b"a", 1, writer=writers.BUSY)
+    world.put(b"a", 1, writer=answers.BUSY)
     sizes: list[int] = []
 
     async def grow() -> None:
@@ -449,7 +448,7 @@ async def test_file_is_followed_once_it_is_large_enough(autojump_clock: MockCloc
             await trio.sleep(1)
             assert world.followed == []
             sizes.append(size)
-            world.put(b"a", size, writer=writers.BUSY)
+            world.put(b"a", size, writer=answers.BUSY)
             world.changes.add([b"a"])
 
     await world.run(50, then=grow)
@@ -463,7 +462,7 @@ async def test_large_file_that_somebody_rewrites_is_followed(autojump_clock: Moc
 
     async def rewrite() -> None:
         await trio.sleep(0.2)
-        world.put(b"take.mxf", BIG, writer=writers.BUSY)
+        world.put(b"take.mxf", BIG, writer=answers.BUSY)
         world.changes.add([b"take.mxf"])
 
     await world.run(50, then=rewrite)
@@ -497,7 +496,7 @@ async def test_recording_never_waits_behind_finished_files(autojump_clock: MockC
     world.receive = trio.open_memory_channel[Job](0)[1]  # nobody takes what is finished
     for n in range(5):
         world.put(b"%d" % n, 2 * BUNDLE_FILE_SIZE, mtime=1e9)
-    world.put(b"take.mxf", BIG, writer=writers.BUSY)
+    world.put(b"take.mxf", BIG, writer=answers.BUSY)
     await world.run(50)
     assert world.followed == [(0.5, b"take.mxf")]
     assert world.jobs == []
@@ -521,15 +520,15 @@ async def test_file_that_is_not_to_be_followed_waits_until_it_is_closed(
 ) -> None:
     """Neither a writer nor growth makes it growing, whatever saw it; it is copied as soon as it is closed."""
     world = World(source=source(), growing=Growing(**settings))
-    world.put(path, size - 1, writer=writers.BUSY)
+    world.put(path, size - 1, writer=answers.BUSY)
 
     async def record() -> None:
         await trio.sleep(3)
-        world.put(path, size, writer=writers.BUSY)
+        world.put(path, size, writer=answers.BUSY)
         world.changes.add([path])
         await trio.sleep(30)
         assert world.jobs == []
-        world.writer[path] = writers.CLOSED
+        world.writer[path] = answers.CLOSED
 
     await world.run(50, then=record)
     assert world.followed == []
@@ -540,7 +539,7 @@ async def test_only_files_that_match_are_followed(autojump_clock: MockClock) -> 
     """``growing.include`` and ``growing.exclude`` choose as everywhere: an exclude beats an include."""
     world = World(source=source(), growing=Growing(include=("*.mxf", "live/**"), exclude=("draft*",)))
     for name in (b"a.mxf", b"live/cam", b"a.mov", b"draft.mxf"):
-        world.put(name, BIG, writer=writers.BUSY)
+        world.put(name, BIG, writer=answers.BUSY)
     world.changes.add(list(world.files))
     await world.run(5)
     assert sorted(path for _, path in world.followed) == [b"a.mxf", b"live/cam"]
@@ -550,15 +549,15 @@ async def test_file_that_failed_is_not_followed(autojump_clock: MockClock) -> No
     """It would only fail again, at each write: what was begun of it goes on when it is closed."""
     world = World(source=source())
     world.known[b"take.mxf"] = Known("failed", "", BIG, 10**18, 7)
-    world.put(b"take.mxf", BIG + 1, writer=writers.BUSY)
+    world.put(b"take.mxf", BIG + 1, writer=answers.BUSY)
 
     async def record() -> None:
         for n in range(2, 9):
             await trio.sleep(3)
             assert (world.followed, world.jobs) == ([], [])
-            world.put(b"take.mxf", BIG + n, writer=writers.BUSY)
+            world.put(b"take.mxf", BIG + n, writer=answers.BUSY)
             world.changes.add([b"take.mxf"])
-        world.writer[b"take.mxf"] = writers.CLOSED
+        world.writer[b"take.mxf"] = answers.CLOSED
 
     await world.run(50, then=record)
     assert world.followed == []
@@ -568,14 +567,14 @@ async def test_file_that_failed_is_not_followed(autojump_clock: MockClock) -> No
 async def test_file_that_was_delivered_and_waits_for_its_removal_is_not_followed(autojump_clock: MockClock) -> None:
     """Somebody only holds it open: nothing is new in it, and it can be removed when it is closed, not before."""
     world = World(source=source())
-    world.put(b"take.mxf", BIG, writer=writers.BUSY)
+    world.put(b"take.mxf", BIG, writer=answers.BUSY)
     fingerprint = world.files[b"take.mxf"].fingerprint
     world.known[b"take.mxf"] = Known("delivered", "pending", BIG, fingerprint.mtime_ns, fingerprint.ctime_ns)
 
     async def close_it() -> None:
         await trio.sleep(30)
         assert (world.followed, world.jobs) == ([], [])
-        world.writer[b"take.mxf"] = writers.CLOSED
+        world.writer[b"take.mxf"] = answers.CLOSED
 
     await world.run(50, then=close_it)
     assert world.followed == []
@@ -586,7 +585,7 @@ async def test_file_that_was_delivered_and_is_continued_is_followed(autojump_clo
     """Another version of it is another file, also where it grows."""
     world = World(source=source())
     world.known[b"take.mxf"] = Known("delivered", "pending", BIG, 10**18, 7)
-    world.put(b"take.mxf", BIG + 1, writer=writers.BUSY)
+    world.put(b"take.mxf", BIG + 1, writer=answers.BUSY)
     await world.run(5)
     assert world.followed == [(0.5, b"take.mxf")]
 
@@ -595,13 +594,13 @@ async def test_growing_file_that_waits_for_its_lane_is_left_alone(autojump_clock
     """Promise 4: neither scans nor events change what is queued; it is handed out once, as soon as there is room."""
     world = World(source=source(scan_interval=1.0), growing_room=0)
     lane, world.receive_growing = world.receive_growing, trio.open_memory_channel[Job](0)[1]
-    world.put(b"take.mxf", BIG, writer=writers.BUSY)
+    world.put(b"take.mxf", BIG, writer=answers.BUSY)
     got: list[Job] = []
 
     async def record_then_take() -> None:
         for n in range(20):
             await trio.sleep(1)
-            world.put(b"take.mxf", BIG + n, writer=writers.BUSY if n % 2 else writers.CLOSED)
+            world.put(b"take.mxf", BIG + n, writer=answers.BUSY if n % 2 else answers.CLOSED)
             world.changes.add([b"take.mxf"])
         del world.files[b"take.mxf"]
         world.changes.add([b"take.mxf"])
@@ -622,7 +621,7 @@ async def test_growing_file_that_failed_for_now_is_not_tried_before_its_pause_is
     world = World(source=source(scan_interval=1.0))
     lane, world.receive_growing = world.receive_growing, trio.open_memory_channel[Job](0)[1]
     taken: list[float] = []
-    world.put(b"take.mxf", BIG, writer=writers.BUSY)
+    world.put(b"take.mxf", BIG, writer=answers.BUSY)
 
     async def fail() -> None:
         async for job in lane:
@@ -637,7 +636,7 @@ async def test_growing_file_that_failed_for_now_is_not_tried_before_its_pause_is
             nursery.start_soon(fail)
             for n in range(300):
                 await trio.sleep(0.1)
-                world.put(b"take.mxf", BIG + n, writer=writers.BUSY)
+                world.put(b"take.mxf", BIG + n, writer=answers.BUSY)
                 world.changes.add([b"take.mxf"])
 
     await world.run(30, then=record)
@@ -648,7 +647,7 @@ async def test_sync_ends_when_what_grows_is_delivered(autojump_clock: MockClock)
     """With ``growing.mode: follow`` it waits for whoever follows the last file, and for nothing else."""
     world = World(source=source(), once=True)
     lane, world.receive_growing = world.receive_growing, trio.open_memory_channel[Job](0)[1]
-    world.put(b"take.mxf", BIG, writer=writers.BUSY)
+    world.put(b"take.mxf", BIG, writer=answers.BUSY)
 
     async def follow_for_long() -> None:
         job = await lane.receive()
@@ -736,7 +735,7 @@ async def test_sync_of_an_empty_source_ends_at_once(autojump_clock: MockClock) -
 async def test_sync_stays_until_files_are_closed(autojump_clock: MockClock) -> None:
     """With ``growing.mode: follow`` a sync that exits 0 has left nothing behind."""
     world = World(source=source(), once=True)
-    world.put(b"open", writer=writers.BUSY)
+    world.put(b"open", writer=answers.BUSY)
 
     async def close_it() -> None:
         await trio.sleep(300)
@@ -753,12 +752,12 @@ async def test_sync_that_does_not_wait_leaves_growing_files(autojump_clock: Mock
     """With ``growing.mode: wait`` they are counted, told, and left for the next run."""
     world = World(source=source(), once=True, growing=Growing(mode="wait"))
     world.put(b"closed")
-    world.put(b"growing", writer=writers.BUSY if growing == "open" else writers.UNKNOWN)
+    world.put(b"growing", writer=answers.BUSY if growing == "open" else answers.UNKNOWN)
 
     async def change() -> None:
         await trio.sleep(0.2)
         if growing == "changing":
-            world.put(b"growing", 99, writer=writers.UNKNOWN)
+            world.put(b"growing", 99, writer=answers.UNKNOWN)
 
     assert await world.run(then=change) < 11
     assert [paths for _, paths, _ in world.jobs] == [[b"closed"]]

@@ -17,9 +17,9 @@ from trio.testing import MockClock
 from support import found
 from trioft.config.kinds import MinFree
 from trioft.config.options import Config, Destination, Retry
+from trioft.core.answers import KEEPS_NO_TIMES, Probed
 from trioft.core.errors import IDENTIFY, FileTrouble, Side, Trouble
 from trioft.core.model import Ends, FileState, Identity, Root
-from trioft.movers.ops.mounts import KEEPS_NO_TIMES, Probed
 from trioft.pipeline.storage import Storage
 from trioft.state.board import Board, Entry
 

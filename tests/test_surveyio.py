@@ -19,12 +19,14 @@ from files import (
     ordinary_user,
 )
 from support import make_tree
+from trioft.core import answers
+from trioft.core.answers import Listing
 from trioft.core.errors import FileTrouble, Remedy, classify
 from trioft.core.model import Found, Manner, Root
 from trioft.movers.ops import linux, writers
 from trioft.movers.ops import scan as surveyio
 from trioft.movers.ops.files import Away
-from trioft.movers.ops.scan import Listing
+from trioft.movers.ops.folder import listing
 
 # --- scan ------------------------------------------------------------------------------------------------------------
 
@@ -232,7 +234,7 @@ def test_a_file_that_vanishes_from_the_destination_meanwhile_is_missing(
 
 def test_a_scan_is_cut_into_calls(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call returns after some thousand names with what is left, so that files are copied while the tree is read."""
-    monkeypatch.setattr(surveyio, "_NAMES_A_CALL", 10)
+    monkeypatch.setattr(surveyio, "NAMES_A_CALL", 10)
     make_tree(ground.source, {f"folder {n}/file {m}": 1 for n in range(9) for m in range(4)})
     found: set[bytes] = set()
     calls, rest = 0, [b""]
@@ -280,8 +282,8 @@ def test_nothing_is_looked_at_below_another_filesystem(ground: Ground, operation
     calls: dict[str, Any] = {
         "scan": lambda: surveyio.scan(source, [b""], None, (), (), None, None),
         "look": lambda: surveyio.look(source, [b"a"], (), ()),
-        "make_folders": lambda: surveyio.make_folders(ends.source, destination, [b"a"]),
-        "find_partials": lambda: surveyio.find_partials(destination, [b""]),
+        "make_folders": lambda: listing.make_folders(ends.source, destination, [b"a"]),
+        "find_partials": lambda: listing.find_partials(destination, [b""]),
     }
     with pytest.raises(Away):
         calls[operation]()
@@ -292,7 +294,7 @@ def test_folders_are_made_and_what_cannot_be_made_is_told(ground: Ground) -> Non
     """One folder that fails keeps no other from being made."""
     make_tree(ground.source, {"a/b": None, "in the way/c": None})
     ground.old(b"in the way")
-    troubles = surveyio.make_folders(ground.ends.source, ground.ends.destination, [b"a/b", b"in the way/c", b"d"])
+    troubles = listing.make_folders(ground.ends.source, ground.ends.destination, [b"a/b", b"in the way/c", b"d"])
     assert [trouble[:5] for trouble in troubles] == [("destination", "mkdir", b"in the way/c", None, errno.ENOTDIR)]
     assert (ground.dest / "a" / "b").is_dir()
     assert (ground.dest / "d").is_dir()
@@ -320,9 +322,9 @@ def test_a_look_tells_what_each_path_is_now(ground: Ground) -> None:
         *("file", "file", "folder", "other", "other", "other", "gone", "other", "gone")
     ]
     assert looks[0].found == Found(b"x/quiet", 0o644, quiet.fingerprint)
-    assert (looks[0].writer, looks[1].writer) == (writers.CLOSED, writers.BUSY)
+    assert (looks[0].writer, looks[1].writer) == (answers.CLOSED, answers.BUSY)
     assert looks[1].found.fingerprint == written.fingerprint
-    assert look(ground, b"written")[0].writer == writers.CLOSED
+    assert look(ground, b"written")[0].writer == answers.CLOSED
 
 
 def test_what_is_not_wanted_is_not_looked_into(ground: Ground) -> None:
@@ -341,7 +343,7 @@ def test_a_file_that_cannot_be_opened_is_still_a_file(ground: Ground) -> None:
     with ordinary_user():
         closed, below = look(ground, b"closed", b"folder/a")
     (ground.source / "folder").chmod(0o700)
-    assert (closed.kind, closed.writer) == ("file", writers.UNKNOWN)
+    assert (closed.kind, closed.writer) == ("file", answers.UNKNOWN)
     assert below.kind == "unreadable"
 
 
@@ -354,7 +356,7 @@ def test_where_leases_prove_nothing_the_open_file_table_is_searched(
     ground.add(b"written")
     ground.add(b"quiet")
     with held(ground.at_source(b"written"), "writer"):
-        assert [seen.writer for seen in look(ground, b"written", b"quiet")] == [writers.BUSY, writers.UNKNOWN]
+        assert [seen.writer for seen in look(ground, b"written", b"quiet")] == [answers.BUSY, answers.UNKNOWN]
 
 
 # --- find_partials ---------------------------------------------------------------------------------------------------
@@ -369,12 +371,12 @@ def test_partials_are_found_with_their_age(ground: Ground) -> None:
     (ground.dest / "d.00000000.partial").mkdir()
     (ground.dest / "l.00000000.partial").symlink_to("x/final")
     (ground.dest / "linked").symlink_to("x")
-    found = surveyio.find_partials(ground.ends.destination, [b""])
+    found = listing.find_partials(ground.ends.destination, [b""])
     assert found.rest == []
     assert sorted(path for path, _ in found.partials) == sorted(names)
     assert all(age > 24 * 60 * 60 for _, age in found.partials)
     os.utime(ground.at_dest(names[0]))
-    ages = dict(surveyio.find_partials(ground.ends.destination, [b""]).partials)
+    ages = dict(listing.find_partials(ground.ends.destination, [b""]).partials)
     assert ages[names[0]] < 60 * 60
 
 
@@ -384,6 +386,6 @@ def test_the_search_for_partials_passes_over_what_cannot_be_read(ground: Ground)
     ground.old(b"open/b.00000000.partial")
     (ground.dest / "closed").chmod(0)
     with ordinary_user():
-        found = surveyio.find_partials(ground.ends.destination, [b"", b"gone"])
+        found = listing.find_partials(ground.ends.destination, [b"", b"gone"])
     (ground.dest / "closed").chmod(0o700)
     assert [path for path, _ in found.partials] == [b"open/b.00000000.partial"]

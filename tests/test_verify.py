@@ -15,9 +15,10 @@ from rich.console import Console
 
 from faults_mount import fault_mount
 from support import TRIOFT, Done, Running, Site, make_tree, mounted, pattern, run_without_privilege, wait_until
-from trioft.cli.verify import VERDICTS, Tally, judge, picture
+from trioft.cli.verify import picture
+from trioft.core.answers import Seen
 from trioft.core.model import BLOCK_SIZE, MIB, Fingerprint
-from trioft.movers.ops.folder.readback import Seen
+from trioft.pipeline.verification import VERDICTS, Tally, judge
 from trioft.state.ledger import Entry, Ledger
 from trioft.state.reader import Delivery
 

@@ -11,10 +11,11 @@ import pytest
 
 from files import Ground, failing, name_of
 from support import pattern
+from trioft.core.answers import Piece, Seen
+from trioft.core.digests import block_digest
 from trioft.core.errors import FileTrouble
 from trioft.core.model import BLOCK_SIZE
-from trioft.movers.ops.files import block_digest
-from trioft.movers.ops.folder.readback import Piece, Seen, read_delivered
+from trioft.movers.ops.folder.readback import read_delivered
 
 
 def put(ground: Ground, name: bytes, content: bytes) -> os.stat_result:

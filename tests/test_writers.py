@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from files import Ground, held, need_leases, open_files, ordinary_user, other_filesystem, read
+from trioft.core import answers
 from trioft.movers.ops import linux, writers
 
 PATH = b"recording"
@@ -40,16 +41,16 @@ def ask(ground: Ground) -> str:
 def test_a_closed_file_is_proved_to_be_closed(ground: Ground) -> None:
     """Nobody has it open: the kernel says so, again and again."""
     need_leases(ground.source)
-    assert [ask(ground) for _ in range(3)] == [writers.CLOSED] * 3
+    assert [ask(ground) for _ in range(3)] == [answers.CLOSED] * 3
 
 
 @pytest.mark.parametrize(
     ("how", "answer"),
     [
-        ("writer", writers.BUSY),
-        ("reader and writer", writers.BUSY),
-        ("memory map", writers.BUSY),  # its descriptor is closed: only the kernel still knows of it
-        ("reader", writers.CLOSED),
+        ("writer", answers.BUSY),
+        ("reader and writer", answers.BUSY),
+        ("memory map", answers.BUSY),  # its descriptor is closed: only the kernel still knows of it
+        ("reader", answers.CLOSED),
     ],
 )
 def test_a_writer_is_proved_as_long_as_it_is_there(ground: Ground, how: str, answer: str) -> None:
@@ -57,7 +58,7 @@ def test_a_writer_is_proved_as_long_as_it_is_there(ground: Ground, how: str, ans
     need_leases(ground.source)
     with held(ground.at_source(PATH), how):
         assert ask(ground) == answer
-    assert ask(ground) == writers.CLOSED
+    assert ask(ground) == answers.CLOSED
 
 
 def test_a_writer_of_another_name_of_the_file_is_found(ground: Ground) -> None:
@@ -65,8 +66,8 @@ def test_a_writer_of_another_name_of_the_file_is_found(ground: Ground) -> None:
     need_leases(ground.source)
     os.link(ground.at_source(PATH), ground.at_source(b"other name"))
     with held(ground.at_source(b"other name"), "writer"):
-        assert ask(ground) == writers.BUSY
-    assert ask(ground) == writers.CLOSED
+        assert ask(ground) == answers.BUSY
+    assert ask(ground) == answers.CLOSED
 
 
 def test_one_of_two_writers_is_enough(ground: Ground) -> None:
@@ -74,9 +75,9 @@ def test_one_of_two_writers_is_enough(ground: Ground) -> None:
     need_leases(ground.source)
     with held(ground.at_source(PATH), "writer"):
         with held(ground.at_source(PATH), "writer"):
-            assert ask(ground) == writers.BUSY
-        assert ask(ground) == writers.BUSY
-    assert ask(ground) == writers.CLOSED
+            assert ask(ground) == answers.BUSY
+        assert ask(ground) == answers.BUSY
+    assert ask(ground) == answers.CLOSED
 
 
 @pytest.mark.timeout(20)
@@ -84,9 +85,9 @@ def test_a_question_keeps_no_writer_waiting(ground: Ground) -> None:
     """The lease is given back at once: whoever opens the file for writing afterwards does not wait."""
     need_leases(ground.source)
     fd = ground.open(ground.at_source(PATH))
-    assert writers.ask_lease(fd, os.fstat(fd).st_dev) == writers.CLOSED
+    assert writers.ask_lease(fd, os.fstat(fd).st_dev) == answers.CLOSED
     with held(ground.at_source(PATH), "writer"):
-        assert writers.ask_lease(fd, os.fstat(fd).st_dev) == writers.BUSY
+        assert writers.ask_lease(fd, os.fstat(fd).st_dev) == answers.BUSY
 
 
 def test_an_opener_that_meets_a_lease_does_not_kill_the_asker(ground: Ground) -> None:
@@ -108,9 +109,9 @@ def test_where_the_kernel_does_not_know_all_writers_a_lease_proves_nothing(
     """On NFS, CIFS, FUSE, FAT and whatever nobody has measured, the answer is unknown, not closed: promise 3."""
     monkeypatch.setattr(writers, "_magic_of_device", {})
     monkeypatch.setattr(linux, "filesystem_magic", lambda fd: magic)
-    assert ask(ground) == writers.UNKNOWN
+    assert ask(ground) == answers.UNKNOWN
     with held(ground.at_source(PATH), "writer"):
-        assert ask(ground) == writers.UNKNOWN
+        assert ask(ground) == answers.UNKNOWN
 
 
 def test_a_file_of_somebody_else_proves_nothing_to_an_ordinary_user(ground: Ground) -> None:
@@ -120,8 +121,8 @@ def test_a_file_of_somebody_else_proves_nothing_to_an_ordinary_user(ground: Grou
         pytest.skip("only root can give a file away")
     os.chown(ground.at_source(PATH), 65534, -1)
     with ordinary_user():
-        assert ask(ground) == writers.UNKNOWN
-    assert ask(ground) == writers.CLOSED
+        assert ask(ground) == answers.UNKNOWN
+    assert ask(ground) == answers.CLOSED
 
 
 def test_each_filesystem_is_judged_by_itself(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,9 +136,9 @@ def test_each_filesystem_is_judged_by_itself(ground: Ground, monkeypatch: pytest
         monkeypatch.setattr(linux, "filesystem_magic", lambda fd: 0 if os.fstat(fd).st_dev == device else real(fd))
         fd = os.open(elsewhere / "file", os.O_RDONLY)
         try:
-            assert writers.ask_lease(fd, device) == writers.UNKNOWN
-            assert ask(ground) == writers.CLOSED
-            assert writers.ask_lease(fd, device) == writers.UNKNOWN
+            assert writers.ask_lease(fd, device) == answers.UNKNOWN
+            assert ask(ground) == answers.CLOSED
+            assert writers.ask_lease(fd, device) == answers.UNKNOWN
         finally:
             os.close(fd)
 

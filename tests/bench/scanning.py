@@ -19,8 +19,8 @@ from trees import AN_HOUR_AGO, files_below, make_empty
 from workbench import TRIOFT, Bench, CannotRun, Run, show
 
 from trioft.config.options import Config, Destination, Source
+from trioft.core.answers import Orphans
 from trioft.core.model import Fingerprint
-from trioft.movers.ops.scan import Orphans
 from trioft.movers.pool import Movers
 from trioft.pipeline.ends import find_ends
 from trioft.state.ledger import Entry, Ledger, ledger_path

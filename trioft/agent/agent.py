@@ -31,6 +31,7 @@ async def run_agent(
     state_dir: str,
     accept_new: Container[Side] = (),
     display: Callable[[], Awaitable[None]] | None = None,
+    served: Callable[[Sequence[JobRun]], contextlib.AbstractAsyncContextManager[object]] | None = None,
     read: Read | None = None,
     mover: Sequence[str] | None = None,
     stops: signals.Stops | None = None,
@@ -39,10 +40,10 @@ async def run_agent(
     Transfer everything, ``once`` or until stopped. Returns the number of the signal that stopped it, or None.
     *stops* is where signals are kept that come too early.
 
-    What happens is told to *board*: an overview of the jobs, where *config* has several. *display* is a task that shows
-    it; *read* reads the configuration again, which a SIGHUP asks for, and which changes *config*. The rest is for
-    ``JobRun`` and ``run_job``. What that raises is raised; of one of several jobs, it becomes the ``problem`` of its
-    board.
+    What happens is told to *board*: an overview of the jobs, where *config* has several. *display* is a task that
+    shows it; *served* serves a port for the jobs while inside; *read* reads the configuration again, which a SIGHUP
+    asks for, and which changes *config*. The rest is for ``JobRun`` and ``run_job``. What that raises is raised; of
+    one of several jobs, it becomes the ``problem`` of its board.
     """
     shared = Shared(config)
     runs = [JobRun(config.of(one.job), one, shared, accept_new) for one in board.boards]
@@ -55,7 +56,7 @@ async def run_agent(
         notifying(runs, board),
         _alongside(lambda: shared.throttle.follow(lambda: config.agent.bwlimit.now())),
         _alongside(display),
-        _served(config, board, runs, once, state_dir),
+        served(runs) if served is not None else contextlib.nullcontext(),
         _alongside(stay_small),
         trio.open_nursery() as jobs,
     ):
@@ -117,20 +118,6 @@ async def contain(board: Board, work: Callable[[], Awaitable[None]]) -> TrioftEr
             board.notice("job", told, level="error", event="job.failed", reason=text + story)
         return problem
     return None
-
-
-@contextlib.asynccontextmanager
-async def _served(
-    config: Config, board: Board | Overview, runs: Sequence[JobRun], once: bool, state_dir: str
-) -> AsyncIterator[None]:
-    """Serve the feed while inside, if there is to be one; also while the ends are still waited for."""
-    if config.feed.listen is None:
-        yield
-        return
-    from trioft.serve.server import serving
-
-    async with serving(config, board, runs, once, state_dir):
-        yield
 
 
 @contextlib.asynccontextmanager

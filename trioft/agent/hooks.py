@@ -18,8 +18,8 @@ from trioft.core.errors import show_path
 from trioft.core.model import FileState
 from trioft.movers.programs import Running, run_command
 from trioft.pipeline.shutdown import Shutdown
-from trioft.serve.sections import file_entry
 from trioft.state.board import Board, Entry
+from trioft.state.fields import file_entry
 
 # Files that wait to be told of.
 WAITING = 1_000

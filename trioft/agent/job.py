@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 import attrs
 import trio
@@ -18,15 +17,15 @@ from trioft.agent.control import Control
 from trioft.agent.reload import Settings
 from trioft.config.jobs import have_common_destination
 from trioft.config.options import JOB_GROUPS, Config
+from trioft.config.policy import how_to_copy
 from trioft.core.errors import Side
-from trioft.core.manifest import own_names, sum_length
-from trioft.core.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, BUNDLE_FILES, Found, Job, Manner, Markers, Routes
+from trioft.core.manifest import sum_length
+from trioft.core.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, BUNDLE_FILES, Job
 from trioft.movers.events import Changes, run_events
-from trioft.movers.ops.mounts import KEEPS_NO_TIMES
-from trioft.movers.ops.scan import Listing, Look
 from trioft.movers.pool import Call, Movers, Stuck
 from trioft.movers.programs import check_programs
 from trioft.pipeline.backlog import Backlog
+from trioft.pipeline.context import Owners, Tools
 from trioft.pipeline.copier import run_copier
 from trioft.pipeline.ends import Pair, check_ends, find_ends, with_patience
 from trioft.pipeline.lanes import Copier, Lane
@@ -36,7 +35,6 @@ from trioft.pipeline.shutdown import Shutdown
 from trioft.pipeline.storage import Storage
 from trioft.pipeline.sweeper import sweep
 from trioft.pipeline.throttle import Throttle
-from trioft.pipeline.transfer import Owners, Tools
 from trioft.state import unlisted
 from trioft.state.board import Board
 from trioft.state.claims import Claims
@@ -51,8 +49,6 @@ _LOOKING_MOVERS = 3
 _PROBE_ENDS = 0.5
 # Requests that may wait for the ledger: one for each task that could send one, with as many copiers as there may be.
 _REQUESTS = 260
-# A dry run writes nothing, so it does not find out how exactly the destination keeps times; not worse than this.
-_COARSEST_NS = 2_000_000_000
 # Seconds that a sync, whose files are all delivered, waits for the search for orphans; longer if it took longer.
 _SWEEP_AT_LEAST = 5
 
@@ -271,35 +267,6 @@ def bundle_bytes(rate: int | None) -> int:
     return BUNDLE_BYTES if rate is None else min(BUNDLE_BYTES, max(BUNDLE_FILE_SIZE, rate))
 
 
-def markers_of(config: Config) -> Markers:
-    """Return what says, after a file's name, that it is complete."""
-    return Markers(os.fsencode(config.source.done_suffix or ""), os.fsencode(config.copy.done_file or ""))
-
-
-def routes_of(config: Config) -> Routes | None:
-    """Return the rules for names at the destination, and what trioft itself writes there; None where no rule is."""
-    if not config.destination.routes:
-        return None
-    return Routes(config.destination.routes, markers_of(config).destination, own_names(config.copy.manifest))
-
-
-def how_to_copy(config: Config, once: bool, resolution_ns: int) -> Manner:
-    """Put together what the file operations need of the configuration."""
-    return Manner(
-        verify=config.copy.verify,
-        if_exists=config.destination.if_exists or ("overwrite" if once else "rename"),
-        # Also where a second recording of the same size would pass for the first, or a name may be that of several.
-        prove_existing=config.copy.on_success.action != "keep"
-        or (not once and resolution_ns == KEEPS_NO_TIMES)
-        or bool(config.destination.routes),
-        resolution_ns=resolution_ns,
-        xattrs=config.metadata.xattrs,
-        manifest=config.copy.manifest,
-        markers=markers_of(config),
-        routes=routes_of(config),
-    )
-
-
 @contextlib.contextmanager
 def _ledger_of(pair: Pair, config: Config, state_dir: str) -> Iterator[Ledger]:
     path = ledger_path(state_dir, pair.ledger_source, pair.destination.path)
@@ -333,61 +300,3 @@ def _no_events(text: str, board: Board) -> None:
 
 
 # --- dry run ---------------------------------------------------------------------------------------------------------
-
-
-async def list_missing(config: Config, tell: Callable[[Found], None], board: Board, *, state_dir: str) -> None:
-    """
-    Call *tell* with each file that a sync would copy. Writes nothing anywhere, not even the ledger.
-
-    It does not find out what only a comparison of contents could tell.
-    """
-    async with Movers(1, config.copy.stall_timeout) as movers:
-        pair = await find_ends(config, movers.call, state_dir)
-        manner, exclude = how_to_copy(config, True, _COARSEST_NS), (*config.source.exclude, *pair.own)
-
-        async def compare(folders: list[bytes]) -> Listing:
-            listing: Listing = await movers.call(
-                "scan",
-                pair.ends.source,
-                folders,
-                None,
-                config.source.include,
-                exclude,
-                pair.ends.destination,
-                manner,
-                manner.markers,
-                manner.routes,
-            )
-            return listing
-
-        def take(files: list[Found]) -> None:
-            for found in files:
-                if found.there:
-                    board.totals.already += 1
-                elif found.trouble is not None:
-                    board.fail_folder(found.trouble)
-                elif found.marked is not False:
-                    tell(found)
-
-        if pair.only is not None:
-            looks: list[Look] = await movers.call(
-                "look", pair.ends.source, [pair.only], config.source.include, exclude, manner.markers, manner.routes
-            )
-            wanted = [look.path for look in looks if look.found is not None]
-            there = await compare([b""])
-            missing = [found for folder in there.folders for found in folder.files if found.path in wanted]
-            take(missing)
-            board.totals.already += len(wanted) - len(missing)
-            return
-        folders = [b""]
-        while folders:
-            batch, folders = folders[-500:], folders[:-500]
-            listing = await compare(batch)
-            folders += listing.rest
-            board.totals.already += listing.already + len(listing.alike)
-            for path, reason in listing.skipped:
-                board.skip(path, reason)
-            for trouble in listing.troubles:
-                board.fail_folder(trouble)
-            for folder in listing.folders:
-                take(folder.files)

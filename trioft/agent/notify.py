@@ -16,10 +16,10 @@ from collections.abc import AsyncIterator, MutableMapping, Sequence
 import trio
 
 from trioft.agent.job import JobRun
+from trioft.agent.pulse import Pulse
 from trioft.core.model import FileState
 from trioft.core.units import size_text, visible
 from trioft.pipeline.throttle import Rate
-from trioft.serve.metrics import Pulse
 from trioft.state.board import Board, named
 from trioft.state.overview import Overview
 

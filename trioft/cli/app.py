@@ -209,7 +209,7 @@ def status(
     Example:  trioft status http://ingest-1:8080/
     """
     settings = load({"config": config, "state_dir": state_dir}, ends=False)
-    from trioft.cli.run import state_dir_of
+    from trioft.cli.pairs import state_dir_of
     from trioft.cli.status import run_status
 
     raise typer.Exit(run_status(url, state_dir_of(settings), as_json=json))
@@ -237,7 +237,7 @@ def history(
     """
     settings = load(locals(), ends=False)
     from trioft.cli.history import Wish, run_history
-    from trioft.cli.run import state_dir_of
+    from trioft.cli.pairs import state_dir_of
 
     wish = Wish(since, until, tuple(event or ()), failed, path)
     raise typer.Exit(run_history(settings, state_dir_of(settings), wish, limit=limit, as_json=json))
@@ -262,7 +262,7 @@ def explain(
     """
     settings = load(locals(), ends=False)
     from trioft.cli.explain import run_explain
-    from trioft.cli.run import state_dir_of
+    from trioft.cli.pairs import state_dir_of
 
     raise typer.Exit(run_explain(settings, state_dir_of(settings), path, as_json=json))
 
@@ -290,7 +290,7 @@ def verify(
     """
     settings = load(locals(), ends=False)
     from trioft.cli.history import Wish
-    from trioft.cli.run import state_dir_of
+    from trioft.cli.pairs import state_dir_of
     from trioft.cli.verify import run_verify
 
     wish = Wish(since=since, path=path)
@@ -320,7 +320,7 @@ def doctor(
     if settings.jobs:
         raise ConfigError([f"there are several jobs: {', '.join(settings.jobs)}"], hint="name one with --job")
     from trioft.cli.doctor import run_doctor
-    from trioft.cli.run import state_dir_of
+    from trioft.cli.pairs import state_dir_of
 
     raise typer.Exit(run_doctor(settings, state_dir_of(settings), typer.echo, as_json=json))
 

@@ -8,9 +8,9 @@ import enum
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from trioft.core.answers import KEEPS_NO_TIMES, End, Probed
 from trioft.core.errors import Side
 from trioft.core.units import size_text
-from trioft.movers.ops.mounts import KEEPS_NO_TIMES, End, Probed
 
 Measured = dict[str, Any]
 

@@ -20,6 +20,7 @@ from trioft.agent.signals import ended_by
 from trioft.cli import diagnosis
 from trioft.cli.diagnosis import Finding, Result
 from trioft.config.options import Config
+from trioft.core.answers import Probed
 from trioft.core.errors import (
     FileTrouble,
     Remedy,
@@ -32,7 +33,6 @@ from trioft.core.errors import (
     show_path,
 )
 from trioft.movers.events import Changes, run_events
-from trioft.movers.ops.mounts import Probed
 from trioft.movers.pool import Call, Movers
 from trioft.pipeline.ends import Pair, find_ends
 from trioft.state.ledger import now

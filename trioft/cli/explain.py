@@ -13,11 +13,11 @@ from trioft.cli.facts import Explanation, Now, explain, find, why_not_remove
 from trioft.cli.history import describe, local, words
 from trioft.cli.output import print_all
 from trioft.config.options import Config
+from trioft.core import answers
+from trioft.core.answers import Seen
 from trioft.core.errors import show_path
 from trioft.core.units import size_text, timestamp
-from trioft.movers.ops import writers
-from trioft.movers.ops.folder.readback import Seen
-from trioft.serve.sections import path_fields
+from trioft.state.fields import path_fields
 from trioft.state.reader import Recorded, Records
 
 _YES = (
@@ -153,8 +153,8 @@ def _source_in_words(now: Now) -> str:
         kinds = {"gone": "it is not there", "folder": "it is a folder", "other": "it is no regular file"}
         return kinds.get(look.kind, f"cannot be looked at: {look.trouble}")
     writing = {
-        writers.CLOSED: "nobody has it open for writing",
-        writers.BUSY: "somebody has it open for writing",
+        answers.CLOSED: "nobody has it open for writing",
+        answers.BUSY: "somebody has it open for writing",
     }.get(look.writer, "nobody can tell whether it is being written")
     fingerprint = look.found.fingerprint
     marked = {True: "; its marker is there", False: "; it lacks its marker", None: ""}[look.found.marked]

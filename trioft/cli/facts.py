@@ -13,22 +13,22 @@ from typing import NamedTuple
 import attrs
 import trio
 
-from trioft.agent.job import markers_of, routes_of
 from trioft.cli.history import local
-from trioft.cli.verify import NO_DIGEST, SAME_NS
+from trioft.cli.pairs import all_ledgers, ledger_of, resolved
 from trioft.config.options import Config
+from trioft.config.policy import markers_of, routes_of
+from trioft.core import answers
+from trioft.core.answers import Look, Piece, Seen
 from trioft.core.errors import ConfigError, FileTrouble, show_path
 from trioft.core.model import Checkpoint, Fingerprint, Markers, Root
 from trioft.core.naming import Wanted, is_marker, why_not_wanted
 from trioft.core.routes import explain as explain_route
 from trioft.core.units import format_size
-from trioft.movers.ops import writers
-from trioft.movers.ops.folder.readback import Piece, Seen
-from trioft.movers.ops.scan import Look
 from trioft.movers.pool import Movers
+from trioft.pipeline.verification import NO_DIGEST, SAME_NS
 from trioft.state.findings import VERIFIED, Finding, last_finding
 from trioft.state.ledger import Line
-from trioft.state.reader import Recorded, Records, all_ledgers, ledger_of, resolved
+from trioft.state.reader import Recorded, Records
 
 _LOOKING = 10.0  # seconds to look at either end
 
@@ -104,9 +104,9 @@ def why_not_remove(x: Explanation) -> str | None:
         return "something about it has changed since it was delivered (its ctime): perhaps its content"
     if recorded.digest is None:
         return "its content was never compared with that of its copy"
-    if now.source.writer == writers.BUSY:
+    if now.source.writer == answers.BUSY:
         return "somebody has it open for writing"
-    if now.source.writer != writers.CLOSED:
+    if now.source.writer != answers.CLOSED:
         return "nobody can prove that it is not being written"
     return _why_not_there(x, recorded)
 

@@ -15,13 +15,14 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from trioft.cli.output import print_all
+from trioft.cli.pairs import ledgers_of
 from trioft.config.options import Config
 from trioft.core.errors import ConfigError, show_path
 from trioft.core.naming import compile_globs
 from trioft.core.units import parse_moment, size_text, timestamp, visible
-from trioft.serve.sections import path_fields
+from trioft.state.fields import path_fields
 from trioft.state.ledger import Line
-from trioft.state.reader import Filter, Records, ledgers_of
+from trioft.state.reader import Filter, Records
 
 # What can have happened to a file; outcomes first.
 EVENTS = (

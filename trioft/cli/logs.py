@@ -17,8 +17,8 @@ import trio
 from trioft.cli.output import Outlet, write_all
 from trioft.core.errors import ConfigError, show_path
 from trioft.core.model import FINAL, FileState
-from trioft.serve.sections import describe, describe_trouble, moment, path_fields
 from trioft.state.board import Board, Entry
+from trioft.state.fields import describe, describe_trouble, moment, path_fields
 from trioft.state.ledger import now
 from trioft.state.overview import Overview
 

@@ -1,5 +1,5 @@
 """
-What a run says: JSON lines on stdout, talk on stderr, a summary, and the exit code.
+``trioft sync`` and ``trioft watch``: a configuration becomes a run, its summary, and its exit code.
 """
 
 from __future__ import annotations
@@ -7,137 +7,33 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-import json
 import os
-import signal
 import sys
-import traceback
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
 from trioft import __version__
 from trioft.agent.agent import contain, run_agent
-from trioft.agent.job import list_missing
+from trioft.agent.dryrun import list_missing
 from trioft.agent.reload import Read
 from trioft.agent.signals import Stops
-from trioft.cli.logs import LEVELS, Log, Waits, kind_of_wait, log_file_outlet
-from trioft.cli.output import Outlet, write_to
-from trioft.cli.progress import DRAWING, run_display
+from trioft.cli.logs import Log, log_file_outlet
+from trioft.cli.output import Outlet
+from trioft.cli.pairs import state_dir_of
+from trioft.cli.progress import run_display
+from trioft.cli.voice import Voice, meaning_to_people, terminal, to_stderr
 from trioft.config.options import Config
-from trioft.core.errors import Side, TrioftError, first_of, hint_for, meaning_of, show_path
-from trioft.core.model import FINAL, FileState, Found
+from trioft.core.errors import Side, show_path
+from trioft.core.model import Found
 from trioft.core.units import size_text
-from trioft.serve.sections import describe, path_fields
-from trioft.state.board import Board, Entry, Herald, named
-from trioft.state.ledger import now
+from trioft.state.board import Board, named
+from trioft.state.fields import path_fields
 from trioft.state.overview import Overview
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
-
-    from rich.console import Console
-
-# Notices that are no warnings.
-_NOTICES = {"feed": "info", "reload": "info", "config": "error"}
-
-# States that a person wants to hear of; the others are steps on the way.
-_WORTH_A_LINE = {
-    FileState.GROWING,
-    FileState.WAITING,
-    FileState.DONE,
-    FileState.FAILED,
-    FileState.SKIPPED,
-    FileState.GONE,
-}
-
-
-class Voice:
-    """Says what happens: as JSON on stdout, and to *talk*, if that is no log, in sentences."""
-
-    def __init__(self, level: Callable[[], str], talk: Outlet | None, *, as_json: bool) -> None:
-        self._level = level  # asked at each message, as it may change
-        self._data = Outlet(write_to(1)) if as_json else None
-        self._talk = talk
-        self._waits = Waits()
-
-    def end(self, seconds: float | None) -> None:
-        """Have everything said that is still to be said, for *seconds* at most (None: as long as it takes)."""
-        if self._data is not None:
-            self._data.drain(seconds)
-            if self.lost:
-                self.say("warning", f"{self.lost:,} JSON lines are lost: they were not read in time")
-        if self._talk is not None:
-            self._talk.drain(seconds)
-
-    @property
-    def lost(self) -> int:
-        """JSON lines that were not read in time."""
-        return 0 if self._data is None else self._data.lost
-
-    def attach(self, board: Board | Overview) -> None:
-        for herald in board.heralds:
-            herald.notices.append(functools.partial(self.notice, herald))
-        for one in board.boards:
-            one.listeners.append(self.file_changed)
-
-    def say(self, level: str, text: str) -> None:
-        if self._talk is None or LEVELS[level] < LEVELS[self._level()]:
-            return
-        prefix = f"trioft: {level}: " if level in ("warning", "error") else ""
-        self._talk.put(prefix + text)
-
-    def emit(self, event: str, **fields: object) -> None:
-        if self._data is not None:
-            self._data.put(json.dumps({"event": event, "time": now(), **fields}), always=event == "summary")
-
-    def notice(self, herald: Herald, what: str, text: str) -> None:
-        has_ended = what == "job" and isinstance(herald, Board) and herald.problem is not None
-        self.say("error" if has_ended else _NOTICES.get(what, "warning"), named(herald.job, text))
-        self.emit(what, **({} if herald.job is None else {"job": herald.job}), text=text)
-
-    def file_changed(self, entry: Entry) -> None:
-        path = named(entry.job, show_path(entry.path))
-        match entry.state:
-            case FileState.FAILED:
-                self.say("error", f"{path}: {entry.reason}")
-                if entry.trouble is not None and (hint := hint_for(entry.trouble)):
-                    self.say("error", f"hint: {hint}")
-            case FileState.WAITING:
-                if self._waits.is_new(entry):
-                    # What concerns all files is told once for all.
-                    level = "debug" if kind_of_wait(entry) == "destination" else "warning"
-                    self.say(level, f"{path}: waiting: {entry.reason}")
-            case FileState.SKIPPED:
-                self.say("info", f"{path}: skipped: {entry.reason}")
-            case FileState.DONE:
-                closed = f", closed: {entry.closed}" if entry.closed else ""
-                if entry.bytes_patched:
-                    closed += f", {size_text(entry.bytes_patched)} copied again as its recorder had rewritten it"
-                self.say("debug", f"{path}: {entry.reason or f'delivered, {entry.size:,} bytes{closed}'}")
-            case _ if self._is_worth_a_line(entry):
-                self.say("debug", f"{path}: {entry.state}" + (f": {entry.reason}" if entry.reason else ""))
-        if self._data is not None and self._is_worth_a_line(entry):
-            self.emit("file", **describe(entry))
-        if entry.state in FINAL:
-            self._waits.forget(entry)
-
-    @staticmethod
-    def _is_worth_a_line(entry: Entry) -> bool:
-        if entry.state == FileState.COPYING:
-            return entry.strategy != "bundle"  # the files of a bundle are copied and done in a moment
-        return entry.state in _WORTH_A_LINE or (entry.state == FileState.SETTLING and entry.reason is not None)
-
-
-def to_stderr(screen: Console | None) -> Outlet:
-    """Return what takes lines to standard error, above the progress on *screen* where there is one."""
-    return Outlet(write_to(2) if screen is None else functools.partial(_print_above, screen))
-
-
-def _print_above(screen: Console, text: str) -> None:
-    with DRAWING:
-        screen.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _print(text: str) -> None:
@@ -219,6 +115,11 @@ def _run(
             log.attach(board)
             board.record("info", "agent.started", **_describe_run(settings, bool(once)))
         display = None if screen is None else lambda: run_display(board, screen)
+        served = None
+        if settings.feed.listen is not None:
+            from trioft.serve.server import serving
+
+            served = functools.partial(serving, settings, board, once=bool(once), state_dir=state_dir)
         return await run_agent(
             settings,
             board,
@@ -226,6 +127,7 @@ def _run(
             state_dir=state_dir,
             accept_new=accept,
             display=display,
+            served=served,
             read=read,
             stops=stops,
         )
@@ -236,7 +138,7 @@ def _run(
         with contextlib.nullcontext() if dry_run else stops.kept_safe():
             stopped_by = trio.run(run)
     except BaseException as error:
-        known = _meaning_of(error)
+        known = meaning_to_people(error)
         is_plain = is_talking or settings.log.format == "text"  # else all that is read there is JSON
         if log is not None and (is_talking or not is_plain):
             log.record("error", "agent.failed", {"reason": "; ".join(str(known).split("\n")), "hint": known.hint})
@@ -332,22 +234,6 @@ def _monotonic() -> float:
     return time.monotonic()
 
 
-def terminal() -> Console | None:
-    if sys.stderr is None or not sys.stderr.isatty():
-        return None
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
-def state_dir_of(settings: Config) -> str:
-    if settings.state.dir is not None:
-        return os.path.abspath(os.path.expanduser(settings.state.dir))
-    import platformdirs
-
-    return platformdirs.user_state_dir("trioft")
-
-
 def _tell_missing(as_json: bool, voice: Voice, job: str | None, found: Found) -> None:
     size = found.fingerprint.size
     if as_json:
@@ -379,23 +265,3 @@ def _say_summary(voice: Voice, board: Board, seconds: float, verify: str, *, tal
         voice.say("warning", text)
     elif talkative:
         voice.say("info", text)
-
-
-def translate(error: BaseException) -> NoReturn:
-    """Raise what an ended run means to a person."""
-    raise _meaning_of(error) from None
-
-
-def _meaning_of(error: BaseException) -> TrioftError:
-    """Return what an ended run means to a person. A bug is told with the whole story, and ends it here."""
-    known = meaning_of(error)
-    if known is not None:
-        return known
-    if first_of(BaseExceptionGroup("", [error]), KeyboardInterrupt) is not None:
-        sys.exit(128 + signal.SIGINT)
-    traceback.print_exception(error)
-    print(  # noqa: T201
-        "trioft: error: this is a bug in trioft. Nothing is lost: the ledger is closed, partials are resumable.",
-        file=sys.stderr,
-    )
-    sys.exit(1)

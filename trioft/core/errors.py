@@ -295,3 +295,14 @@ def trouble_of(error: OSError, side: str, op: str, path: bytes, offset: int | No
     """Translate an ``OSError`` into trioft's words."""
     text = os.strerror(error.errno) if error.errno is not None else str(error)
     return Trouble(side, op, path, offset, error.errno, text)
+
+
+def mismatch(partial: bytes, offset: int) -> Trouble:
+    return Trouble(
+        Side.DESTINATION,
+        "read back",
+        partial,
+        offset,
+        None,
+        "the destination holds other bytes than were written",
+    )

@@ -256,3 +256,11 @@ TRANSITIONS: dict[FileState, frozenset[FileState]] = {
     _S.GONE: frozenset(),
 }
 FINAL = frozenset(state for state, following in TRANSITIONS.items() if not following)
+
+
+def policy_for(item: Item, manner: Manner) -> str:
+    """Return what happens if the name of *item* is taken: what another source file has delivered is not replaced."""
+    return "fail" if item.rival and manner.if_exists == "overwrite" else manner.if_exists
+
+
+ACTIVE = (FileState.COPYING, FileState.VERIFYING)

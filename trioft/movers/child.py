@@ -18,7 +18,7 @@ from typing import Any
 
 import trio
 
-from trioft.movers.ops.main import LENGTH
+from trioft.movers.ops.wire import LENGTH
 
 _WORDS = 2000  # bytes
 _DYING = 1.0  # seconds

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from trioft.core.naming import is_marker
 from trioft.movers.child import Child, child_command
-from trioft.movers.ops.watcher import MOST
+from trioft.movers.ops.wire import MOST
 
 
 class Changes:

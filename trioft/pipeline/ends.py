@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from trioft.config.options import Config
+from trioft.core.answers import End
 from trioft.core.errors import (
     IDENTIFY,
     AwayError,
@@ -27,7 +28,6 @@ from trioft.core.errors import (
 )
 from trioft.core.manifest import own_names
 from trioft.core.model import Ends, Root
-from trioft.movers.ops.mounts import End
 from trioft.movers.pool import Call
 from trioft.pipeline.storage import Storage
 from trioft.state.board import Board

@@ -13,12 +13,11 @@ import trio
 
 from trioft.core.errors import GATE, FileTrouble, Side, Trouble, show_path
 from trioft.core.manifest import is_listed
-from trioft.core.model import FileState, Item, Job, Manner, Publication, Result, Unlisted, Verdict
+from trioft.core.model import FileState, Item, Job, Manner, Publication, Result, Unlisted, Verdict, policy_for
 from trioft.core.naming import partial_for
 from trioft.core.units import timestamp
-from trioft.movers.ops.folder.existing import policy_for
 from trioft.movers.programs import filled_in, run_command
-from trioft.pipeline.transfer import PATIENCE, Tools
+from trioft.pipeline.context import PATIENCE, Tools
 from trioft.state import claims, unlisted
 from trioft.state.ledger import Entry, Ledger, Removal
 

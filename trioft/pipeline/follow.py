@@ -19,22 +19,13 @@ from typing import Any
 
 import trio
 
-from trioft.core.errors import FileTrouble, Side
+from trioft.core import answers
+from trioft.core.answers import PIECE_SIZE, Difference, Known, Peek, Prepared, Range
+from trioft.core.errors import FileTrouble, Side, mismatch
 from trioft.core.model import BLOCK_SIZE, MIB, VOID, Checkpoint, FileState, Found, Item, Job, Result, Verdict
 from trioft.core.naming import waits_for
-from trioft.movers.ops import writers
-from trioft.movers.ops.files import mismatch
-from trioft.movers.ops.folder.resume import Prepared
-from trioft.movers.ops.source import PIECE_SIZE, Difference, Known, Peek, Range
-from trioft.pipeline.transfer import (
-    PATIENCE,
-    Block,
-    Tools,
-    Transfer,
-    begin,
-    kept_when_cancelled,
-    open_nursery_for_one_trouble,
-)
+from trioft.pipeline.context import PATIENCE, Tools, open_nursery_for_one_trouble
+from trioft.pipeline.transfer import Block, Transfer, begin, kept_when_cancelled
 
 # Bytes at either end that are compared where `growing.reconcile` is `edges`.
 EDGE = 64 * MIB
@@ -73,7 +64,7 @@ async def follow(job: Job, tools: Tools) -> list[Result]:
     )
     if first.verdict is not None or first.found is None:
         return [Result(first.verdict or Verdict.GONE)]
-    if first.writer == writers.BUSY and not job.growing:
+    if first.writer == answers.BUSY and not job.growing:
         return [Result(Verdict.BUSY)]
     recording = _Recording(item, prepared, tools, first, first.found)
     with tools.changes.followed(item.path, recording.hear):
@@ -159,7 +150,7 @@ class _Recording(Transfer):
         while self.over is None:
             earliest = trio.current_time() + min(_AT_MOST_EVERY, self.settings.poll)
             pause = self.settings.poll
-            if self._head.writer != writers.BUSY:
+            if self._head.writer != answers.BUSY:
                 pause = min(pause, max(self.tools.config.source.settle_closed * _EARLY, _AT_MOST_EVERY))
             with trio.move_on_after(pause):
                 await self._heard.wait()
@@ -210,11 +201,11 @@ class _Recording(Transfer):
         Where the kernel proves that nobody has it open for writing, *quiet* seconds are enough; none are needed where
         its writer has said that it is complete.
         """
-        if self._head.writer == writers.BUSY:
+        if self._head.writer == answers.BUSY:
             return math.inf
         if self._head.marked:
             return self._since
-        is_proved = self._head.writer == writers.CLOSED
+        is_proved = self._head.writer == answers.CLOSED
         return self._since + (quiet if is_proved else self.tools.config.source.settle)
 
     def _measure_lag(self, head: int) -> None:

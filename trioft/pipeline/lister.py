@@ -23,9 +23,9 @@ from trioft.core.manifest import ASC_MHL, NONE, manifest_of
 from trioft.core.model import Result, Unlisted, Verdict
 from trioft.core.units import size_text
 from trioft.movers.pool import Call
+from trioft.pipeline.context import PATIENCE
 from trioft.pipeline.shutdown import Shutdown
 from trioft.pipeline.storage import Storage
-from trioft.pipeline.transfer import PATIENCE
 from trioft.state import unlisted
 from trioft.state.board import Board
 from trioft.state.ledger import Port

@@ -24,12 +24,12 @@ import attrs
 import trio
 
 from trioft.config.options import Config, Source
+from trioft.core import answers
+from trioft.core.answers import Folder, Listing, Look
 from trioft.core.errors import FileTrouble, Side, Trouble
 from trioft.core.model import BUNDLE_FILE_SIZE, FileState, Fingerprint, Found, Job, Manner
 from trioft.core.naming import Wanted
 from trioft.movers.events import Changes
-from trioft.movers.ops import writers
-from trioft.movers.ops.scan import Folder, Listing, Look
 from trioft.movers.pool import Call
 from trioft.pipeline.backlog import UNMARKED, Backlog, Pending
 from trioft.pipeline.storage import Storage
@@ -217,7 +217,7 @@ class Scanner:
 
     # --- deciding
 
-    def _consider(self, found: Found, known: Known | None, writer: str = writers.UNKNOWN) -> bool:
+    def _consider(self, found: Found, known: Known | None, writer: str = answers.UNKNOWN) -> bool:
         """A regular file was seen: is there anything to do about it?"""
         pending = self.backlog.get(found.path)
         if pending is not None:
@@ -240,7 +240,7 @@ class Scanner:
         pending = self.backlog.add(found, now + self.config.source.settle_closed)
         # One that failed would only fail again, at each write; one that was delivered has to be closed to be removed.
         pending.closed_only = known is not None and (known.outcome == "failed" or known.is_still(found.fingerprint))
-        if writer == writers.BUSY and self._may_be_followed(pending):
+        if writer == answers.BUSY and self._may_be_followed(pending):
             self.backlog.make_growing(pending)
         elif found.marked:
             self.backlog.look_again(pending, now)
@@ -268,13 +268,13 @@ class Scanner:
         """Is its last change, by the wall clock, longer ago than ``settle``? A proof says whether to believe it."""
         return time.time() - fingerprint.changed_ns / 1e9 > self.config.source.settle
 
-    def _note_change(self, pending: Pending, found: Found, writer: str = writers.UNKNOWN) -> None:
+    def _note_change(self, pending: Pending, found: Found, writer: str = answers.UNKNOWN) -> None:
         has_grown = pending.is_version_of(found) and found.fingerprint.size > pending.found.fingerprint.size
         quiet = 0 if found.marked else self.config.source.settle_closed
         self.backlog.replace(pending, found, trio.current_time() + quiet)
         if self.once and self.config.growing.mode == "wait":
             self._leave(pending)
-        elif (has_grown or writer == writers.BUSY) and self._may_be_followed(pending):
+        elif (has_grown or writer == answers.BUSY) and self._may_be_followed(pending):
             self.backlog.make_growing(pending)
 
     async def _serve(self) -> None:
@@ -353,7 +353,7 @@ class Scanner:
         closed_at = pending.since + (0 if pending.was_quiet or marked else source.settle_closed)
         settled_at = pending.since + (0 if marked else source.settle)
         pending.settled = now >= settled_at
-        if writer == writers.BUSY:
+        if writer == answers.BUSY:
             if self.once and self.config.growing.mode == "wait":
                 self._leave(pending)
                 return
@@ -368,10 +368,10 @@ class Scanner:
                 self.backlog.look_again(pending, settled_at)
             else:
                 self.backlog.lacks_marker(pending, self.manner.markers.source, once=self.once)
-        elif pending.settled or (writer == writers.CLOSED and now >= closed_at):
+        elif pending.settled or (writer == answers.CLOSED and now >= closed_at):
             self.backlog.make_ready(pending)
         else:
-            self.backlog.look_again(pending, closed_at if writer == writers.CLOSED else settled_at)
+            self.backlog.look_again(pending, closed_at if writer == answers.CLOSED else settled_at)
 
     async def _lose(self, pending: Pending) -> None:
         """A file is gone. It may have got another name, which a sync would not hear of, and be continued under that."""

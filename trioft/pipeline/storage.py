@@ -15,10 +15,10 @@ from collections.abc import Awaitable, Callable, Iterator
 import trio
 
 from trioft.config.options import Config
+from trioft.core.answers import KEEPS_NO_TIMES, Probed
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify
 from trioft.core.model import Ends, Identity
 from trioft.core.units import size_text, span_text
-from trioft.movers.ops.mounts import KEEPS_NO_TIMES, Probed
 from trioft.movers.pool import Call
 from trioft.state.board import Board, Entry
 

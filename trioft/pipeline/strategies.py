@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from trioft.core.model import BUNDLE_FILE_SIZE, Checkpoint, Job, Result, Verdict
+from trioft.pipeline.context import PATIENCE, Tools
 from trioft.pipeline.follow import follow
-from trioft.pipeline.transfer import PATIENCE, Tools, Transfer, begin, kept_when_cancelled
+from trioft.pipeline.transfer import Transfer, begin, kept_when_cancelled
 
 Strategy = Callable[[Job, Tools], Awaitable[list[Result]]]
 

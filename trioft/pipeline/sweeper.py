@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import trio
 
+from trioft.core.answers import Orphans
 from trioft.core.errors import FileTrouble, show_path
-from trioft.movers.ops.scan import Orphans
 from trioft.movers.pool import Call
 from trioft.pipeline.backlog import Backlog
 from trioft.pipeline.storage import Storage

@@ -15,95 +15,21 @@ import math
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
-import attrs
 import trio
 
-from trioft.config.options import Config
-from trioft.core.errors import FileTrouble, Side, Trouble, first_of, show_path
+from trioft.core.answers import Prepared
+from trioft.core.digests import file_digest
+from trioft.core.errors import FileTrouble, first_of, mismatch, show_path
 from trioft.core.manifest import BLOCK_SUMS
-from trioft.core.model import BLOCK_SIZE, SPAN_SIZE, Checkpoint, FileState, Item, Manner, Result
+from trioft.core.model import BLOCK_SIZE, SPAN_SIZE, Checkpoint, FileState, Item, Result
 from trioft.core.naming import former_partial_for, partial_for
-from trioft.movers.events import Changes
-from trioft.movers.ops.files import file_digest, mismatch
-from trioft.movers.ops.folder.resume import Prepared
-from trioft.movers.pool import Call, Stuck
-from trioft.pipeline.shutdown import Shutdown
-from trioft.pipeline.storage import Storage
-from trioft.pipeline.throttle import Throttle
-from trioft.state.board import Board, Entry
-from trioft.state.claims import Claims
-from trioft.state.ledger import Ledger, Port
+from trioft.pipeline.context import PATIENCE, Tools, open_nursery_for_one_trouble, stopped
+from trioft.state.ledger import Ledger
 
 # Spans of one file that are written at a time: with the settling beside them two fill a full-duplex link. On a disk of
 # this machine they would only wait for each other, as the kernel lets one at a time write to a file.
 _WRITERS, _WRITERS_FAR = 1, 2
 _SPAN_SECONDS = 1.0  # what a span should take: others wait that long for the mover
-
-# Operations that end in one barrier, whose progress nobody can tell, get this many stall timeouts.
-PATIENCE = 10
-
-# What a trouble tells of, as its operation, that is none: an operator wants the file to wait.
-PAUSE = "pause"
-
-
-class Owners:
-    """One owner per file, also where it has several names, or has got another one."""
-
-    def __init__(self) -> None:
-        self._locks: dict[tuple[int, int], trio.Lock] = {}
-
-    @contextlib.asynccontextmanager
-    async def owned(self, identity: tuple[int, int]) -> AsyncIterator[None]:
-        """Own the file *identity* (device, inode) while inside; waits while somebody else does."""
-        lock = self._locks.setdefault(identity, trio.Lock())
-        try:
-            async with lock:
-                yield
-        finally:
-            statistics = lock.statistics()
-            if not statistics.locked and not statistics.tasks_waiting:
-                self._locks.pop(identity, None)
-
-
-@attrs.frozen(kw_only=True)
-class Tools:
-    """What copiers and strategies work with."""
-
-    config: Config
-    once: bool
-    board: Board
-    call: Call  # copying
-    looking: Call  # at the source: never waits for the destination
-    changes: Changes
-    owners: Owners
-    claims: Claims
-    ledger: Port
-    storage: Storage
-    manner: Manner
-    throttle: Throttle
-    shutdown: Shutdown
-    stuck: Stuck
-    places: trio.CapacityLimiter | None = None  # for one transfer each, of all jobs together
-
-    def entry(self, item: Item) -> Entry:
-        return self.board.live[item.id]
-
-
-@contextlib.asynccontextmanager
-async def open_nursery_for_one_trouble() -> AsyncIterator[trio.Nursery]:
-    """
-    Open a nursery out of which the first ``FileTrouble`` of its tasks comes as itself.
-
-    Not in a group with its consequences: what the others met while they were being cancelled tells nobody anything.
-    """
-    try:
-        async with trio.open_nursery() as nursery:
-            yield nursery
-    except BaseExceptionGroup as group:
-        first, (_, rest) = first_of(group, FileTrouble), group.split(FileTrouble)
-        if first is None or rest is not None:
-            raise
-        raise first from None
 
 
 async def begin(item: Item, tools: Tools, *, growing: bool) -> Prepared | Result:
@@ -153,12 +79,6 @@ async def begin(item: Item, tools: Tools, *, growing: bool) -> Prepared | Result
         elif kept != checkpoint:
             await ledger.call(Ledger.save_checkpoint, item.path, kept)
     return prepared
-
-
-def stopped(entry: Entry, offset: int) -> Trouble:
-    """What a file meets that an operator wants to be left, or to pause."""
-    op, text = ("copy", "left by an operator") if entry.left else (PAUSE, "paused by an operator")
-    return Trouble(Side.SOURCE, op, entry.path, offset, errno.ECANCELED, text)
 
 
 def is_of(checkpoint: Checkpoint, item: Item) -> bool:

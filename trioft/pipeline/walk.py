@@ -10,9 +10,9 @@ import attrs
 import trio
 
 from trioft.config.options import Config
+from trioft.core.answers import Listing
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify
 from trioft.core.model import Manner
-from trioft.movers.ops.scan import Listing
 from trioft.movers.pool import Call
 from trioft.pipeline.storage import Storage
 

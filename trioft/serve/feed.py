@@ -27,8 +27,8 @@ import trio
 from trioft.core.model import FINAL, FileState
 from trioft.core.units import timestamp
 from trioft.pipeline.throttle import Rate
-from trioft.serve.sections import file_entry
 from trioft.state.board import Board, Entry
+from trioft.state.fields import file_entry
 from trioft.state.overview import Overview
 
 # Bytes after which a message is cut; what is left comes in the next one.

@@ -81,7 +81,7 @@ def url_of(config: Config, listeners: list[trio.SocketListener]) -> str:
 
 @contextlib.asynccontextmanager
 async def serving(
-    config: Config, board: Board | Overview, runs: Sequence[JobRun], once: bool, state_dir: str
+    config: Config, board: Board | Overview, runs: Sequence[JobRun], *, once: bool, state_dir: str
 ) -> AsyncIterator[Server]:
     """
     Serve the port of an agent while inside, and have its address where ``trioft status`` looks for it.

@@ -10,68 +10,67 @@ the agent, which lets it finish what a checkpoint needs.
 from __future__ import annotations
 
 import os
-import pickle
 import signal
-import struct
 from collections.abc import Callable
 from typing import Any
 
 from trioft.core.errors import FileTrouble
-from trioft.movers.ops import linux, writers
-from trioft.movers.ops import mounts as endsio
-from trioft.movers.ops import scan as surveyio
-from trioft.movers.ops import source as growio
-from trioft.movers.ops.folder import bundle as bundleio
-from trioft.movers.ops.folder import large as copyio
-from trioft.movers.ops.folder import manifests as manifestio
-from trioft.movers.ops.folder import markers as markerio
-from trioft.movers.ops.folder import measure as doctorio
-from trioft.movers.ops.folder import publish as publishio
-from trioft.movers.ops.folder import readback as verifyio
-
-LENGTH = struct.Struct(">Q")
+from trioft.movers.ops import linux, mounts, scan, source, writers
+from trioft.movers.ops.folder import (
+    bundle,
+    growing,
+    large,
+    listing,
+    manifests,
+    markers,
+    measure,
+    probe,
+    publish,
+    readback,
+)
+from trioft.movers.ops.wire import receive, send
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
     operation.__name__: operation
     for operation in (
-        endsio.inspect,
-        endsio.contains,
-        endsio.probe_source,
-        endsio.probe,
-        endsio.recognize,
-        surveyio.scan,
-        surveyio.look,
-        surveyio.make_folders,
-        surveyio.find_partials,
-        bundleio.write_bundle,
-        copyio.prepare,
-        copyio.copy_span,
-        copyio.settle,
-        growio.peek,
-        growio.copy_growing,
-        growio.copy_ranges,
-        growio.settle_ranges,
-        growio.compare_span,
-        growio.finish_attributes,
-        growio.locate,
-        growio.adopt,
-        publishio.size_of,
-        publishio.seal,
-        publishio.is_sealed,
-        publishio.publish,
-        markerio.mark,
-        publishio.discard,
-        publishio.remove_sources,
-        verifyio.read_delivered,
-        doctorio.plant,
-        doctorio.uproot,
-        doctorio.begin_measuring,
-        doctorio.measure,
-        doctorio.end_measuring,
-        manifestio.sum_delivered,
-        manifestio.write_sums,
-        manifestio.find_histories,
-        manifestio.append_generation,
+        mounts.inspect,
+        mounts.contains,
+        mounts.probe_source,
+        probe.probe,
+        probe.recognize,
+        scan.scan,
+        scan.look,
+        listing.make_folders,
+        listing.find_partials,
+        bundle.write_bundle,
+        large.prepare,
+        large.copy_span,
+        large.settle,
+        source.peek,
+        growing.copy_growing,
+        growing.copy_ranges,
+        growing.settle_ranges,
+        source.compare_span,
+        growing.finish_attributes,
+        source.locate,
+        growing.adopt,
+        publish.size_of,
+        publish.seal,
+        publish.is_sealed,
+        publish.publish,
+        markers.mark,
+        publish.discard,
+        source.remove_sources,
+        readback.read_delivered,
+        measure.plant,
+        measure.uproot,
+        measure.begin_measuring,
+        measure.measure,
+        measure.end_measuring,
+        manifests.sum_delivered,
+        manifests.write_sums,
+        manifests.find_histories,
+        manifests.append_generation,
     )
 }
 # These tell what they have done while they go on.
@@ -91,7 +90,7 @@ def main(parent: int) -> None:
     answers = os.dup(1)
     os.dup2(2, 1)
     try:
-        while (request := _receive(0)) is not None:
+        while (request := receive(0)) is not None:
             send(answers, _run(answers, *request))
     except BrokenPipeError:
         return  # the agent is gone, and with it anybody who would care
@@ -110,29 +109,3 @@ def _run(answers: int, operation: str, arguments: tuple[Any, ...]) -> tuple[str,
         import traceback  # a tenth of a mover's start, and nobody wants to need it
 
         return "bug", traceback.format_exc()
-
-
-def _receive(fd: int) -> Any:
-    head = _read(fd, LENGTH.size)
-    if head is None:
-        return None
-    body = _read(fd, LENGTH.unpack(head)[0])
-    return None if body is None else pickle.loads(body)
-
-
-def _read(fd: int, count: int) -> bytes | None:
-    data = b""
-    while len(data) < count:
-        piece = os.read(fd, count - len(data))
-        if not piece:
-            return None
-        data += piece
-    return data
-
-
-def send(fd: int, message: object) -> None:
-    """Write one message."""
-    body = pickle.dumps(message, protocol=5)
-    view = memoryview(LENGTH.pack(len(body)) + body)
-    while view:
-        view = view[os.write(fd, view) :]

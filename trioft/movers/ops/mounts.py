@@ -9,18 +9,14 @@ import errno
 import os
 import re
 import stat
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from trioft.core.answers import End
 from trioft.core.errors import IDENTIFY, FileTrouble, Remedy, Side, Trouble, classify, show_path, trouble_of
 from trioft.core.model import Identity, Root
 from trioft.movers.ops import linux
 from trioft.movers.ops.files import close_quietly, status_of
-
-# What destinations keep of a modification time: ext4 and NFS all of it, SMB 100 ns, SFTP 1 s, FAT 2 s.
-_RESOLUTIONS_NS = (1, 100, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000)
-KEEPS_NO_TIMES = 1 << 62  # any two times are the same
 
 # Filesystems on which other machines write: no event tells of it, and inodes may be the client's own invention.
 _REMOTE = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "fuse", "glusterfs", "virtiofs")
@@ -124,19 +120,6 @@ def _show(identity: Identity) -> str:
 # --- what the ends are -----------------------------------------------------------------------------------------------
 
 
-class End(NamedTuple):
-    """What one end is, found out once at the start."""
-
-    path: bytes  # absolute, without symbolic links
-    kind: str  # folder, file, missing, other
-    dev: int
-    ino: int
-    mount: tuple[str, str]  # filesystem type and what is mounted
-    remote: bool
-    error: str | None
-    is_away: bool = False  # the error is one of those of servers that do not answer
-
-
 def inspect(paths: Sequence[bytes]) -> list[End]:
     """Tell what each of *paths* is. Never raises: what cannot be looked at is told in ``error``."""
     return [_inspect_one(path) for path in paths]
@@ -186,17 +169,6 @@ def contains(above: bytes, below: bytes) -> bool:
 # --- whether they can be used ----------------------------------------------------------------------------------------
 
 
-class Probed(NamedTuple):
-    """The state of a destination that can be written to."""
-
-    root: Root
-    identity: Identity
-    free: int  # bytes that this user may still write, as the filesystem says: advice, not truth
-    total: int
-    resolution_ns: int
-    keeps_permissions: bool
-
-
 def probe_source(path: bytes, was: Identity | None) -> tuple[Root, Identity]:
     """
     Find out whether the source *path* is there, and is not the bare mount point of what it *was*.
@@ -207,90 +179,6 @@ def probe_source(path: bytes, was: Identity | None) -> tuple[Root, Identity]:
         if was is not None and (why := why_not_mounted(was, identity)) is not None:
             raise _other_place(Side.SOURCE, why)
         return root, identity
-
-
-def probe(path: bytes, was: Identity | None, marker: bytes | None, require_mount: bool) -> Probed:
-    """
-    Find out whether the destination *path* is usable, by using it: write, fsync, set times, remove.
-
-    Nothing is written where the place is not the one it *was*, or does not have what is asked for. Never creates
-    *path*. Raises ``FileTrouble`` with what does not work.
-    """
-    name = b".trioft-probe-%d-%d.00000000.partial" % (os.getpid(), time.monotonic_ns())
-    with _recognized(path, was, marker, require_mount) as (dst, root, identity):
-        try:
-            op = "stat"
-            space = os.fstatvfs(dst)
-            op = "create"
-            fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dst)
-            try:
-                op = "write"
-                free = space.f_bavail * space.f_frsize
-                try:
-                    try:
-                        os.write(fd, b"trioft")
-                        op = "fsync"
-                        os.fsync(fd)
-                    except OSError as error:
-                        if classify(trouble_of(error, Side.DESTINATION, op, b"")) != Remedy.SPACE:
-                            raise
-                        free = 0  # whatever the figures say
-                    with contextlib.suppress(OSError):
-                        os.fchmod(fd, 0o640)
-                finally:
-                    _close_probe(fd)
-                op = "stat"
-                resolution = measure_resolution(dst, name)
-                mode = stat.S_IMODE(os.stat(name, dir_fd=dst).st_mode)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.unlink(name, dir_fd=dst)
-                raise
-            op = "unlink"
-            os.unlink(name, dir_fd=dst)
-        except OSError as error:
-            raise FileTrouble(trouble_of(error, Side.DESTINATION, op, b"")) from error
-        total = space.f_blocks * space.f_frsize
-        return Probed(root, identity, free, total, resolution, mode == 0o640)
-
-
-def recognize(path: bytes, was: Identity | None, marker: bytes | None, require_mount: bool) -> Root:
-    """
-    Find out whether the destination *path* is the place that it *was*, and has what is asked for. Writes nothing.
-
-    Raises ``FileTrouble``.
-    """
-    with _recognized(path, was, marker, require_mount) as (_, root, _):
-        return root
-
-
-@contextlib.contextmanager
-def _recognized(
-    path: bytes, was: Identity | None, marker: bytes | None, require_mount: bool
-) -> Iterator[tuple[int, Root, Identity]]:
-    with _opened(path, Side.DESTINATION) as (dst, root, identity):
-        if was is not None and (why := why_not_same(was, identity)) is not None:
-            raise _other_place(Side.DESTINATION, why)
-        op = "stat"
-        try:
-            if require_mount and root.dev == os.stat("/").st_dev:
-                text = "nothing is mounted at the destination folder, and destination.require_mount is set"
-                raise _other_place(Side.DESTINATION, text)
-            if marker is not None:
-                op = "find the marker"
-                os.stat(marker, dir_fd=dst)
-        except OSError as error:
-            raise FileTrouble(trouble_of(error, Side.DESTINATION, op, b"")) from error
-        yield dst, root, identity
-
-
-def _close_probe(fd: int) -> None:
-    """Some servers keep what they have to say about space for the close."""
-    try:
-        os.close(fd)
-    except OSError as error:
-        if classify(trouble_of(error, Side.DESTINATION, "close", b"")) != Remedy.SPACE:
-            raise
 
 
 @contextlib.contextmanager
@@ -311,17 +199,3 @@ def _opened(path: bytes, side: Side) -> Iterator[tuple[int, Root, Identity]]:
 
 def _other_place(side: Side, why: str) -> FileTrouble:
     return FileTrouble(Trouble(side, IDENTIFY, b"", None, errno.ENODEV, why))
-
-
-def measure_resolution(dst: int, name: bytes) -> int:
-    """Return how exactly the modification time of the file *name*, in the folder *dst*, is kept."""
-    # Odd down to the last digit, and not long ago: whoever sweeps old partials away must not take this for one.
-    wanted = (int(time.time()) | 1) * 1_000_000_000 + 123_456_789
-    try:
-        os.utime(name, ns=(wanted, wanted), dir_fd=dst)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):  # what `publish` takes for an answer, too
-            raise
-        return KEEPS_NO_TIMES
-    off = abs(os.stat(name, dir_fd=dst).st_mtime_ns - wanted)
-    return next((resolution for resolution in _RESOLUTIONS_NS if off < resolution), KEEPS_NO_TIMES)

@@ -10,57 +10,25 @@ import marshal
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import xxhash
 
-from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
+from trioft.core import answers
+from trioft.core.answers import Folder, Listing, Look
+from trioft.core.errors import Side, trouble_of
 from trioft.core.model import Found, Manner, Markers, Root, Routes
-from trioft.core.naming import Wanted, is_marker, is_partial
+from trioft.core.naming import Wanted, is_marker
 from trioft.core.routes import route
 from trioft.movers.ops import writers
-from trioft.movers.ops.files import (
-    READ,
-    are_same,
-    close_quietly,
-    fingerprint_of,
-    is_same,
-    make_folder,
-    opened,
-    sync_folder,
-)
-from trioft.movers.ops.folder.markers import is_marked, marker_says
-
-
-class Folder(NamedTuple):
-    """A folder of the source, with those of its files that are of interest."""
-
-    path: bytes
-    files: list[Found]
-    stamp: bytes = b""  # the same for the same files in the same versions; empty where nobody asked for it
-
-
-class Listing(NamedTuple):
-    """A part of the source's tree."""
-
-    folders: list[Folder]  # that were read, but for those that have the stamp they had
-    unchanged: list[bytes]  # these
-    rest: list[bytes]  # folders still to be read: those below, and what one call did not get to
-    already: int  # files that the destination has: only counted
-    alike: list[Found]  # the same, where rules can give one name to several files: it has these, or others
-    missing: list[bytes]  # folders that the destination does not have
-    skipped: list[tuple[bytes, str]]
-    troubles: list[Trouble]
-    seconds: float  # processor time that it took
-
+from trioft.movers.ops.files import NAMES_A_CALL, READ, close_quietly, fingerprint_of, opened
+from trioft.movers.ops.folder.listing import is_twin, listed, not_alike
+from trioft.movers.ops.source import is_marked, marker_says
 
 _NO_MARKERS = Markers()
 # Why a source file is left alone whose name trioft gives a meaning of its own at the destination.
 _RESERVED = "at the destination, this name says that another file is complete (copy.done_file)"
 
-# A call returns after the folder in which it has seen this many names: a few tens of milliseconds.
-_NAMES_A_CALL = 5_000
 
 _KINDS = {
     stat.S_IFLNK: "symbolic link",
@@ -97,7 +65,7 @@ def scan(
     with contextlib.ExitStack() as stack:
         src = stack.enter_context(opened(source, Side.SOURCE))
         dst = stack.enter_context(opened(destination, Side.DESTINATION)) if destination else None
-        while listing.rest and names < _NAMES_A_CALL:
+        while listing.rest and names < NAMES_A_CALL:
             path = listing.rest.pop()
             try:
                 fd = os.open(path or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=src)
@@ -107,7 +75,7 @@ def scan(
                 listing.troubles.append(trouble_of(error, Side.SOURCE, "open", path))
                 continue
             try:
-                with _listed(None if routes else dst, path, listing) as there:
+                with listed(None if routes else dst, path, listing) as there:
                     count, same = _scan_folder(fd, path, wanted, there, manner, stamps, markers, routes, listing, below)
             except OSError as error:
                 listing.troubles.append(trouble_of(error, Side.SOURCE, "read", path))
@@ -117,7 +85,7 @@ def scan(
             names += 1 + count
             already += same
             if routes and dst is not None and manner is not None:
-                listing.folders[-1] = _not_alike(dst, listing.folders[-1], manner, listing.alike)
+                listing.folders[-1] = not_alike(dst, listing.folders[-1], manner, listing.alike)
     listing.rest.extend(below)
     return listing._replace(already=already, seconds=time.process_time() - begun)
 
@@ -171,7 +139,7 @@ def _scan_folder(
                 listing.skipped.append((path, _RESERVED))
                 continue
             twin = there.get(entry.name)
-            if twin is not None and manner is not None and _is_twin(twin, status, manner.resolution_ns, path):
+            if twin is not None and manner is not None and is_twin(twin, status, manner.resolution_ns, path):
                 if not done or entry.name + done in there:
                     already += 1
                     continue
@@ -192,21 +160,6 @@ def _scan_folder(
     return count, already
 
 
-def _not_alike(dst: int, folder: Folder, manner: Manner, alike: list[Found]) -> Folder:
-    """Return *folder* without the files that the destination has, as far as size and time tell: they are *alike*."""
-    rest: list[Found] = []
-    for found in folder.files:
-        try:
-            there = os.stat(found.target, dir_fd=dst, follow_symlinks=False) if found.trouble is None else None
-        except OSError as error:
-            if not isinstance(error, FileNotFoundError):
-                _without_destination(trouble_of(error, Side.DESTINATION, "stat", found.target))
-            there = None
-        is_alike = there is not None and is_same(there, found.fingerprint, manner.resolution_ns)
-        (alike if is_alike else rest).append(found)
-    return folder._replace(files=rest)
-
-
 def _stamp_of(statuses: list[tuple[bytes, os.stat_result]]) -> bytes:
     """Return a digest of which files these are, and in which versions."""
     versions = [
@@ -215,81 +168,6 @@ def _stamp_of(statuses: list[tuple[bytes, os.stat_result]]) -> bytes:
     ]
     # Version 2 of the format writes equal values equally: later ones tell of objects that are the same one.
     return xxhash.xxh3_128_digest(marshal.dumps(versions, 2))
-
-
-def _is_twin(entry: os.DirEntry[str], status: os.stat_result, resolution_ns: int, path: bytes) -> bool:
-    """Is what the destination has under this name, as far as size and time tell, the source file with *status*?"""
-    try:
-        there = entry.stat(follow_symlinks=False)
-    except FileNotFoundError:  # it is not there any more
-        return False
-    except OSError as error:
-        _without_destination(trouble_of(error, Side.DESTINATION, "stat", path))
-        return False
-    return are_same(there, status, resolution_ns)
-
-
-@contextlib.contextmanager
-def _listed(dst: int | None, folder: bytes, listing: Listing) -> Iterator[dict[str, os.DirEntry[str]]]:
-    """List a folder of the destination. Its entries can be asked for their status while inside."""
-    if dst is None:
-        yield {}
-        return
-    try:
-        fd = os.open(folder or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dst)
-    except FileNotFoundError:
-        listing.missing.append(folder)
-        yield {}
-        return
-    except OSError as error:
-        _without_destination(trouble_of(error, Side.DESTINATION, "open", folder))
-        yield {}
-        return
-    try:
-        entries: dict[str, os.DirEntry[str]] = {}
-        try:
-            with os.scandir(fd) as found:
-                entries = {entry.name: entry for entry in found}
-        except OSError as error:
-            _without_destination(trouble_of(error, Side.DESTINATION, "read", folder))
-        yield entries
-    finally:
-        close_quietly(fd)
-
-
-def _without_destination(trouble: Trouble) -> None:
-    """The destination cannot be looked at: that ends the scan if it is gone. Else each file will say what is wrong."""
-    if classify(trouble) == Remedy.DESTINATION:
-        raise FileTrouble(trouble)
-
-
-def make_folders(source: Root, destination: Root, folders: list[bytes]) -> list[Trouble]:
-    """
-    Make folders at the destination with the permission bits they have at the source; tell what did not work.
-
-    They are durable then: the files that come into them rely on it.
-    """
-    troubles = []
-    changed: set[bytes] = set()
-    with opened(source, Side.SOURCE) as src, opened(destination, Side.DESTINATION) as dst:
-        for folder in folders:
-            try:
-                changed.update(make_folder(src, dst, folder))
-            except OSError as error:
-                troubles.append(trouble_of(error, Side.DESTINATION, "mkdir", folder))
-        for folder in changed:
-            sync_folder(dst, folder)
-    return troubles
-
-
-class Look(NamedTuple):
-    """What one path of the source is right now."""
-
-    path: bytes
-    kind: str  # file, folder, gone, unreadable, other (or not wanted)
-    found: Found | None = None
-    writer: str = writers.UNKNOWN
-    trouble: Trouble | None = None  # why it is unreadable
 
 
 def look(
@@ -320,10 +198,10 @@ def look(
                 else:
                     trouble = trouble_of(error, Side.SOURCE, "stat", path)
                     looks.append(Look(path, "unreadable", trouble=trouble))
-    unknown = {look.found.fingerprint[:2] for look in looks if look.found and look.writer == writers.UNKNOWN}
+    unknown = {look.found.fingerprint[:2] for look in looks if look.found and look.writer == answers.UNKNOWN}
     busy = writers.find_writers(unknown)
     return [
-        look._replace(writer=writers.BUSY) if look.found and look.found.fingerprint[:2] in busy else look
+        look._replace(writer=answers.BUSY) if look.found and look.found.fingerprint[:2] in busy else look
         for look in looks
     ]
 
@@ -348,7 +226,7 @@ def _look_at(
         raise
     except OSError as error:
         # Somebody's lease keeps it from us; or it cannot be opened, then copying it will fail, and say why.
-        return Look(path, "file", found, writers.BUSY if error.errno == errno.EAGAIN else writers.UNKNOWN)
+        return Look(path, "file", found, answers.BUSY if error.errno == errno.EAGAIN else answers.UNKNOWN)
     try:
         return Look(path, "file", found, writers.ask_lease(fd, status.st_dev))
     finally:
@@ -362,38 +240,3 @@ def _is_real(src: int, folder: bytes, known: dict[bytes, bool]) -> bool:
             os.stat(folder, dir_fd=src, follow_symlinks=False).st_mode
         )
     return known[folder]
-
-
-class Orphans(NamedTuple):
-    partials: list[tuple[bytes, float]]  # path, age in seconds
-    rest: list[bytes]
-
-
-def find_partials(destination: Root, folders: list[bytes]) -> Orphans:
-    """Search *folders* of the destination and those below them for partials, as far as one call goes."""
-    orphans = Orphans([], folders[:])
-    names, now = 0, time.time()
-    with opened(destination, Side.DESTINATION) as dst:
-        while orphans.rest and names < _NAMES_A_CALL:
-            folder = orphans.rest.pop()
-            prefix = folder + b"/" if folder else b""
-            try:
-                fd = os.open(folder or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
-            except OSError:
-                continue  # not ours to read: then no partial of ours is in it
-            try:
-                with os.scandir(fd) as entries:
-                    for entry in entries:
-                        names += 1
-                        if entry.is_dir(follow_symlinks=False):
-                            orphans.rest.append(prefix + os.fsencode(entry.name))
-                        elif is_partial(os.fsencode(entry.name)):
-                            with contextlib.suppress(OSError):
-                                status = entry.stat(follow_symlinks=False)
-                                if stat.S_ISREG(status.st_mode):
-                                    orphans.partials.append((prefix + os.fsencode(entry.name), now - status.st_mtime))
-            except OSError:
-                continue
-            finally:
-                close_quietly(fd)
-    return orphans

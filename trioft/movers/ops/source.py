@@ -12,36 +12,28 @@ import contextlib
 import errno
 import os
 import stat
-from typing import NamedTuple
+from collections.abc import Callable
 
-from trioft.core.errors import FileTrouble, Side, trouble_of
-from trioft.core.model import BLOCK_SIZE, KIB, Ends, Found, Item, Manner, Root, Routes, Verdict
+from trioft.core import answers
+from trioft.core.answers import PIECE_SIZE, Difference, Peek
+from trioft.core.digests import block_digest
+from trioft.core.errors import IDENTIFY, FileTrouble, Side, Trouble, trouble_of
+from trioft.core.model import BLOCK_SIZE, Fingerprint, Found, Item, Result, Root, Routes, Verdict
+from trioft.core.naming import numbered
 from trioft.core.routes import route
-from trioft.movers.ops import writers
+from trioft.movers.ops import linux, writers
 from trioft.movers.ops.files import (
     READ,
+    Away,
     Progress,
     advise,
-    as_far_as_possible,
-    block_digest,
     close_quietly,
-    close_written,
-    copy_attributes,
-    current_fingerprint,
-    digest_of_block,
     fingerprint_of,
-    forget,
-    make_folder,
     opened,
-    read_exactly,
     read_into,
-    sync_folder,
+    status_of,
 )
-from trioft.movers.ops.folder.large import open_pair, write_block
-from trioft.movers.ops.folder.markers import is_marked
 
-# What is compared, and written again, of a block that has changed: recorders rewrite a few kilobytes here and there.
-PIECE_SIZE = 256 * KIB
 # What a folder answers in which nothing can be found: gone, a link by now, not ours to read, too deep for any path.
 _NOTHING_THERE = {
     errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG
@@ -49,17 +41,6 @@ _NOTHING_THERE = {
 # A hole of this size, or this near to the end, is where nothing has been written yet; others are what some filesystems
 # make of zeros.
 _HOLE = BLOCK_SIZE
-
-
-class Peek(NamedTuple):
-    """What a file that may be growing is right now."""
-
-    verdict: Verdict | None  # GONE or CHANGED: under this name there is none, or another one
-    found: Found | None = None
-    head: int = 0  # it has been written up to here; less than its size where it was preallocated
-    writer: str = writers.UNKNOWN
-    strength: str = ""  # what it would be worth to take it for closed
-    marked: bool | None = None  # as in ``Found``
 
 
 def peek(
@@ -88,14 +69,14 @@ def peek(
             raise FileTrouble(trouble_of(error, Side.SOURCE, "open", path)) from error
         try:
             writer = writers.ask_lease(fd, identity[0])
-            if writer == writers.UNKNOWN and writers.find_writers([identity]):
-                writer = writers.BUSY
+            if writer == answers.UNKNOWN and writers.find_writers([identity]):
+                writer = answers.BUSY
             status = os.fstat(fd)
             fingerprint = fingerprint_of(status)
             if fingerprint[:2] != identity or not stat.S_ISREG(status.st_mode):
                 return Peek(Verdict.CHANGED)
             marked = is_marked(src, path, marker, fingerprint)
-            strength = "" if writer == writers.BUSY else writers.strength(fd, identity[0], writer, bool(marked))
+            strength = "" if writer == answers.BUSY else writers.strength(fd, identity[0], writer, bool(marked))
             found = route(Found(path, stat.S_IMODE(status.st_mode), fingerprint), routes)
             return Peek(None, found, _write_head(fd, copied, status.st_size), writer, strength, marked)
         except OSError as error:
@@ -118,90 +99,6 @@ def _write_head(fd: int, copied: int, size: int) -> int:
             if at - hole >= _HOLE or hole >= size - _HOLE:
                 return hole
     return size
-
-
-class Known(NamedTuple):
-    """What was copied of a block before: its first *length* bytes, of which each piece had these digests."""
-
-    length: int
-    pieces: bytes  # 16 bytes a piece
-
-
-def copy_growing(
-    ends: Ends, item: Item, partial: bytes, start: int, end: int, known: list[Known], final: bool, progress: Progress
-) -> None:
-    """
-    Copy the bytes from *start*, a block's first, to *end*, or to where the file ends by now.
-
-    *known* tells of each block what was copied of it before: what has not changed since is not written again. It is
-    read again when the block is complete, or *final*, and is given its digest then. Tells ``("bytes", count)`` while it
-    goes on, and ``("block", number, length, digest, pieces)`` after each block: the digest is empty while the block is
-    neither; nothing is durable yet. A file that has another identity by now is a trouble; a version is not asked for.
-    """
-    buffer = memoryview(bytearray(BLOCK_SIZE))
-    with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
-        src_fd, dst_fd = open_pair(src, dst, item.path, partial)
-        try:
-            if current_fingerprint(src_fd, item.path)[:2] != item.fingerprint[:2]:
-                raise FileTrouble(trouble_of(FileNotFoundError(errno.ENOENT, ""), Side.SOURCE, "open", item.path))
-            for offset, before in zip(range(start, end, BLOCK_SIZE), known, strict=True):
-                stop = min(BLOCK_SIZE, end - offset)
-                is_last = final or stop == BLOCK_SIZE
-                begin = 0 if is_last else before.length // PIECE_SIZE * PIECE_SIZE
-                length = begin + _read_up_to(src_fd, item.path, offset + begin, buffer[begin:stop])
-                pieces, changed = _what_changed(buffer[:length], begin, before)
-                for low, high in changed:
-                    write_block(dst_fd, partial, offset + low, buffer[low:high], progress)
-                digest = block_digest(buffer[:length]) if is_last else b""
-                progress(("block", offset // BLOCK_SIZE, length, digest, pieces))
-                if length < stop:
-                    break
-                if stop == BLOCK_SIZE:
-                    # Only what is finished: the recorder's own pages of the block that grows stay, for the next time.
-                    advise(src_fd, offset, BLOCK_SIZE, os.POSIX_FADV_DONTNEED)
-        except BaseException:
-            close_quietly(dst_fd)
-            raise
-        finally:
-            close_quietly(src_fd)
-        close_written(dst_fd, partial)
-
-
-def _what_changed(block: memoryview, begin: int, before: Known) -> tuple[bytes, list[tuple[int, int]]]:
-    """Return the digests of a block's pieces, of which those from *begin* on were read, and what has to be written."""
-    pieces = bytearray(before.pieces[: begin // PIECE_SIZE * 16])
-    changed: list[tuple[int, int]] = []
-    for at in range(begin, len(block), PIECE_SIZE):
-        piece = block[at : at + PIECE_SIZE]
-        old = before.pieces[at // PIECE_SIZE * 16 :][:16]
-        copied = min(before.length - at, PIECE_SIZE)
-        is_same = 0 < copied <= len(piece) and block_digest(piece[:copied]) == old
-        low, high = at + (copied if is_same else 0), at + len(piece)
-        pieces += old if low == high else block_digest(piece)
-        if changed and changed[-1][1] == low:
-            changed[-1] = (changed[-1][0], high)
-        elif low < high:
-            changed.append((low, high))
-    return bytes(pieces), changed
-
-
-def _read_up_to(fd: int, path: bytes, offset: int, view: memoryview) -> int:
-    """Read until *view* is full or the file ends; return how many bytes that were."""
-    done = 0
-    try:
-        while done < len(view) and (n := os.preadv(fd, [view[done:]], offset + done)):
-            done += n
-    except OSError as error:
-        raise FileTrouble(trouble_of(error, Side.SOURCE, "read", path, offset + done)) from error
-    return done
-
-
-class Difference(NamedTuple):
-    """A block of the source that is not what was copied, as it is now."""
-
-    number: int
-    digest: bytes
-    pieces: bytes
 
 
 def compare_span(
@@ -237,94 +134,6 @@ def compare_span(
 
 def _pieces_of(block: memoryview) -> bytes:
     return b"".join(block_digest(block[at : at + PIECE_SIZE]) for at in range(0, len(block), PIECE_SIZE))
-
-
-class Range(NamedTuple):
-    """A part of a file, and what it holds."""
-
-    offset: int
-    length: int
-    digest: bytes
-
-
-def copy_ranges(ends: Ends, item: Item, partial: bytes, ranges: list[Range], progress: Progress) -> list[int]:
-    """
-    Copy *ranges* of the source into its partial; return the offsets of those that hold something else by now.
-
-    Nothing is durable yet.
-    """
-    changed: list[int] = []
-    with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
-        src_fd, dst_fd = open_pair(src, dst, item.path, partial)
-        try:
-            for offset, length, digest in ranges:
-                data = memoryview(read_exactly(src_fd, Side.SOURCE, item.path, offset, length))
-                if block_digest(data) == digest:
-                    write_block(dst_fd, partial, offset, data, progress)
-                else:
-                    changed.append(offset)
-                    progress(("changed", length))
-                advise(src_fd, offset, length, os.POSIX_FADV_DONTNEED)
-        except BaseException:
-            close_quietly(dst_fd)
-            raise
-        finally:
-            close_quietly(src_fd)
-        close_written(dst_fd, partial)
-    return changed
-
-
-def settle_ranges(destination: Root, partial: bytes, ranges: list[Range], verify: str, progress: Progress) -> list[int]:
-    """Make a partial durable, read back *ranges*; return the offsets of those that differ."""
-    bad: list[int] = []
-    offset, op = 0, "open"
-    with opened(destination, Side.DESTINATION) as dst:
-        try:
-            fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
-            try:
-                op = "fsync"
-                os.fdatasync(fd)
-                progress(("synced", 0))
-                op = "read back"
-                for offset, length, digest in ranges if verify == "readback" else ():
-                    forget(fd, offset, length)
-                    if digest_of_block(fd, Side.DESTINATION, partial, offset, length) != digest:
-                        bad.append(offset)
-                    progress(("verified", length))
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise FileTrouble(trouble_of(error, Side.DESTINATION, op, partial, offset)) from error
-    return bad
-
-
-def finish_attributes(ends: Ends, item: Item, partial: bytes, manner: Manner) -> None:
-    """Give the partial the permission bits and attributes that the source has now that it is closed, durably."""
-    with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
-        src_fd, dst_fd = open_pair(src, dst, item.path, partial)
-        try:
-            if manner.xattrs:  # one that there was when it began may be gone
-                try:
-                    kept = {*os.listxattr(src_fd)}
-                except OSError as error:
-                    if error.errno != errno.ENOTSUP:
-                        raise FileTrouble(trouble_of(error, Side.SOURCE, "listxattr", item.path)) from error
-                    kept = set()
-                with as_far_as_possible("removexattr", item.path):
-                    for name in {*os.listxattr(dst_fd)} - kept:
-                        if name.startswith("user."):
-                            os.removexattr(dst_fd, name)
-            copy_attributes(src_fd, dst_fd, item, manner)
-            try:
-                os.fsync(dst_fd)
-            except OSError as error:
-                raise FileTrouble(trouble_of(error, Side.DESTINATION, "fsync", partial)) from error
-        except BaseException:
-            close_quietly(dst_fd)
-            raise
-        finally:
-            close_quietly(src_fd)
-        close_written(dst_fd, partial)
 
 
 # --- another name ----------------------------------------------------------------------------------------------------
@@ -374,47 +183,185 @@ def _search(
     return None
 
 
-def adopt(
-    ends: Ends,
-    old: bytes | None,
-    identity: tuple[int, int],
-    partial: bytes,
-    new_partial: bytes,
-    routed: bool = False,
-) -> bool | None:
+def open_source(src: int, item: Item) -> tuple[int, Result]:
     """
-    Have the partial of the file *identity* go on under another name, durably.
+    Open a source file and see whether it is the version asked for and nobody writes it.
 
-    Changes nothing, and returns False, if the file is still called *old* (it has several names then), or None, if the
-    partial is not there, or cannot go there.
+    Returns the descriptor, which the caller closes, and a Result: one that says why it must not be copied now (with
+    the descriptor -1), or WRITTEN, with how sure it is that nobody writes it, for when it has been copied.
     """
-    with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
+    return _open_if(src, item, _why_not_now)
+
+
+def open_growing(src: int, item: Item) -> tuple[int, Result]:
+    """The same for a file that somebody may be writing: it only has to be the same file, in whatever version."""
+    return _open_if(src, item, _why_not_ever)
+
+
+def _open_if(src: int, item: Item, look: Callable[[int, Item], Result]) -> tuple[int, Result]:
+    try:
+        fd = os.open(item.path, READ, dir_fd=src)
+    except FileNotFoundError:
+        return -1, Result(Verdict.GONE)
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.SOURCE, "open", item.path)) from error
+    try:
+        result = look(fd, item)
+    except BaseException:
+        close_quietly(fd)
+        raise
+    if result.verdict == Verdict.WRITTEN:
+        return fd, result
+    close_quietly(fd)
+    return -1, result
+
+
+def _why_not_now(fd: int, item: Item) -> Result:
+    if has_changed(fd, item):
+        return Result(Verdict.CHANGED)
+    answer = writers.ask_lease(fd, item.fingerprint.dev)
+    if answer == answers.BUSY:
+        return Result(Verdict.BUSY)
+    if answer == answers.UNKNOWN and not item.settled:
+        return Result(Verdict.UNPROVEN)
+    return Result(Verdict.WRITTEN, closed=writers.strength(fd, item.fingerprint.dev, answer, item.marked))
+
+
+def _why_not_ever(fd: int, item: Item) -> Result:
+    same = current_fingerprint(fd, item.path)[:2] == item.fingerprint[:2]
+    return Result(Verdict.WRITTEN if same else Verdict.CHANGED)
+
+
+def has_changed(fd: int, item: Item) -> bool:
+    """Is the source that is open as *fd* another version than the one asked for?"""
+    return current_fingerprint(fd, item.path) != item.fingerprint
+
+
+def check_unchanged(fd: int, item: Item, offset: int) -> None:
+    """The source that is open as *fd* has been read from *offset*: was it the version asked for?"""
+    now = current_fingerprint(fd, item.path)
+    if now != item.fingerprint and now[1:] == item.fingerprint[1:]:
+        # Mounted again under another device number since its job was made: that is no change of the file.
+        text = "the source has been mounted again"
+        raise Away(Trouble(Side.SOURCE, IDENTIFY, b"", None, errno.ENODEV, text))
+    if now != item.fingerprint:
+        text = "the file changed while it was copied"
+        raise FileTrouble(Trouble(Side.SOURCE, "read", item.path, offset, None, text))
+
+
+def current_fingerprint(fd: int, path: bytes) -> Fingerprint:
+    """Return which version the source file *path*, open as *fd*, is now."""
+    return fingerprint_of(status_of(fd, Side.SOURCE, path))
+
+
+def is_marked(src: int, path: bytes, suffix: bytes, fingerprint: Fingerprint) -> bool | None:
+    """Has the source file *path* the marker that says that it is complete? The answer is that of ``Found.marked``."""
+    if not suffix:
+        return None
+    try:
+        marker = os.stat(path + suffix, dir_fd=src, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            return False
+        raise
+    return marker_says(marker, fingerprint)
+
+
+def marker_says(marker: os.stat_result | None, fingerprint: Fingerprint) -> bool | None:
+    """What *marker* says of a file: one that is older than it was made for another version of it."""
+    if marker is None or not stat.S_ISREG(marker.st_mode):
+        return False
+    return True if marker.st_mtime_ns >= fingerprint.mtime_ns else None
+
+
+def marker_of(src: int, path: bytes, marker: bytes) -> Fingerprint | None:
+    """Return which file is the marker of *path*, if there is one."""
+    with contextlib.suppress(OSError):
+        status = os.stat(path + marker, dir_fd=src, follow_symlinks=False)
+        if marker and stat.S_ISREG(status.st_mode):
+            return fingerprint_of(status)
+    return None
+
+
+def remove_sources(
+    source: Root, delivered: list[tuple[bytes, Fingerprint]], archive: bytes | None, marker: bytes = b""
+) -> list[Result]:
+    """
+    Remove delivered sources, or move them below the folder *archive*: the last step of the one gate.
+
+    What has a source's name and *marker* after it goes with it, as it speaks of a file that is there no more.
+
+    A file goes only if it is still the version that was delivered (device, inode, size, mtime, ctime) and nobody
+    has it open for writing: BUSY and CHANGED say that it stays, GONE that it was gone already; PUBLISHED
+    means that it has gone now, and *writer* says on what proof that nobody was writing it. Where that cannot be
+    proved, UNPROVEN, a file is not deleted; it may still be archived, since what somebody writes then is not lost.
+    """
+    results = []
+    with opened(source, Side.SOURCE) as src:
+        for path, fingerprint in delivered:
+            try:
+                results.append(_remove_one(src, path, fingerprint, archive, marker))
+            except OSError as error:
+                results.append(_why_not_removed(src, path, archive, error))
+    return results
+
+
+def _why_not_removed(src: int, path: bytes, archive: bytes | None, error: OSError) -> Result:
+    if error.errno == errno.ELOOP:  # a link is in its place
+        return Result(Verdict.CHANGED)
+    if isinstance(error, FileNotFoundError):  # the source, or the archive folder
         try:
-            if old is not None:
-                status = os.stat(old, dir_fd=src, follow_symlinks=False)
-                if (status.st_dev, status.st_ino) == identity:
-                    return False
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except OSError as error:
-            raise FileTrouble(trouble_of(error, Side.SOURCE, "stat", old or b"")) from error
-        op, at = "stat", partial
-        try:
-            os.stat(partial, dir_fd=dst, follow_symlinks=False)
-            op, at = "mkdir", os.path.dirname(new_partial)
-            folders = {
-                os.path.dirname(partial),
-                os.path.dirname(new_partial),
-                *make_folder(src, dst, at, made_up=routed),
-            }
-            op, at = "rename", partial
-            os.rename(partial, new_partial, src_dir_fd=dst, dst_dir_fd=dst)
+            os.stat(path, dir_fd=src, follow_symlinks=False)
         except FileNotFoundError:
-            return None
+            return Result(Verdict.GONE)
+        except OSError:
+            pass
+    op = "rename" if archive else "unlink"
+    return Result(Verdict.TROUBLE, trouble=trouble_of(error, Side.SOURCE, op, path))
+
+
+def _remove_one(src: int, path: bytes, fingerprint: Fingerprint, archive: bytes | None, marker: bytes) -> Result:
+    mark = marker_of(src, path, marker)
+    fd = os.open(path, READ, dir_fd=src)
+    try:
+        writer = writers.ask_lease(fd, fingerprint.dev)
+        if writer == answers.UNKNOWN and writers.find_writers([fingerprint[:2]]):
+            writer = answers.BUSY
+        if writer == answers.BUSY:
+            return Result(Verdict.BUSY)
+        # Last, by name and by descriptor: what is removed is what was asked about.
+        named = os.stat(path, dir_fd=src, follow_symlinks=False)
+        if fingerprint_of(os.fstat(fd)) != fingerprint or fingerprint_of(named) != fingerprint:
+            return Result(Verdict.CHANGED)
+        if writer == answers.UNKNOWN and archive is None:
+            return Result(Verdict.UNPROVEN)
+        archived = None
+        if archive is None:
+            os.unlink(path, dir_fd=src)
+        else:
+            archived = _move_to_archive(src, path, archive)
+    finally:
+        close_quietly(fd)
+    note = ""
+    if mark is not None:
+        try:
+            # Not one that has been made since: it speaks of the next file of this name.
+            if marker_of(src, path, marker) == mark:
+                if archived is None:
+                    os.unlink(path + marker, dir_fd=src)
+                else:
+                    linux.rename_noreplace(path + marker, archived + marker, src)
         except OSError as error:
-            if error.errno == errno.EXDEV:  # it is to lie on another filesystem below the destination now: begun anew
-                return None
-            raise FileTrouble(trouble_of(error, Side.DESTINATION, op, at)) from error
-        for folder in folders:
-            sync_folder(dst, folder)
-    return True
+            note = f"its marker stays: {error.strerror}"
+    return Result(Verdict.PUBLISHED, writer=writer, note=note)
+
+
+def _move_to_archive(src: int, path: bytes, archive: bytes) -> bytes:
+    """Move a source to the archive; return where it is now."""
+    os.makedirs(os.path.join(archive, os.path.dirname(path)), exist_ok=True)
+    for candidate in numbered(path):
+        with contextlib.suppress(FileExistsError):
+            # An absolute new name: the descriptor of the source only leads to the old one.
+            linux.rename_noreplace(path, archived := os.path.join(archive, candidate), src)
+            return archived
+    raise AssertionError("numbered() does not end")

@@ -12,10 +12,8 @@ import signal
 import time
 
 from trioft.movers.ops import linux
-from trioft.movers.ops.main import send
+from trioft.movers.ops.wire import MOST, send
 
-# More changes than this at a time, and a scan of everything is cheaper than a look at each.
-MOST = 5_000
 # Watches that a name has ended are set again after this many times as long as it took to set them.
 _SHARE = 10
 

@@ -19,17 +19,8 @@ import os
 import signal
 from collections.abc import Iterable
 
+from trioft.core.answers import BUSY, CLOSED, LIKELY, MARKED, PROVED, TIMEOUT, UNKNOWN
 from trioft.movers.ops import linux
-
-CLOSED = "closed"  # proved: nobody has it open for writing, just now
-BUSY = "busy"  # proved: somebody has
-UNKNOWN = "unknown"
-
-# How sure it is that nobody writes a file any more, once that is taken for so.
-PROVED = "proved"  # the kernel says so
-MARKED = "marked"  # who wrote it has made its marker since
-LIKELY = "likely"  # no process of this machine, the only one that could; and it was quiet
-TIMEOUT = "timeout"  # it was quiet; nobody knows more
 
 # Where the kernel knows every writer (measured, memory maps and hard links included).
 _LEASES_PROVE = {linux.EXT4, linux.XFS, linux.BTRFS, linux.TMPFS, linux.OVERLAYFS}

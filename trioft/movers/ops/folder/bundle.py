@@ -10,31 +10,23 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 
 from trioft.core import manifest
-from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
+from trioft.core.digests import block_digest, file_digest
+from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify, mismatch, trouble_of
 from trioft.core.model import Ends, Item, Manner, Result, Verdict
 from trioft.core.naming import former_partial_for, partial_for
 from trioft.movers.ops import linux
-from trioft.movers.ops.files import (
-    Progress,
-    advise,
-    block_digest,
-    close_quietly,
+from trioft.movers.ops.files import Progress, advise, close_quietly, opened, read_exactly, status_of
+from trioft.movers.ops.folder.existing import look_for_existing
+from trioft.movers.ops.folder.partials import (
     close_written,
     copy_attributes,
     create_partial,
     each,
-    file_digest,
-    has_changed,
-    mismatch,
-    open_source,
-    opened,
-    read_exactly,
     remove_partial,
-    status_of,
     sync_folder,
     write_all,
 )
-from trioft.movers.ops.folder.existing import look_for_existing
+from trioft.movers.ops.source import has_changed, open_source
 
 _OPEN = 64  # files that are open at a time, to be read one after the other: a disk, or a server, answers many at a time
 _SYNCFS_FROM = 4  # below this many files, one fsync each is cheaper than making the whole filesystem durable

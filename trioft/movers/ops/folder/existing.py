@@ -9,21 +9,13 @@ import os
 import stat
 
 from trioft.core import ascmhl
+from trioft.core.digests import file_digest
 from trioft.core.errors import FileTrouble, Side, Trouble, trouble_of
 from trioft.core.manifest import ASC_MHL
-from trioft.core.model import BLOCK_SIZE, Item, Manner, Result, Verdict
+from trioft.core.model import BLOCK_SIZE, Item, Manner, Result, Verdict, policy_for
 from trioft.core.naming import numbered
-from trioft.movers.ops.files import (
-    READ,
-    Progress,
-    close_quietly,
-    digest_of_block,
-    file_digest,
-    is_same,
-    read_exactly,
-    status_of,
-    sync_folder,
-)
+from trioft.movers.ops.files import READ, Progress, close_quietly, digest_of_block, is_same, read_exactly, status_of
+from trioft.movers.ops.folder.partials import sync_folder
 
 
 def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progress: Progress) -> Result | None:
@@ -53,11 +45,6 @@ def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progres
                 )
             return None
     raise AssertionError("numbered() does not end")
-
-
-def policy_for(item: Item, manner: Manner) -> str:
-    """Return what happens if the name of *item* is taken: what another source file has delivered is not replaced."""
-    return "fail" if item.rival and manner.if_exists == "overwrite" else manner.if_exists
 
 
 def _is_continued(src_fd: int, dst: int, target: bytes, item: Item) -> bool:

@@ -10,7 +10,8 @@ import time
 
 import xxhash
 
-from trioft.core.errors import FileTrouble, Side, trouble_of
+from trioft.core.answers import Prepared
+from trioft.core.errors import FileTrouble, Side, mismatch, trouble_of
 from trioft.core.model import (
     BLOCK_SIZE,
     MIB,
@@ -28,25 +29,17 @@ from trioft.movers.ops.files import (
     READ,
     Progress,
     advise,
-    check_unchanged,
     close_quietly,
-    close_written,
-    copy_attributes,
-    create_partial,
-    current_fingerprint,
     digest_of_block,
     forget,
-    mismatch,
-    open_growing,
-    open_source,
     opened,
     pieces,
     status_of,
-    sync_folder,
-    write_all,
 )
 from trioft.movers.ops.folder.existing import look_for_existing
-from trioft.movers.ops.folder.resume import Prepared, plan_resume, plan_resume_growing
+from trioft.movers.ops.folder.partials import close_written, copy_attributes, create_partial, sync_folder, write_all
+from trioft.movers.ops.folder.resume import plan_resume, plan_resume_growing
+from trioft.movers.ops.source import check_unchanged, current_fingerprint, open_growing, open_source
 
 # What one pwrite is given: small enough that a slow destination shows progress long before a call is taken for stalled.
 _SLICE = 1 * MIB

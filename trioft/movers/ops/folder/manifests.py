@@ -18,26 +18,22 @@ import xxhash
 
 from trioft.core import ascmhl, manifest
 from trioft.core.ascmhl import Creator, Hash, Link, Record
-from trioft.core.errors import FileTrouble, Side, Trouble, trouble_of
+from trioft.core.digests import file_digest
+from trioft.core.errors import FileTrouble, Side, Trouble, mismatch, trouble_of
 from trioft.core.model import BLOCK_SIZE, MIB, Fingerprint, Result, Root, Unlisted, Verdict
 from trioft.core.naming import numbered, partial_of
 from trioft.movers.ops.files import (
     READ,
     Progress,
     close_quietly,
-    close_written,
-    file_digest,
     forget,
     is_same,
-    mismatch,
     opened,
     pieces,
     read_exactly,
-    remove_partial,
     status_of,
-    sync_folder,
-    write_all,
 )
+from trioft.movers.ops.folder.partials import close_written, remove_partial, sync_folder, write_all
 from trioft.movers.ops.folder.publish import rename_over
 
 _LARGEST = 256 * MIB  # what a manifest may have that is read as a whole; that of a million files has half of it

@@ -7,45 +7,16 @@ there: an empty file, which is never there before its file is complete.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
 
 from trioft.core.errors import FileTrouble, Side, Trouble, trouble_of
-from trioft.core.model import Fingerprint, Root
-from trioft.movers.ops.files import each, fingerprint_of, opened, sync_folder
+from trioft.core.model import Root
+from trioft.movers.ops.files import opened
+from trioft.movers.ops.folder.partials import each, sync_folder
 
 # --- at the source ----------------------------------------------------------------------------------------------------
-
-
-def is_marked(src: int, path: bytes, suffix: bytes, fingerprint: Fingerprint) -> bool | None:
-    """Has the source file *path* the marker that says that it is complete? The answer is that of ``Found.marked``."""
-    if not suffix:
-        return None
-    try:
-        marker = os.stat(path + suffix, dir_fd=src, follow_symlinks=False)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
-            return False
-        raise
-    return marker_says(marker, fingerprint)
-
-
-def marker_says(marker: os.stat_result | None, fingerprint: Fingerprint) -> bool | None:
-    """What *marker* says of a file: one that is older than it was made for another version of it."""
-    if marker is None or not stat.S_ISREG(marker.st_mode):
-        return False
-    return True if marker.st_mtime_ns >= fingerprint.mtime_ns else None
-
-
-def marker_of(src: int, path: bytes, marker: bytes) -> Fingerprint | None:
-    """Return which file is the marker of *path*, if there is one."""
-    with contextlib.suppress(OSError):
-        status = os.stat(path + marker, dir_fd=src, follow_symlinks=False)
-        if marker and stat.S_ISREG(status.st_mode):
-            return fingerprint_of(status)
-    return None
 
 
 # --- at the destination -----------------------------------------------------------------------------------------------

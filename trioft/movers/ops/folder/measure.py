@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 from trioft.core.errors import FileTrouble, Side, trouble_of
 from trioft.core.model import KIB, MIB, Root
 from trioft.movers.ops import linux, writers
-from trioft.movers.ops.files import READ, close_quietly, opened, write_all
-from trioft.movers.ops.mounts import measure_resolution
+from trioft.movers.ops.files import READ, close_quietly, opened
+from trioft.movers.ops.folder.partials import write_all
+from trioft.movers.ops.folder.probe import measure_resolution
 
 Measured = dict[str, object]
 

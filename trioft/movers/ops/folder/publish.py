@@ -9,26 +9,14 @@ import errno
 import os
 import stat
 
+from trioft.core.digests import file_digest
 from trioft.core.errors import FileTrouble, Side, Trouble, trouble_of
 from trioft.core.model import BLOCK_SIZE, Ends, Fingerprint, Manner, Publication, Result, Root, Verdict
 from trioft.core.naming import numbered
-from trioft.movers.ops import linux, writers
-from trioft.movers.ops.files import (
-    READ,
-    Progress,
-    as_far_as_possible,
-    close_quietly,
-    digest_of_block,
-    each,
-    file_digest,
-    fingerprint_of,
-    is_same,
-    make_folder,
-    opened,
-    remove_partial,
-    sync_folder,
-)
-from trioft.movers.ops.folder.markers import marker_of, remove_marker
+from trioft.movers.ops import linux
+from trioft.movers.ops.files import Progress, digest_of_block, fingerprint_of, is_same, opened
+from trioft.movers.ops.folder.markers import remove_marker
+from trioft.movers.ops.folder.partials import as_far_as_possible, each, make_folder, remove_partial, sync_folder
 
 # What a server answers that will not replace a name: somebody has it open, or it never does.
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EBUSY, errno.EEXIST, errno.ETXTBSY}
@@ -276,87 +264,3 @@ def discard(destination: Root, partials: list[bytes]) -> None:
     with opened(destination, Side.DESTINATION) as dst:
         for partial in partials:
             remove_partial(dst, partial)
-
-
-def remove_sources(
-    source: Root, delivered: list[tuple[bytes, Fingerprint]], archive: bytes | None, marker: bytes = b""
-) -> list[Result]:
-    """
-    Remove delivered sources, or move them below the folder *archive*: the last step of the one gate.
-
-    What has a source's name and *marker* after it goes with it, as it speaks of a file that is there no more.
-
-    A file goes only if it is still the version that was delivered (device, inode, size, mtime, ctime) and nobody
-    has it open for writing: BUSY and CHANGED say that it stays, GONE that it was gone already; PUBLISHED
-    means that it has gone now, and *writer* says on what proof that nobody was writing it. Where that cannot be
-    proved, UNPROVEN, a file is not deleted; it may still be archived, since what somebody writes then is not lost.
-    """
-    results = []
-    with opened(source, Side.SOURCE) as src:
-        for path, fingerprint in delivered:
-            try:
-                results.append(_remove_one(src, path, fingerprint, archive, marker))
-            except OSError as error:
-                results.append(_why_not_removed(src, path, archive, error))
-    return results
-
-
-def _why_not_removed(src: int, path: bytes, archive: bytes | None, error: OSError) -> Result:
-    if error.errno == errno.ELOOP:  # a link is in its place
-        return Result(Verdict.CHANGED)
-    if isinstance(error, FileNotFoundError):  # the source, or the archive folder
-        try:
-            os.stat(path, dir_fd=src, follow_symlinks=False)
-        except FileNotFoundError:
-            return Result(Verdict.GONE)
-        except OSError:
-            pass
-    op = "rename" if archive else "unlink"
-    return Result(Verdict.TROUBLE, trouble=trouble_of(error, Side.SOURCE, op, path))
-
-
-def _remove_one(src: int, path: bytes, fingerprint: Fingerprint, archive: bytes | None, marker: bytes) -> Result:
-    mark = marker_of(src, path, marker)
-    fd = os.open(path, READ, dir_fd=src)
-    try:
-        writer = writers.ask_lease(fd, fingerprint.dev)
-        if writer == writers.UNKNOWN and writers.find_writers([fingerprint[:2]]):
-            writer = writers.BUSY
-        if writer == writers.BUSY:
-            return Result(Verdict.BUSY)
-        # Last, by name and by descriptor: what is removed is what was asked about.
-        named = os.stat(path, dir_fd=src, follow_symlinks=False)
-        if fingerprint_of(os.fstat(fd)) != fingerprint or fingerprint_of(named) != fingerprint:
-            return Result(Verdict.CHANGED)
-        if writer == writers.UNKNOWN and archive is None:
-            return Result(Verdict.UNPROVEN)
-        archived = None
-        if archive is None:
-            os.unlink(path, dir_fd=src)
-        else:
-            archived = _move_to_archive(src, path, archive)
-    finally:
-        close_quietly(fd)
-    note = ""
-    if mark is not None:
-        try:
-            # Not one that has been made since: it speaks of the next file of this name.
-            if marker_of(src, path, marker) == mark:
-                if archived is None:
-                    os.unlink(path + marker, dir_fd=src)
-                else:
-                    linux.rename_noreplace(path + marker, archived + marker, src)
-        except OSError as error:
-            note = f"its marker stays: {error.strerror}"
-    return Result(Verdict.PUBLISHED, writer=writer, note=note)
-
-
-def _move_to_archive(src: int, path: bytes, archive: bytes) -> bytes:
-    """Move a source to the archive; return where it is now."""
-    os.makedirs(os.path.join(archive, os.path.dirname(path)), exist_ok=True)
-    for candidate in numbered(path):
-        with contextlib.suppress(FileExistsError):
-            # An absolute new name: the descriptor of the source only leads to the old one.
-            linux.rename_noreplace(path, archived := os.path.join(archive, candidate), src)
-            return archived
-    raise AssertionError("numbered() does not end")

@@ -7,28 +7,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import NamedTuple
 
-from trioft.core.errors import FileTrouble, Side, Trouble, trouble_of
+from trioft.core.answers import Piece, Seen
+from trioft.core.errors import FileTrouble, Side, trouble_of
 from trioft.core.model import BLOCK_SIZE, Root
 from trioft.movers.ops.files import READ, Progress, close_quietly, digest_of_block, fingerprint_of, forget, opened
-
-
-class Piece(NamedTuple):
-    """What to read of a file at the destination."""
-
-    target: bytes
-    start: int  # a block's first byte
-    end: int  # not above start: only look at the file
-
-
-class Seen(NamedTuple):
-    """What a file at the destination is."""
-
-    size: int | None  # None: there is no regular file of this name
-    mtime_ns: int = 0
-    digests: bytes = b""  # of the blocks that were asked for, as far as the file goes
-    trouble: Trouble | None = None
 
 
 def read_delivered(destination: Root, pieces: list[Piece], progress: Progress) -> list[Seen]:

@@ -10,29 +10,11 @@ the source's now, and those that match are kept.
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
+from trioft.core.answers import Prepared, void_blocks
 from trioft.core.errors import FileTrouble, Side, trouble_of
 from trioft.core.model import BLOCK_SIZE, VOID, Checkpoint, Item, Manner
 from trioft.movers.ops.files import Progress, digest_of_block
-
-
-class Prepared(NamedTuple):
-    """A partial that is ready to be written from *offset* on."""
-
-    offset: int
-    digests: bytes  # of the blocks below *offset*; VOID for those that have to be written again
-    closed: str = ""  # how sure it is that nobody writes the source
-    doubtful: bool = False  # a growing file may be another one than the partial was made of: all has to be compared
-
-    @property
-    def void(self) -> list[int]:
-        """The numbers of the blocks that have to be written again."""
-        return _void(self.digests)
-
-
-def _void(digests: bytes) -> list[int]:
-    return [n for n in range(len(digests) // 16) if digests[16 * n : 16 * n + 16] == VOID]
 
 
 def plan_resume(
@@ -56,7 +38,7 @@ def plan_resume(
             and (checkpoint.digests or manner.verify == "size")  # not made at a lower level than is asked for now
         ):
             digests = _check(fd, partial, checkpoint, manner, progress)
-            if not (bad := _void(digests)):
+            if not (bad := void_blocks(digests)):
                 return Prepared(checkpoint.offset, digests)
             if bad[0] and manner.verify == "readback":
                 return Prepared(bad[0] * BLOCK_SIZE, digests[: 16 * bad[0]])

@@ -1,0 +1,41 @@
+"""
+What the operations need of the configuration.
+"""
+
+from __future__ import annotations
+
+import os
+
+from trioft.config.options import Config
+from trioft.core.answers import KEEPS_NO_TIMES
+from trioft.core.manifest import own_names
+from trioft.core.model import Manner, Markers, Routes
+
+
+def markers_of(config: Config) -> Markers:
+    """Return what says, after a file's name, that it is complete."""
+    return Markers(os.fsencode(config.source.done_suffix or ""), os.fsencode(config.copy.done_file or ""))
+
+
+def routes_of(config: Config) -> Routes | None:
+    """Return the rules for names at the destination, and what trioft itself writes there; None where no rule is."""
+    if not config.destination.routes:
+        return None
+    return Routes(config.destination.routes, markers_of(config).destination, own_names(config.copy.manifest))
+
+
+def how_to_copy(config: Config, once: bool, resolution_ns: int) -> Manner:
+    """Put together what the file operations need of the configuration."""
+    return Manner(
+        verify=config.copy.verify,
+        if_exists=config.destination.if_exists or ("overwrite" if once else "rename"),
+        # Also where a second recording of the same size would pass for the first, or a name may be that of several.
+        prove_existing=config.copy.on_success.action != "keep"
+        or (not once and resolution_ns == KEEPS_NO_TIMES)
+        or bool(config.destination.routes),
+        resolution_ns=resolution_ns,
+        xattrs=config.metadata.xattrs,
+        manifest=config.copy.manifest,
+        markers=markers_of(config),
+        routes=routes_of(config),
+    )

@@ -1,0 +1,139 @@
+"""
+The operations that look at the whole destination: what is there already, folders, partials that nobody continues.
+
+They run in a mover.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import time
+from collections.abc import Iterator
+
+from trioft.core.answers import Folder, Listing, Orphans
+from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
+from trioft.core.model import Found, Manner, Root
+from trioft.core.naming import is_partial
+from trioft.movers.ops.files import NAMES_A_CALL, close_quietly, is_same, opened
+from trioft.movers.ops.folder.partials import make_folder, sync_folder
+
+
+def are_same(there: os.stat_result, here: os.stat_result, resolution_ns: int) -> bool:
+    """The same for two files that were just looked at; here it is asked a million times, and makes nothing."""
+    return (
+        there.st_size == here.st_size
+        and abs(there.st_mtime_ns - here.st_mtime_ns) < resolution_ns
+        and stat.S_ISREG(there.st_mode)
+    )
+
+
+def not_alike(dst: int, folder: Folder, manner: Manner, alike: list[Found]) -> Folder:
+    """Return *folder* without the files that the destination has, as far as size and time tell: they are *alike*."""
+    rest: list[Found] = []
+    for found in folder.files:
+        try:
+            there = os.stat(found.target, dir_fd=dst, follow_symlinks=False) if found.trouble is None else None
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                _without_destination(trouble_of(error, Side.DESTINATION, "stat", found.target))
+            there = None
+        is_alike = there is not None and is_same(there, found.fingerprint, manner.resolution_ns)
+        (alike if is_alike else rest).append(found)
+    return folder._replace(files=rest)
+
+
+def is_twin(entry: os.DirEntry[str], status: os.stat_result, resolution_ns: int, path: bytes) -> bool:
+    """Is what the destination has under this name, as far as size and time tell, the source file with *status*?"""
+    try:
+        there = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:  # it is not there any more
+        return False
+    except OSError as error:
+        _without_destination(trouble_of(error, Side.DESTINATION, "stat", path))
+        return False
+    return are_same(there, status, resolution_ns)
+
+
+@contextlib.contextmanager
+def listed(dst: int | None, folder: bytes, listing: Listing) -> Iterator[dict[str, os.DirEntry[str]]]:
+    """List a folder of the destination. Its entries can be asked for their status while inside."""
+    if dst is None:
+        yield {}
+        return
+    try:
+        fd = os.open(folder or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dst)
+    except FileNotFoundError:
+        listing.missing.append(folder)
+        yield {}
+        return
+    except OSError as error:
+        _without_destination(trouble_of(error, Side.DESTINATION, "open", folder))
+        yield {}
+        return
+    try:
+        entries: dict[str, os.DirEntry[str]] = {}
+        try:
+            with os.scandir(fd) as found:
+                entries = {entry.name: entry for entry in found}
+        except OSError as error:
+            _without_destination(trouble_of(error, Side.DESTINATION, "read", folder))
+        yield entries
+    finally:
+        close_quietly(fd)
+
+
+def _without_destination(trouble: Trouble) -> None:
+    """The destination cannot be looked at: that ends the scan if it is gone. Else each file will say what is wrong."""
+    if classify(trouble) == Remedy.DESTINATION:
+        raise FileTrouble(trouble)
+
+
+def make_folders(source: Root, destination: Root, folders: list[bytes]) -> list[Trouble]:
+    """
+    Make folders at the destination with the permission bits they have at the source; tell what did not work.
+
+    They are durable then: the files that come into them rely on it.
+    """
+    troubles = []
+    changed: set[bytes] = set()
+    with opened(source, Side.SOURCE) as src, opened(destination, Side.DESTINATION) as dst:
+        for folder in folders:
+            try:
+                changed.update(make_folder(src, dst, folder))
+            except OSError as error:
+                troubles.append(trouble_of(error, Side.DESTINATION, "mkdir", folder))
+        for folder in changed:
+            sync_folder(dst, folder)
+    return troubles
+
+
+def find_partials(destination: Root, folders: list[bytes]) -> Orphans:
+    """Search *folders* of the destination and those below them for partials, as far as one call goes."""
+    orphans = Orphans([], folders[:])
+    names, now = 0, time.time()
+    with opened(destination, Side.DESTINATION) as dst:
+        while orphans.rest and names < NAMES_A_CALL:
+            folder = orphans.rest.pop()
+            prefix = folder + b"/" if folder else b""
+            try:
+                fd = os.open(folder or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+            except OSError:
+                continue  # not ours to read: then no partial of ours is in it
+            try:
+                with os.scandir(fd) as entries:
+                    for entry in entries:
+                        names += 1
+                        if entry.is_dir(follow_symlinks=False):
+                            orphans.rest.append(prefix + os.fsencode(entry.name))
+                        elif is_partial(os.fsencode(entry.name)):
+                            with contextlib.suppress(OSError):
+                                status = entry.stat(follow_symlinks=False)
+                                if stat.S_ISREG(status.st_mode):
+                                    orphans.partials.append((prefix + os.fsencode(entry.name), now - status.st_mtime))
+            except OSError:
+                continue
+            finally:
+                close_quietly(fd)
+    return orphans
