@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
-from trioft.core.errors import FileTrouble, Trouble
+from trioft.core.errors import FileTrouble, Side, Trouble
+from trioft.core.operations import BOTH, DESTINATION, SOURCE, Operation
 from trioft.movers.ops import main as mover
-from trioft.movers.ops.files import Progress
+from trioft.movers.ops.slate import touch
 
 
 def command() -> list[str]:
@@ -36,7 +38,11 @@ def changed(folder: Path, code: str) -> list[str]:
 
 
 _REFUSING = """
-from trioft.core.errors import FileTrouble, Trouble
+from collections.abc import Callable
+from typing import Never
+from trioft.core.errors import FileTrouble, Side, Trouble
+from trioft.core.operations import BOTH, DESTINATION, SOURCE, Operation
+from trioft.movers.ops.slate import touch
 publish = mover.OPERATIONS["publish"]
 def refused(*arguments):
     with open({log!r}, "a+") as log:
@@ -55,9 +61,36 @@ def refusing(folder: Path, log: Path, times: int, offset: int | None = None) -> 
 
 
 def main(parent: int) -> None:
-    mover.OPERATIONS.update({operation.__name__: operation for operation in _OPERATIONS})
-    mover.TELLING.add("count")
+    mover.does(WHO, who)
+    mover.does(HOLD, hold)
+    mover.does(HOLD_AT, hold_at)
+    mover.does(DIE, die)
+    mover.tells(COUNT, count)
+    mover.does(ECHO, echo)
+    mover.does(CHATTER, chatter)
+    mover.does(STUMBLE, stumble)
+    mover.does(REFUSE, refuse)
     mover.main(parent)
+
+
+WHO: Operation[Never, int] = Operation("who", BOTH)
+HOLD: Operation[Never, int, str] = Operation("hold", BOTH)
+HOLD_AT: Operation[Never, int, str, list[Side]] = Operation("hold_at", BOTH)
+DIE: Operation[Never, int, str, int] = Operation("die", BOTH)
+COUNT: Operation[int, int, int, float, int] = Operation("count", BOTH)
+ECHO: Operation[Never, Any, Any] = Operation("echo", BOTH)
+CHATTER: Operation[Never, str] = Operation("chatter", BOTH)
+STUMBLE: Operation[Never, None] = Operation("stumble", BOTH)
+REFUSE: Operation[Never, None, Trouble] = Operation("refuse", BOTH)
+# In the background.
+WHO_BEHIND: Operation[Never, int] = Operation("who", BOTH, background=True)
+HOLD_BEHIND: Operation[Never, int, str] = Operation("hold", BOTH, background=True)
+ECHO_BEHIND: Operation[Never, Any, Any] = Operation("echo", BOTH, background=True)
+REFUSE_BEHIND: Operation[Never, None, Trouble] = Operation("refuse", BOTH, background=True)
+# At one end.
+HOLD_AT_SOURCE: Operation[Never, int, str] = Operation("hold", SOURCE)
+ECHO_AT_SOURCE: Operation[Never, Any, Any] = Operation("echo", SOURCE)
+ECHO_AT_DESTINATION: Operation[Never, Any, Any] = Operation("echo", DESTINATION)
 
 
 def who() -> int:
@@ -73,6 +106,13 @@ def hold(folder: str) -> int:
     return os.getpid()
 
 
+def hold_at(folder: str, sides: list[Side]) -> int:
+    """The same, after each of *sides* was touched."""
+    for side in sides:
+        touch(side)
+    return hold(folder)
+
+
 def die(folder: str, times: int) -> int:
     """Die, as if killed, until that has happened so many *times*; then return how often."""
     died = len(os.listdir(folder))
@@ -82,7 +122,7 @@ def die(folder: str, times: int) -> int:
     return died
 
 
-def count(upto: int, pause: float, silent_from: int, progress: Progress) -> int:
+def count(upto: int, pause: float, silent_from: int, progress: Callable[[int], None]) -> int:
     """Tell the numbers up to *upto*, with pauses, but none from *silent_from* on."""
     for number in range(upto):
         time.sleep(pause)
@@ -91,7 +131,7 @@ def count(upto: int, pause: float, silent_from: int, progress: Progress) -> int:
     return upto
 
 
-def echo(value: object) -> object:
+def echo(value: Any) -> Any:
     return value
 
 
@@ -107,6 +147,3 @@ def stumble() -> None:
 
 def refuse(trouble: Trouble) -> None:
     raise FileTrouble(trouble)
-
-
-_OPERATIONS: tuple[Any, ...] = (who, hold, die, count, echo, chatter, stumble, refuse)

@@ -14,13 +14,14 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from trioft.core.model import Fingerprint, Found
+from trioft.movers.pool import Call
 
 TRIOFT = [sys.executable, "-m", "trioft"]
 # Events of history that say what came of a file; the others say how.
@@ -272,3 +273,8 @@ def wait_until(happened: Callable[[], object], seconds: float = PATIENCE) -> Non
     while not happened():
         assert time.monotonic() < end, f"it did not happen within {seconds} s"
         time.sleep(0.01)
+
+
+def as_call(answer: Callable[..., Awaitable[Any]]) -> Call:
+    """Take a function that answers whatever it is asked for the way to a mover."""
+    return cast("Call", answer)

@@ -26,7 +26,7 @@ from files import (
     read,
 )
 from support import files_of, pattern
-from trioft.core.answers import Prepared
+from trioft.core.answers import Prepared, Written
 from trioft.core.digests import block_digest, file_digest
 from trioft.core.errors import FileTrouble, Remedy, classify
 from trioft.core.model import BLOCK_SIZE, BUNDLE_FILE_SIZE, VOID, Checkpoint, Ends, Item, Result, Root, Verdict
@@ -601,7 +601,7 @@ def test_the_page_cache_has_of_a_source_what_it_had_before(ground: Ground, cache
 
 
 def blocks_told(ground: Ground) -> list[tuple[int, int, bytes]]:
-    return [message[1:] for message in ground.told if message[0] == "block"]
+    return [message[:3] for message in ground.told if isinstance(message, Written)]
 
 
 def bytes_told(ground: Ground) -> int:

@@ -18,6 +18,7 @@ from support import PATIENCE, TRIOFT, Done, Site, make_tree, mounted, read_tree,
 from trioft.cli import diagnosis
 from trioft.cli.diagnosis import Finding, Result
 from trioft.core.answers import KEEPS_NO_TIMES
+from trioft.core.measured import Measured, Names, Sizes, Times
 from trioft.movers.ops.folder.measure import ODD_NAMES
 
 CHECKS = {
@@ -239,13 +240,13 @@ def test_a_destination_that_hangs_is_told_not_hung_on(site: Site, mount: FaultMo
 # --- what it means ----------------------------------------------------------------------------------------------------
 
 
-def judged(what: str, **found: Any) -> dict[str, Finding]:
-    return {finding.check: finding for finding in diagnosis.judge(what, found)}
+def judged(found: Measured) -> dict[str, Finding]:
+    return {finding.check: finding for finding in diagnosis.judge(found)}
 
 
 def test_a_server_that_folds_names_is_a_problem() -> None:
     """Two files that become one name would take each other's place: that has to be known before."""
-    found = judged("names", refused={}, folds_case=True, normalises=True)
+    found = judged(Names(refused={}, folds_case=True, normalises=True))
     assert [found[check].result for check in ("names", "case", "Unicode")] == ["ok", "problem", "problem"]
     assert "if_exists" in str(found["case"].advice)
 
@@ -256,12 +257,12 @@ def test_a_server_that_folds_names_is_a_problem() -> None:
 )
 def test_the_precision_of_times_is_told(resolution: int, text: str) -> None:
     """As people say it."""
-    assert judged("times", resolution_ns=resolution, lost_years=[], clock_ahead=0.0)["times"].measured == text
+    assert judged(Times(resolution_ns=resolution, lost_years=[], clock_ahead=0.0))["times"].measured == text
 
 
 def test_a_clock_that_differs_is_noted() -> None:
     """Ahead or behind, with the seconds."""
-    found = judged("times", resolution_ns=KEEPS_NO_TIMES, lost_years=[1902, 2107], clock_ahead=-3600.0)
+    found = judged(Times(resolution_ns=KEEPS_NO_TIMES, lost_years=[1902, 2107], clock_ahead=-3600.0))
     assert (found["clock"].result, found["clock"].measured) == ("note", "its clock is 3,600 s behind")
     assert (found["times"].result, found["range of times"].measured) == ("problem", "not those of 1902, 2107")
 
@@ -277,7 +278,7 @@ def test_a_clock_that_differs_is_noted() -> None:
 )
 def test_the_largest_file_is_told(refused: Any, asked: bool, result: str) -> None:
     """FAT ends at 4 GiB, which many recordings exceed."""
-    found = judged("large files", refused=refused, asked=asked, sparse=False)
+    found = judged(Sizes(refused=refused, asked=asked, sparse=False))
     assert (found["large files"].result, found["holes"].result) == (result, "note")
 
 

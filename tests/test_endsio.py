@@ -22,13 +22,21 @@ from files import (
 )
 from support import mounted
 from trioft.core.answers import KEEPS_NO_TIMES, Probed
-from trioft.core.errors import IDENTIFY, FileTrouble, Remedy, classify
-from trioft.core.model import Identity, Root
+from trioft.core.errors import IDENTIFY, FileTrouble, Remedy, Side, classify
+from trioft.core.model import Identity, Place, Root
 from trioft.movers.ops import linux
 from trioft.movers.ops import mounts as endsio
 from trioft.movers.ops import scan as surveyio
 from trioft.movers.ops.files import Away
 from trioft.movers.ops.folder import probe as probe_module
+
+
+def at(path: os.PathLike[str]) -> Place:
+    return Place(Side.SOURCE, os.fsencode(path))
+
+
+def contains(above: bytes, below: bytes) -> bool:
+    return endsio.contains(Place(Side.SOURCE, above), Place(Side.DESTINATION, below))
 
 
 def probe(ground: Ground, marker: bytes | None = None, was: Identity | None = None, mounted: bool = False) -> Probed:
@@ -46,7 +54,7 @@ def test_each_path_is_told_for_what_it_is(ground: Ground, tmp_path: Path) -> Non
     (tmp_path / "dangling").symlink_to("nowhere")
     (tmp_path / "loop").symlink_to("loop")
     names = ["source", "file", "pipe", "link", "dangling", "loop", "missing", "file/below", "missing/below"]
-    ends = endsio.inspect([os.fsencode(tmp_path / name) for name in names])
+    ends = endsio.inspect([at(tmp_path / name) for name in names])
     assert dict(zip(names, [end.kind for end in ends], strict=True)) == {
         "source": "folder",
         "file": "file",
@@ -68,16 +76,16 @@ def test_each_path_is_told_for_what_it_is(ground: Ground, tmp_path: Path) -> Non
 def test_an_end_without_access_says_so(ground: Ground) -> None:
     """A folder that cannot be searched is known to be useless before the first copy."""
     ground.source.chmod(0o600)
-    (end,) = without_privileges(lambda: endsio.inspect([os.fsencode(ground.source)]))
+    (end,) = without_privileges(lambda: endsio.inspect([at(ground.source)]))
     assert (end.kind, end.error) == ("folder", "Permission denied")
 
 
 def test_an_end_tells_what_is_mounted_there() -> None:
     """The kind and the name of the filesystem tell the right share from the local disk below it: promise 5."""
-    (end,) = endsio.inspect([b"/proc/self"])
+    (end,) = endsio.inspect([Place(Side.SOURCE, b"/proc/self")])
     assert end.mount[0] == "proc"
     assert not end.remote
-    (root,) = endsio.inspect([b"/"])
+    (root,) = endsio.inspect([Place(Side.SOURCE, b"/")])
     assert root.mount[0] not in ("", "proc")
 
 
@@ -94,7 +102,8 @@ from trioft.movers.ops import linux, mounts as endsio, scan as surveyio
 point = os.fsencode(sys.argv[1])
 subprocess.run(["mount", "-t", "tmpfs", "the right share", point], check=True)
 os.mkdir(point + b"/below")
-print(json.dumps([end.mount for end in endsio.inspect([point + b"/below", point, os.path.dirname(point)])]))
+paths = [point + b"/below", point, os.path.dirname(point)]
+print(json.dumps([end.mount for end in endsio.inspect([("source", path) for path in paths])]))
 """
     command = ["unshare", "--map-root-user", "--mount", sys.executable, "-I", "-S", "-c", script, str(point)]
     if shutil.which("unshare") is None or subprocess.run([*command[:3], "true"], check=False).returncode:
@@ -112,19 +121,19 @@ def test_a_folder_contains_itself_and_what_is_below(ground: Ground, tmp_path: Pa
     (tmp_path / "link").symlink_to("dest")
     dest = os.fsencode(ground.dest)
     for below in (b"", b"/a", b"/a/b", b"/a/b/file", b"/a/missing", b"/missing/too"):
-        assert endsio.contains(dest, dest + below), below
+        assert contains(dest, dest + below), below
     for path in (os.fsencode(tmp_path), os.fsencode(ground.source), dest + b"+", b"/", b"/nowhere"):
-        assert not endsio.contains(dest, path), path
-    assert endsio.contains(dest, os.fsencode(tmp_path / "link" / "a"))
-    assert endsio.contains(os.fsencode(tmp_path / "link"), dest)
-    assert endsio.contains(b"/", dest)
-    assert not endsio.contains(b"/nowhere", dest)
+        assert not contains(dest, path), path
+    assert contains(dest, os.fsencode(tmp_path / "link" / "a"))
+    assert contains(os.fsencode(tmp_path / "link"), dest)
+    assert contains(b"/", dest)
+    assert not contains(b"/nowhere", dest)
 
 
 def test_two_filesystems_are_told_apart(ground: Ground) -> None:
     """A root on another device is another root, whatever lies in it."""
     with other_filesystem(ground.source) as elsewhere:
-        ours, theirs = endsio.inspect([os.fsencode(ground.source), os.fsencode(elsewhere)])
+        ours, theirs = endsio.inspect([at(ground.source), at(elsewhere)])
         assert ours.dev != theirs.dev
         assert ours.mount != theirs.mount
         with pytest.raises(Away):

@@ -509,7 +509,7 @@ async def test_what_the_destination_holds_wrongly_is_found_and_written_again(ope
 
 
 _CANNOT_SEARCH = """
-from trioft.errors import FileTrouble, Trouble
+from trioft.core.errors import FileTrouble, Trouble
 
 def cannot_search(*arguments):
     raise FileTrouble(Trouble("source", "read", b"folder", None, 5, "Input/output error"))

@@ -31,7 +31,7 @@ from files import (
 )
 from support import files_of, pattern
 from trioft.core import answers
-from trioft.core.answers import Difference, Known, Peek, Range
+from trioft.core.answers import Difference, Known, Peek, Range, Searched, Written
 from trioft.core.digests import block_digest
 from trioft.core.errors import FileTrouble
 from trioft.core.model import BLOCK_SIZE, KIB, VOID, Ends, Fingerprint, Found, Item, Root, Verdict
@@ -566,7 +566,7 @@ def known_of(content: bytes, start: int, length: int) -> Known:
 
 def blocks_told(ground: Ground) -> list[tuple[int, int, bytes, bytes]]:
     """Number, length, digest and pieces of each block."""
-    return [message[1:] for message in ground.told if message[0] == "block"]
+    return [message[:] for message in ground.told if isinstance(message, Written)]
 
 
 def blocks_of(content: bytes, start: int, end: int, *, final: bool = False) -> list[tuple[int, int, bytes, bytes]]:
@@ -620,9 +620,10 @@ def test_a_block_is_told_once_it_is_written(ground: Ground) -> None:
     told: list[int] = []
 
     def tell(message: Any) -> None:
-        if message[0] == "block":
-            assert read(partial)[message[1] * BLOCK :] == content[message[1] * BLOCK :][: message[2]]
-            told.append(message[1])
+        if isinstance(message, Written):
+            at = message.number * BLOCK
+            assert read(partial)[at:] == content[at:][: message.length]
+            told.append(message.number)
 
     growing.copy_growing(ground.ends, item, partial_name(ground, item), 0, LARGE, [NOTHING] * 4, True, tell)
     assert told == [0, 1, 2, 3]
@@ -1686,7 +1687,7 @@ def test_links_lead_nowhere(ground: Ground) -> None:
     (ground.source / "y").symlink_to(elsewhere)
     (ground.source / "a").symlink_to(elsewhere / "a")
     assert locate(ground, item) is None
-    assert ("searched", b"y") not in ground.told
+    assert Searched(b"y") not in ground.told
 
 
 def test_its_own_folder_is_searched_first(ground: Ground) -> None:
@@ -1707,8 +1708,7 @@ def test_each_folder_that_was_searched_is_told(ground: Ground) -> None:
     ground.add(b"y/z/b")
     os.unlink(ground.at_source(b"x/a"))
     assert locate(ground, item) is None
-    assert {folder for _, folder in ground.told} == {b"", b"x", b"y", b"y/z"}
-    assert {what for what, _ in ground.told} == {"searched"}
+    assert {step.folder for step in ground.told} == {b"", b"x", b"y", b"y/z"}
 
 
 @pytest.mark.parametrize("folder", [b"", b"x/"])
@@ -1718,7 +1718,7 @@ def test_a_search_beside_a_file_looks_into_no_other_folder(ground: Ground, folde
     ground.add(folder + b"y/z/b")
     os.unlink(ground.at_source(item.path))
     assert locate(ground, item, everywhere=False) is None
-    assert ground.told == [("searched", folder.rstrip(b"/"))]
+    assert ground.told == [Searched(folder.rstrip(b"/"))]
 
 
 def test_a_folder_that_may_not_be_read_does_not_end_the_search(ground: Ground) -> None:

@@ -317,9 +317,9 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import trio
 from odd_mover import changed
-from trioft.agent import run_agent
-from trioft.board import Board
-from trioft.configfile import load_config
+from trioft.agent.agent import run_agent
+from trioft.state.board import Board
+from trioft.config.file import load_config
 
 root, once = Path(sys.argv[2]), sys.argv[3] == "sync"
 config = load_config(str(root / "trioft.yaml"), {"source.path": ("", f"{root}/source"),

@@ -15,15 +15,34 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Never, TypeVar, TypeVarTuple
 
 import pytest
 import trio
 import trio.testing
 
 import odd_mover
+from odd_mover import (
+    CHATTER,
+    COUNT,
+    DIE,
+    ECHO,
+    ECHO_AT_DESTINATION,
+    ECHO_AT_SOURCE,
+    ECHO_BEHIND,
+    HOLD,
+    HOLD_AT,
+    HOLD_AT_SOURCE,
+    HOLD_BEHIND,
+    REFUSE,
+    REFUSE_BEHIND,
+    STUMBLE,
+    WHO,
+    WHO_BEHIND,
+)
 from support import PATIENCE, TRIOFT, movers_of, wait_until
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify
+from trioft.core.operations import BOTH, Operation
 from trioft.movers import pool as movers_module
 from trioft.movers.child import child_command
 from trioft.movers.ops.wire import LENGTH
@@ -65,6 +84,10 @@ async def busy(folder: Path, number: int = 1) -> set[int]:
     return pids()
 
 
+Answer = TypeVar("Answer")
+Arguments = TypeVarTuple("Arguments")
+
+
 class Calls:
     """Calls in the background, and what they have returned, or raised."""
 
@@ -72,9 +95,9 @@ class Calls:
         self.answers: list[Any] = []
         self._movers = movers
 
-    async def call(self, operation: str, *arguments: object, background: bool = False) -> None:
+    async def call(self, operation: Operation[Never, Answer, *Arguments], *arguments: *Arguments) -> None:
         try:
-            self.answers.append(await self._movers.call(operation, *arguments, background=background))
+            self.answers.append(await self._movers.call(operation, *arguments))
         except FileTrouble as error:
             self.answers.append(error.trouble)
 
@@ -86,9 +109,9 @@ async def test_the_first_call_starts_a_mover_and_the_next_ones_reuse_it() -> Non
     """Movers are started on demand and kept: a process for each operation would cost more than the operation."""
     async with pool() as movers:
         assert mine() == set()
-        first = await movers.call("who")
+        first = await movers.call(WHO)
         assert mine() == {first}
-        assert [await movers.call("who") for _ in range(3)] == [first] * 3
+        assert [await movers.call(WHO) for _ in range(3)] == [first] * 3
         assert mine() == {first}
         assert movers.replaced == 0
 
@@ -99,7 +122,7 @@ async def test_no_more_movers_than_the_limit_and_calls_beyond_it_wait(tmp_path: 
         calls = Calls(movers)
         async with trio.open_nursery() as nursery:
             for _ in range(5):
-                nursery.start_soon(calls.call, "hold", str(tmp_path))
+                nursery.start_soon(calls.call, HOLD, str(tmp_path))
             pids = await busy(tmp_path, 2)
             await trio.testing.wait_all_tasks_blocked()
             assert mine() == pids
@@ -114,10 +137,10 @@ async def test_calls_in_the_background_leave_one_mover_to_the_others(tmp_path: P
         calls = Calls(movers)
         async with trio.open_nursery() as nursery:
             for _ in range(5):
-                nursery.start_soon(functools.partial(calls.call, "hold", str(tmp_path), background=True))
+                nursery.start_soon(functools.partial(calls.call, HOLD_BEHIND, str(tmp_path)))
             pids = await busy(tmp_path, 2)
             await trio.testing.wait_all_tasks_blocked()
-            assert await movers.call("who") not in pids
+            assert await movers.call(WHO) not in pids
             assert len(mine()) == 3
             assert calls.answers == []
             assert await busy(tmp_path, 2) == pids
@@ -131,9 +154,9 @@ async def test_calls_in_the_background_may_wait_for_the_others(tmp_path: Path) -
         foreground, background = Calls(movers), Calls(movers)
         async with trio.open_nursery() as nursery:
             for _ in range(2):
-                nursery.start_soon(foreground.call, "hold", str(tmp_path))
+                nursery.start_soon(foreground.call, HOLD, str(tmp_path))
             pids = await busy(tmp_path, 2)
-            nursery.start_soon(functools.partial(background.call, "who", background=True))
+            nursery.start_soon(functools.partial(background.call, WHO_BEHIND))
             await trio.testing.wait_all_tasks_blocked()
             assert (mine(), background.answers) == (pids, [])
             (tmp_path / "go").touch()
@@ -144,7 +167,7 @@ async def test_a_single_mover_serves_the_background_too() -> None:
     """Where there is only one, nothing is left for others, and nothing waits for ever."""
     async with pool(limit=1) as movers:
         with trio.fail_after(PATIENCE):
-            assert await movers.call("echo", "well", background=True) == "well"
+            assert await movers.call(ECHO_BEHIND, "well") == "well"
 
 
 async def test_calls_in_the_background_that_are_cancelled_or_fail_make_room_for_the_next(tmp_path: Path) -> None:
@@ -152,14 +175,14 @@ async def test_calls_in_the_background_that_are_cancelled_or_fail_make_room_for_
     trouble = Trouble(Side.SOURCE, "read", b"a", 0, errno.EIO, "text")
     async with pool(limit=2) as movers:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(functools.partial(movers.call, "hold", str(tmp_path), background=True))
+            nursery.start_soon(functools.partial(movers.call, HOLD_BEHIND, str(tmp_path)))
             await busy(tmp_path)
             nursery.cancel_scope.cancel()
         for _ in range(3):
             with pytest.raises(FileTrouble):
-                await movers.call("refuse", trouble, background=True)
+                await movers.call(REFUSE_BEHIND, trouble)
         with trio.fail_after(PATIENCE):
-            assert await movers.call("echo", "well", background=True) == "well"
+            assert await movers.call(ECHO_BEHIND, "well") == "well"
 
 
 async def test_movers_that_were_idle_for_long_are_retired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,12 +190,12 @@ async def test_movers_that_were_idle_for_long_are_retired(tmp_path: Path, monkey
     async with pool() as movers:
         async with trio.open_nursery() as nursery:
             for _ in range(3):
-                nursery.start_soon(movers.call, "hold", str(tmp_path))
+                nursery.start_soon(movers.call, HOLD, str(tmp_path))
             pids = await busy(tmp_path, 3)
             (tmp_path / "go").touch()
         assert mine() == pids
         monkeypatch.setattr(movers_module, "_IDLE", 0)
-        await movers.call("who")
+        await movers.call(WHO)
         assert not mine() & pids
         assert movers.replaced == 0
 
@@ -185,7 +208,7 @@ async def test_an_operation_whose_mover_is_killed_is_done_again_by_another(tmp_p
     async with pool() as movers:
         calls = Calls(movers)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(calls.call, "hold", str(tmp_path))
+            nursery.start_soon(calls.call, HOLD, str(tmp_path))
             (killed,) = await busy(tmp_path)
             os.kill(killed, signal.SIGKILL)
             (other,) = await busy(tmp_path, 2) - {killed}
@@ -199,17 +222,17 @@ async def test_an_operation_that_kills_two_movers_is_a_trouble_and_the_next_one_
     """A file that crashes its mover every time fails alone, and is tried again a limited number of times."""
     async with pool(limit=1) as movers:
         with pytest.raises(FileTrouble, match="died, twice") as caught:
-            await movers.call("die", str(tmp_path), 2)
+            await movers.call(DIE, str(tmp_path), 2)
         assert caught.value.trouble.op == "die"
         assert classify(caught.value.trouble) == Remedy.RETRY
-        assert await movers.call("die", str(tmp_path), 2) == 2
+        assert await movers.call(DIE, str(tmp_path), 2) == 2
         assert movers.replaced == 2
 
 
 async def test_an_operation_that_kills_one_mover_is_no_trouble(tmp_path: Path) -> None:
     """The second attempt counts."""
     async with pool(limit=1) as movers:
-        assert await movers.call("die", str(tmp_path), 1) == 1
+        assert await movers.call(DIE, str(tmp_path), 1) == 1
         assert movers.replaced == 1
 
 
@@ -218,13 +241,13 @@ async def test_movers_that_died_while_they_were_idle_do_not_fail_the_next_operat
     async with pool() as movers:
         async with trio.open_nursery() as nursery:
             for _ in range(4):
-                nursery.start_soon(movers.call, "hold", str(tmp_path))
+                nursery.start_soon(movers.call, HOLD, str(tmp_path))
             pids = await busy(tmp_path, 4)
             (tmp_path / "go").touch()
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         await until(lambda: not mine() & pids)
-        pid = await movers.call("who")
+        pid = await movers.call(WHO)
         assert mine() == {pid}
         assert exist(pids) == set()
 
@@ -234,7 +257,7 @@ async def test_a_mover_that_cannot_be_started_is_a_trouble_that_may_pass() -> No
     async with Movers(1, PATIENCE, ["/no/such/program"]) as movers:
         for _ in range(2):
             with pytest.raises(FileTrouble, match="cannot start a process: No such file") as caught:
-                await movers.call("who")
+                await movers.call(WHO)
             assert classify(caught.value.trouble) == Remedy.RETRY
 
 
@@ -248,12 +271,12 @@ async def test_a_stopped_mover_is_killed_after_the_stall_timeout_and_the_others_
     async with pool(stall_timeout=SHORT) as movers:
         stalled, others = Calls(movers), Calls(movers)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(stalled.call, "hold", str(tmp_path))
+            nursery.start_soon(stalled.call, HOLD, str(tmp_path))
             (stopped,) = await busy(tmp_path)
             os.kill(stopped, signal.SIGSTOP)
             begun = time.monotonic()
             for _ in range(20):
-                await others.call("echo", "well")
+                await others.call(ECHO, "well")
             assert others.answers == ["well"] * 20
             assert stalled.answers == []
         assert SHORT / 2 < time.monotonic() - begun < SHORT + PATIENCE / 4
@@ -280,11 +303,11 @@ async def test_a_mover_that_cannot_be_killed_is_left_behind_and_told_until_it_co
     told: list[str] = []
     async with Movers(4, 0.2, odd_mover.command(), Stuck(told.append)) as movers:
         with pytest.raises(FileTrouble, match="no progress"):
-            await movers.call("hold", str(tmp_path), owner=((7, 8), (7, 9)))
+            await movers.call(HOLD, str(tmp_path), owner=((7, 8), (7, 9)))
         (pid,) = movers.stuck.pids
         assert told == [f"process {pid} cannot be killed, and does not come back from hold: it is left behind"]
         assert [movers.stuck.process_on(identity) for identity in ((7, 8), (7, 9), (8, 7))] == [pid, pid, None]
-        assert await movers.call("echo", "well") == "well"
+        assert await movers.call(ECHO, "well") == "well"
         (tmp_path / "go").touch()
         await until(lambda: not movers.stuck.pids)
         assert movers.stuck.process_on((7, 8)) is None
@@ -296,16 +319,16 @@ async def test_when_too_many_are_left_behind_no_more_are_started(tmp_path: Path,
     async with pool(2 * MOST_STUCK, stall_timeout=0.2) as movers:
         for _ in range(MOST_STUCK):
             with pytest.raises(FileTrouble, match="no progress"):
-                await movers.call("hold", str(tmp_path))
+                await movers.call(HOLD, str(tmp_path))
         pids = set(movers.stuck.pids)
         assert len(pids) == MOST_STUCK
         with pytest.raises(FileTrouble, match="have not come back from it; no more are started") as caught:
-            await movers.call("echo", "well")
+            await movers.call(ECHO, "well")
         assert classify(caught.value.trouble) == Remedy.DESTINATION
         assert mine() == pids
         (tmp_path / "go").touch()
         await until(lambda: not movers.stuck.pids)
-        assert await movers.call("echo", "well") == "well"
+        assert await movers.call(ECHO, "well") == "well"
 
 
 async def test_those_left_behind_do_not_count_once_something_else_is_mounted(
@@ -315,11 +338,36 @@ async def test_those_left_behind_do_not_count_once_something_else_is_mounted(
     async with pool(2 * MOST_STUCK, stall_timeout=0.2) as movers:
         for _ in range(MOST_STUCK):
             with pytest.raises(FileTrouble, match="no progress"):
-                await movers.call("hold", str(tmp_path))
+                await movers.call(HOLD, str(tmp_path))
         monkeypatch.setattr(movers_module, "mounts_at", lambda paths: [1, 2])
-        assert await movers.call("echo", "well") == "well"
+        assert await movers.call(ECHO, "well") == "well"
         (tmp_path / "go").touch()
         await until(lambda: not movers.stuck.pids)
+
+
+async def test_those_left_behind_at_one_end_leave_the_other_to_work(tmp_path: Path, undying: None) -> None:
+    """Four movers stuck at a dead source keep nobody from finding out how the destination is, and the reverse."""
+    async with pool(2 * MOST_STUCK, stall_timeout=0.2) as movers:
+        for _ in range(MOST_STUCK):
+            with pytest.raises(FileTrouble, match="no progress"):
+                await movers.call(HOLD_AT_SOURCE, str(tmp_path))
+        assert await movers.call(ECHO_AT_DESTINATION, "well") == "well"
+        for operation in (ECHO_AT_SOURCE, ECHO):
+            with pytest.raises(FileTrouble, match="no more are started") as caught:
+                await movers.call(operation, "well")
+            assert caught.value.trouble.side == Side.SOURCE
+        (tmp_path / "go").touch()
+        await until(lambda: not movers.stuck.pids)
+        assert await movers.call(ECHO_AT_SOURCE, "well") == "well"
+
+
+@pytest.mark.parametrize("sides", [[Side.SOURCE], [Side.DESTINATION, Side.SOURCE], [Side.SOURCE, Side.DESTINATION]])
+async def test_a_hang_is_blamed_on_the_end_that_was_touched_last(sides: list[Side], tmp_path: Path) -> None:
+    """An operation on both ends says which one it touches while it does: it cannot say so when it hangs there."""
+    async with pool(stall_timeout=0.2) as movers:
+        with pytest.raises(FileTrouble, match="no progress") as caught:
+            await movers.call(HOLD_AT, str(tmp_path), sides)
+        assert caught.value.trouble.side == sides[-1]
 
 
 async def test_progress_extends_the_deadline() -> None:
@@ -327,7 +375,7 @@ async def test_progress_extends_the_deadline() -> None:
     told: list[object] = []
     async with pool(stall_timeout=SHORT) as movers:
         begun = time.monotonic()
-        assert await movers.call("count", 10, SHORT / 5, 10, tell=told.append) == 10
+        assert await movers.call(COUNT, 10, SHORT / 5, 10, tell=told.append) == 10
         assert time.monotonic() - begun > SHORT
         assert movers.replaced == 0
     assert told == list(range(10))
@@ -338,7 +386,7 @@ async def test_progress_that_ends_does_not_extend_the_deadline_any_more() -> Non
     told: list[object] = []
     async with pool(stall_timeout=SHORT) as movers:
         with pytest.raises(FileTrouble, match="no progress"):
-            await movers.call("count", 1000, SHORT / 5, 3, tell=told.append)
+            await movers.call(COUNT, 1000, SHORT / 5, 3, tell=told.append)
         assert told == [0, 1, 2]
         assert mine() == set()
 
@@ -346,8 +394,8 @@ async def test_progress_that_ends_does_not_extend_the_deadline_any_more() -> Non
 async def test_an_operation_that_cannot_tell_its_progress_is_given_more_patience() -> None:
     """A barrier for many files takes longer than a write: the caller says by how much."""
     async with pool(stall_timeout=SHORT / 5) as movers:
-        await movers.call("who", patience=20)  # the start of a process takes its time too
-        assert await movers.call("count", 2, SHORT / 5, 0, patience=20) == 2
+        await movers.call(WHO.with_patience(20))  # the start of a process takes its time too
+        assert await movers.call(COUNT.with_patience(20), 2, SHORT / 5, 0) == 2
 
 
 async def test_cancellation_kills_the_mover(tmp_path: Path) -> None:
@@ -355,11 +403,11 @@ async def test_cancellation_kills_the_mover(tmp_path: Path) -> None:
     async with pool() as movers:
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(movers.call, "hold", str(tmp_path))
+                nursery.start_soon(movers.call, HOLD, str(tmp_path))
                 (pid,) = await busy(tmp_path)
                 scope.cancel()
         assert pid not in mine()
-        assert await movers.call("who") != pid
+        assert await movers.call(WHO) != pid
 
 
 async def test_a_call_that_is_cancelled_while_it_waits_for_a_mover_takes_none(tmp_path: Path) -> None:
@@ -367,13 +415,13 @@ async def test_a_call_that_is_cancelled_while_it_waits_for_a_mover_takes_none(tm
     async with pool(limit=1) as movers:
         calls = Calls(movers)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(calls.call, "hold", str(tmp_path))
+            nursery.start_soon(calls.call, HOLD, str(tmp_path))
             pids = await busy(tmp_path)
             with trio.move_on_after(0.01):
-                await movers.call("who")
+                await movers.call(WHO)
                 raise AssertionError("the only mover was busy")
             (tmp_path / "go").touch()
-        assert {await movers.call("who")} == pids == set(calls.answers)
+        assert {await movers.call(WHO)} == pids == set(calls.answers)
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------
@@ -385,11 +433,11 @@ async def test_leaving_the_pool_ends_every_mover(ending: str, tmp_path: Path) ->
     pids: set[int] = set()
     with trio.CancelScope() as scope, contextlib.suppress(ExceptionGroup):
         async with pool() as movers, trio.open_nursery() as nursery:
-            pids.add(await movers.call("who"))
-            nursery.start_soon(movers.call, "hold", str(tmp_path))
-            nursery.start_soon(movers.call, "hold", str(tmp_path))
+            pids.add(await movers.call(WHO))
+            nursery.start_soon(movers.call, HOLD, str(tmp_path))
+            nursery.start_soon(movers.call, HOLD, str(tmp_path))
             pids |= await busy(tmp_path, 2)
-            await movers.call("who")
+            await movers.call(WHO)
             pids |= mine()
             assert len(pids) == 3
             if ending == "normal":
@@ -404,7 +452,7 @@ async def test_leaving_the_pool_ends_every_mover(ending: str, tmp_path: Path) ->
 async def test_leaving_the_pool_ends_a_mover_that_hangs() -> None:
     """Nobody waits for an idle mover to end by itself."""
     async with pool() as movers:
-        pid = await movers.call("who")
+        pid = await movers.call(WHO)
         os.kill(pid, signal.SIGSTOP)
     assert exist({pid}) == set()
     assert movers.stuck.pids == []
@@ -417,7 +465,7 @@ async def test_movers_get_ready_before_they_are_needed() -> None:
         ahead = mine()
         assert len(ahead) == movers.alive == 2
         movers.warm_up(2)
-        assert await movers.call("who") in ahead
+        assert await movers.call(WHO) in ahead
         assert mine() == ahead
     assert exist(ahead) == set()
 
@@ -428,7 +476,7 @@ async def test_what_cannot_be_started_ahead_is_a_trouble_of_the_call_that_needs_
         movers.warm_up(1)
         assert movers.alive == 0
         with pytest.raises(FileTrouble, match="cannot start a process"):
-            await movers.call("who")
+            await movers.call(WHO)
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------
@@ -437,10 +485,10 @@ async def test_what_cannot_be_started_ahead_is_a_trouble_of_the_call_that_needs_
 async def test_a_bug_in_an_operation_is_told_with_its_traceback_and_the_mover_stays() -> None:
     """A bug is no trouble with a file: it leaves as what it is, and says where it was."""
     async with pool() as movers:
-        pid = await movers.call("who")
+        pid = await movers.call(WHO)
         with pytest.raises(MoverBug, match=r"(?s)Traceback.*in stumble.*ZeroDivisionError: no operation should"):
-            await movers.call("stumble")
-        assert await movers.call("who") == pid
+            await movers.call(STUMBLE)
+        assert await movers.call(WHO) == pid
         assert movers.replaced == 0
 
 
@@ -448,7 +496,7 @@ async def test_an_unknown_operation_is_a_bug_too() -> None:
     """A misspelt name does not hang, and does not look like a trouble of the destination."""
     async with pool() as movers:
         with pytest.raises(MoverBug, match="KeyError"):
-            await movers.call("no such operation")
+            await movers.call(Operation("no such operation", BOTH))
 
 
 @pytest.mark.parametrize(
@@ -462,11 +510,11 @@ async def test_an_unknown_operation_is_a_bug_too() -> None:
 async def test_a_trouble_arrives_as_it_was_raised(trouble: Trouble) -> None:
     """Operation, path, offset and errno of an error survive the way from the mover to a person."""
     async with pool() as movers:
-        pid = await movers.call("who")
+        pid = await movers.call(WHO)
         with pytest.raises(FileTrouble) as caught:
-            await movers.call("refuse", trouble)
+            await movers.call(REFUSE, trouble)
         assert caught.value.trouble == trouble
-        assert await movers.call("who") == pid
+        assert await movers.call(WHO) == pid
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_536, 5_000_000], ids=["empty", "one", "a-pipe-full", "many-pipes-full"])
@@ -474,14 +522,14 @@ async def test_requests_and_answers_may_be_larger_than_a_pipe(size: int) -> None
     """Neither side waits for the other to read what it has not sent yet."""
     value = {"bytes": os.urandom(size), "none": None}
     async with pool() as movers:
-        assert await movers.call("echo", value) == value
-        assert await movers.call("echo", "next") == "next"
+        assert await movers.call(ECHO, value) == value
+        assert await movers.call(ECHO, "next") == "next"
 
 
 async def test_what_an_operation_prints_does_not_get_into_the_answers(capfd: pytest.CaptureFixture[str]) -> None:
     """A library that writes to standard output cannot break the conversation; what it says is kept for the worst."""
     async with pool() as movers:
-        assert await movers.call("chatter") == "answer"
+        assert await movers.call(CHATTER) == "answer"
         (mover,) = movers._idle
         assert mover.last_words() == "nobody asked for this"
     assert capfd.readouterr() == ("", "")
@@ -492,7 +540,7 @@ async def test_a_mover_that_dies_leaves_its_last_words() -> None:
     start = "import sys; sys.exit('no module called xxhash')"
     async with Movers(1, PATIENCE, [sys.executable, "-c", start]) as movers:
         with pytest.raises(FileTrouble, match="died, twice: no module called xxhash"):
-            await movers.call("who")
+            await movers.call(WHO)
 
 
 # --- what a mover is --------------------------------------------------------------------------------------------------
@@ -509,11 +557,11 @@ async def test_a_mover_inherits_no_ledger_no_lock_and_no_socket(tmp_path: Path) 
     with contextlib.closing(ledger), socket.create_server(("127.0.0.1", 0)) as server, ledger.transaction():
         server.set_inheritable(True)
         async with pool() as movers:
-            first, second = await movers.call("who"), 0
+            first, second = await movers.call(WHO), 0
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(movers.call, "hold", str(tmp_path))
+                nursery.start_soon(movers.call, HOLD, str(tmp_path))
                 await busy(tmp_path)
-                second = await movers.call("who")  # it could have inherited the pipes of the first
+                second = await movers.call(WHO)  # it could have inherited the pipes of the first
                 (tmp_path / "go").touch()
             for pid in {first, second}:
                 held = {int(name): os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")}
@@ -541,7 +589,7 @@ async def test_a_mover_is_the_child_of_the_main_thread() -> None:
     A worker thread ends after some idle seconds, and every mover that it started would die in the middle of its work.
     """
     async with pool() as movers:
-        assert await movers.call("who") in children_of_the_main_thread()
+        assert await movers.call(WHO) in children_of_the_main_thread()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
@@ -552,7 +600,7 @@ async def test_a_mover_has_a_session_of_its_own_and_ignores_the_signals_meant_fo
     async with pool() as movers:
         calls = Calls(movers)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(calls.call, "hold", str(tmp_path))
+            nursery.start_soon(calls.call, HOLD, str(tmp_path))
             (pid,) = await busy(tmp_path)
             assert os.getsid(pid) == os.getpgid(pid) == pid
             os.kill(pid, number)
@@ -608,9 +656,9 @@ from trioft.movers.pool import Movers
 
 async def main():
     async with Movers(3, 60, odd_mover.command()) as movers, trio.open_nursery() as nursery:
-        nursery.start_soon(movers.call, "hold", sys.argv[2])
-        nursery.start_soon(movers.call, "count", 1_000_000, 0.001, 1_000_000)
-        await movers.call("who")
+        nursery.start_soon(movers.call, odd_mover.HOLD, sys.argv[2])
+        nursery.start_soon(movers.call, odd_mover.COUNT, 1_000_000, 0.001, 1_000_000)
+        await movers.call(odd_mover.WHO)
         await trio.sleep_forever()
 
 trio.run(main)

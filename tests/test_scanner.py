@@ -17,12 +17,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from support import found
+from support import as_call, found
 from trioft.config.options import Config, Growing, Retry, Source
 from trioft.core import answers
 from trioft.core.answers import Folder, Listing, Look, Probed
 from trioft.core.errors import FileTrouble, Side, Trouble
 from trioft.core.model import BUNDLE_FILE_SIZE, MIB, Ends, FileState, Found, Identity, Job, Manner, Root
+from trioft.movers import client
 from trioft.movers.events import Changes
 from trioft.movers.ops.wire import MOST
 from trioft.pipeline import backlog as backlog_module
@@ -91,7 +92,8 @@ class World:
             backlog=self.backlog,
             storage=self.storage,
             ledger=self.ledger,
-            call=self.call,
+            source=client.Source(as_call(self.call), lambda: self.storage.ends),
+            destination=client.Destination(as_call(self.call), lambda: self.storage.ends),
             manner=Manner("readback", "overwrite", False, 1, True),
             changes=self.changes,
         )
@@ -102,15 +104,17 @@ class World:
 
     async def call(
         self,
-        operation: str,
+        operation: Any,
         *arguments: Any,
-        **options: object,
+        **options: Any,
     ) -> Any:
-        self.calls.append((self.now, operation, arguments[1] if operation != "make_folders" else arguments[2]))
+        self.calls.append(
+            (self.now, operation.name, arguments[1] if operation.name != "make_folders" else arguments[2])
+        )
         await trio.lowlevel.checkpoint()
         if self.troubles:
             raise FileTrouble(self.troubles.pop(0))
-        if operation == "scan":
+        if operation.name in ("scan", "compare"):
             folders = arguments[1]
             read = [
                 Folder(folder, [file for path, file in self.files.items() if path.rpartition(b"/")[0] == folder])
@@ -122,16 +126,19 @@ class World:
                 self.unchanged = [folder.path for folder in read if stamps.get(folder.path) == folder.stamp]
                 read = [folder for folder in read if folder.path not in self.unchanged]
             return self.listing._replace(folders=read, unchanged=self.unchanged)
-        if operation == "make_folders":
+        if operation.name == "make_folders":
             return []
-        if operation == "locate":
+        if operation.name == "locate":
             return self.names.get(arguments[2])
-        assert operation == "look"
+        assert operation.name == "look"
         return [self.look(path) for path in arguments[1]]
 
     def answer_by(self, call: Any) -> None:
         """Have another one answer what the scanner asks movers."""
-        self.scanner.call = self.scanner._walk.call = call
+        source = client.Source(as_call(call), lambda: self.storage.ends)
+        destination = client.Destination(as_call(call), lambda: self.storage.ends)
+        self.scanner.source = self.scanner._walk.source = source
+        self.scanner.destination = self.scanner._walk.destination = destination
 
     def look(self, path: bytes) -> Look:
         if path not in self.files:
@@ -688,12 +695,12 @@ async def test_sync_that_cannot_find_out_whether_a_file_was_renamed_asks_again(
     call, failures = world.call, 3
 
     async def fail_to_locate(
-        operation: str,
+        operation: Any,
         *arguments: Any,
-        **options: object,
+        **options: Any,
     ) -> Any:
         nonlocal failures
-        if operation == "locate" and failures:
+        if operation.name == "locate" and failures:
             failures -= 1
             raise FileTrouble(Trouble(Side.SOURCE, "read", b"", None, errno.EIO, "Input/output error"))
         return await call(operation, *arguments)
@@ -1094,9 +1101,9 @@ async def test_file_with_another_name_that_cannot_be_looked_at_is_not_forgotten(
 def _after_first_scan(world: World, files: dict[bytes, Found]) -> Any:
     """Have the files appear behind the scan."""
 
-    async def call(operation: str, *arguments: Any, **options: object) -> Any:
+    async def call(operation: Any, *arguments: Any, **options: Any) -> Any:
         answer = await world.call(operation, *arguments, **options)
-        if operation == "scan":
+        if operation.name in ("scan", "compare"):
             world.files.update(files)
         return answer
 
@@ -1113,14 +1120,14 @@ async def probing(world: World, *, fails: int, side: Side = Side.DESTINATION) ->
     """Stand in for the agent: look after the ends; the first probes of one *side* fail."""
     failed = 0
 
-    async def call(operation: str, *arguments: Any, **options: object) -> Any:
+    async def call(operation: Any, *arguments: Any, **options: Any) -> Any:
         nonlocal failed
-        if (operation == "probe_source") == (side == Side.SOURCE) and failed < fails:
+        if (operation.name == "probe_source") == (side == Side.SOURCE) and failed < fails:
             failed += 1
             raise FileTrouble(EIO._replace(side=side))
-        return (ENDS.source, HERE) if operation == "probe_source" else PROBED
+        return (ENDS.source, HERE) if operation.name == "probe_source" else PROBED
 
-    await world.storage.run(call, world.backlog.offer_again)
+    await world.storage.run(as_call(call), world.backlog.offer_again)
 
 
 async def test_scan_goes_on_when_the_destination_is_back(autojump_clock: MockClock) -> None:
@@ -1150,9 +1157,9 @@ async def test_hiccups_between_folders_are_not_added_up(autojump_clock: MockCloc
     tries = 0
 
     async def fail_every_other_time(
-        operation: str,
+        operation: Any,
         *arguments: Any,
-        **options: object,
+        **options: Any,
     ) -> Any:
         nonlocal tries
         await trio.lowlevel.checkpoint()
@@ -1174,11 +1181,11 @@ async def test_missing_folders_are_made_also_empty_ones(autojump_clock: MockCloc
     failures = [EIO]
 
     async def fail_to_make(
-        operation: str,
+        operation: Any,
         *arguments: Any,
-        **options: object,
+        **options: Any,
     ) -> Any:
-        if operation == "make_folders" and failures:
+        if operation.name == "make_folders" and failures:
             raise FileTrouble(failures.pop())
         return await call(operation, *arguments)
 

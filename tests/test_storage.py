@@ -14,7 +14,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from support import found
+from support import as_call, found
 from trioft.config.kinds import MinFree
 from trioft.config.options import Config, Destination, Retry
 from trioft.core.answers import KEEPS_NO_TIMES, Probed
@@ -57,16 +57,16 @@ class Place:
 
     async def call(
         self,
-        operation: str,
-        *arguments: object,
-        **options: object,
+        operation: Any,
+        *arguments: Any,
+        **options: Any,
     ) -> Any:
-        if operation == "probe_source":
+        if operation.name == "probe_source":
             answer: object = next_of(self.source_answers)
             if isinstance(answer, Root):
                 return answer, IN
         else:
-            assert operation == "probe"
+            assert operation.name == "probe"
             self.probes.append(arguments)
             self.probed_at.append(trio.current_time() - self.begun)
             answer = next_of(self.answers)
@@ -76,7 +76,7 @@ class Place:
 
     async def check(self, answer: Answer) -> None:
         self.answers = [answer]
-        await self.storage.gates[Side.DESTINATION]._try_to_open(lambda: self.storage._probe(self.call))
+        await self.storage.gates[Side.DESTINATION]._try_to_open(lambda: self.storage._probe(as_call(self.call)))
 
     def looked(self) -> None:
         self.looked_at.append(trio.current_time() - self.begun)
@@ -99,7 +99,7 @@ async def checked(first: Probed = WELL, **groups: Any) -> Place:
     """Return a place whose first probe found *first*."""
     place = Place(**groups)
     place.answers = [first]
-    await place.storage.begin(place.call)
+    await place.storage.begin(as_call(place.call))
     place.probes, place.probed_at = [], []
     return place
 
@@ -315,7 +315,7 @@ async def test_whoever_asks_whether_it_is_well_waits_for_a_probe_that_begins_aft
         place.answers = [answer]
         with trio.move_on_after(5):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(place.storage.run, place.call, place.looked)
+                nursery.start_soon(place.storage.run, as_call(place.call), place.looked)
                 await trio.sleep(1)
                 assert place.storage.is_open
                 assert await place.storage.gates[Side.DESTINATION].is_well() == well
@@ -428,7 +428,7 @@ async def looked_after(place: Place, seconds: float, *then: tuple[float, Callabl
     """Let the storage look after itself for *seconds*, and do something at some of them."""
     with trio.move_on_after(seconds):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(place.storage.run, place.call, place.looked)
+            nursery.start_soon(place.storage.run, as_call(place.call), place.looked)
             for when, what in then:
                 await trio.sleep_until(place.begun + when)
                 what()
@@ -520,11 +520,11 @@ async def test_suspicion_during_a_probe_is_not_forgotten(autojump_clock: MockClo
     began = trio.Event()
 
     async def slow(
-        operation: str,
-        *arguments: object,
-        **options: object,
+        operation: Any,
+        *arguments: Any,
+        **options: Any,
     ) -> Any:
-        if operation == "probe_source":
+        if operation.name == "probe_source":
             return await place.call(operation, *arguments)
         began.set()
         await trio.sleep(2)
@@ -532,7 +532,7 @@ async def test_suspicion_during_a_probe_is_not_forgotten(autojump_clock: MockClo
 
     with trio.move_on_after(6):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(place.storage.run, slow, place.looked)
+            nursery.start_soon(place.storage.run, as_call(slow), place.looked)
             place.storage.suspect(AWAY)
             await began.wait()
             place.storage.suspect(AWAY)

@@ -14,6 +14,9 @@ import trio
 from rows import Row
 from workbench import TRIOFT, Bench, Run
 
+from trioft.core.errors import Side
+from trioft.core.model import Place
+from trioft.core.operations import INSPECT
 from trioft.movers.pool import Movers
 
 
@@ -42,6 +45,6 @@ async def _ask_a_mover(folder: bytes) -> list[float]:
     async with Movers(1, 30) as movers:
         times = [time.perf_counter()]
         for _ in range(2):
-            await movers.call("inspect", [folder])
+            await movers.call(INSPECT, [Place(Side.SOURCE, folder)])
             times.append(time.perf_counter())
     return [after - before for before, after in itertools.pairwise(times)]

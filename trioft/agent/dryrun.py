@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from trioft.config.options import Config
 from trioft.config.policy import how_to_copy
-from trioft.core.answers import Listing, Look
+from trioft.core.answers import Listing
 from trioft.core.model import Found
+from trioft.movers.client import Source
 from trioft.movers.pool import Movers
 from trioft.pipeline.ends import find_ends
 from trioft.state.board import Board
@@ -26,22 +27,11 @@ async def list_missing(config: Config, tell: Callable[[Found], None], board: Boa
     """
     async with Movers(1, config.copy.stall_timeout) as movers:
         pair = await find_ends(config, movers.call, state_dir)
+        source = Source(movers.call, lambda: pair.ends)
         manner, exclude = how_to_copy(config, True, _COARSEST_NS), (*config.source.exclude, *pair.own)
 
         async def compare(folders: list[bytes]) -> Listing:
-            listing: Listing = await movers.call(
-                "scan",
-                pair.ends.source,
-                folders,
-                None,
-                config.source.include,
-                exclude,
-                pair.ends.destination,
-                manner,
-                manner.markers,
-                manner.routes,
-            )
-            return listing
+            return await source.compare(folders, config.source.include, exclude, manner, twins=True)
 
         def take(files: list[Found]) -> None:
             for found in files:
@@ -53,9 +43,8 @@ async def list_missing(config: Config, tell: Callable[[Found], None], board: Boa
                     tell(found)
 
         if pair.only is not None:
-            looks: list[Look] = await movers.call(
-                "look", pair.ends.source, [pair.only], config.source.include, exclude, manner.markers, manner.routes
-            )
+            names = config.source.include, exclude
+            looks = await source.look([pair.only], *names, manner.markers, manner.routes)
             wanted = [look.path for look in looks if look.found is not None]
             there = await compare([b""])
             missing = [found for folder in there.folders for found in folder.files if found.path in wanted]

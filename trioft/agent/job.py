@@ -20,7 +20,8 @@ from trioft.config.options import JOB_GROUPS, Config
 from trioft.config.policy import how_to_copy
 from trioft.core.errors import Side
 from trioft.core.manifest import sum_length
-from trioft.core.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, BUNDLE_FILES, Job
+from trioft.core.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, BUNDLE_FILES, Ends, Job
+from trioft.movers.client import Destination, Source
 from trioft.movers.events import Changes, run_events
 from trioft.movers.pool import Call, Movers, Stuck
 from trioft.movers.programs import check_programs
@@ -42,8 +43,7 @@ from trioft.state.journal import Journal
 from trioft.state.ledger import Ledger, forget_old_history, ledger_path, open_port, run_ledger
 from trioft.state.lock import Lock
 
-# Besides copy.movers: one that scans, one that looks at files that grow, one that probes the destination, so that none
-# waits for a copy.
+# Besides copy.movers, so that looking never waits for a copy: for scans, and for looks at files that grow.
 _LOOKING_MOVERS = 3
 # Seconds that a probe of the destination, which is under way at the end, has to finish.
 _PROBE_ENDS = 0.5
@@ -122,12 +122,14 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
     stall = config.copy.stall_timeout
     async with (
         Movers(_LOOKING_MOVERS, stall, mover, stuck) as looking,
+        # One for each end: what hangs at the one keeps nobody from finding out how the other is.
+        Movers(2, stall, mover, stuck) as probing,
         Movers(config.copy.movers, stall, mover, stuck) as copying,
         # A pool of their own: recordings never wait behind a backlog. Two at least, so that none waits for another's
         # barrier.
         Movers(max(2, config.copy.movers), stall, mover, stuck) as following,
     ):
-        run.pools = (looking, copying, following)
+        run.pools = (looking, probing, copying, following)
         looking.warm_up(2)  # one for the ends; both, a moment later, for the scan and the sweeper
         with shutdown.until_stopped():
             pair = await with_patience(
@@ -136,7 +138,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
         if shutdown.stopped:
             return
         copying.warm_up(1)
-        stuck.paths = (pair.source.path, pair.destination.path)
+        stuck.paths = {Side.SOURCE: pair.source.path, Side.DESTINATION: pair.destination.path}
         with _ledger_of(pair, config, state_dir) as ledger:
             port, requests = open_port(_REQUESTS)
             known = {side: None if side in run.accept_new else ledger.identity_of(side) for side in Side}
@@ -161,12 +163,18 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
             )
             manner = how_to_copy(config, once, storage.resolution_ns)
             changes = Changes(backlog.wake, manner.markers.source)
+
+            def ends() -> Ends:
+                return storage.ends
+
+            looking_at, looking_into = Source(looking.call, ends), Destination(looking.call, ends)
             tools = Tools(
                 config=config,
                 once=once,
                 board=board,
-                call=copying.call,
-                looking=looking.call,
+                source=Source(copying.call, ends),
+                destination=Destination(copying.call, ends),
+                looking=looking_at,
                 changes=changes,
                 owners=Owners(),
                 claims=Claims(manner.routes is not None and manner.if_exists == "overwrite"),
@@ -183,7 +191,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 run.found(storage, changes)
                 with port, run.control.of(backlog, changes, port.clone()):
                     async with trio.open_nursery() as helpers:
-                        helpers.start_soon(storage.run, looking.call, backlog.offer_again)
+                        helpers.start_soon(storage.run, probing.call, backlog.offer_again)
                         helpers.start_soon(run.throttle.follow, lambda: config.copy.bwlimit.now())
                         helpers.start_soon(forget_old_history, port.clone(), config.state.keep_history)
                         helpers.start_soon(run.journal.run, port.clone())
@@ -191,7 +199,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                             helpers.start_soon(_watch_source, pair, storage, changes, board)
                         swept = trio.Event()
                         if run.shared.sweeps(run.board.job):
-                            helpers.start_soon(sweep, looking.call, storage, backlog, port.clone(), board, swept)
+                            helpers.start_soon(sweep, looking_at, looking_into, backlog, port.clone(), board, swept)
                         else:
                             swept.set()
                         lister = Lister(
@@ -219,14 +227,21 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                                     backlog=backlog,
                                     storage=storage,
                                     ledger=port.clone(),
-                                    call=looking.call,
+                                    source=looking_at,
+                                    destination=looking_into,
                                     manner=manner,
                                     changes=changes,
                                 )
                                 pipeline.start_soon(scanner.run, send_jobs, send_growing)
 
                                 def copier(call: Call, places: trio.CapacityLimiter | None) -> Copier:
-                                    its_tools = attrs.evolve(tools, ledger=port.clone(), call=call, places=places)
+                                    its_tools = attrs.evolve(
+                                        tools,
+                                        source=Source(call, ends),
+                                        destination=Destination(call, ends),
+                                        ledger=port.clone(),
+                                        places=places,
+                                    )
                                     return functools.partial(run_copier, backlog=backlog, tools=its_tools)
 
                                 finished = Lane("copier", jobs, lambda: config.copy.transfers)

@@ -6,13 +6,12 @@ Everything is done by movers, with a limit of time; what is made at the ends is 
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import TypeVar
 
 import trio
 
@@ -20,7 +19,7 @@ from trioft.agent.signals import ended_by
 from trioft.cli import diagnosis
 from trioft.cli.diagnosis import Finding, Result
 from trioft.config.options import Config
-from trioft.core.answers import Probed
+from trioft.core import operations as ask
 from trioft.core.errors import (
     FileTrouble,
     Remedy,
@@ -37,6 +36,7 @@ from trioft.movers.pool import Call, Movers
 from trioft.pipeline.ends import Pair, find_ends
 from trioft.state.ledger import now
 
+T = TypeVar("T")
 Tell = Callable[[Finding], None]
 
 # In this order: what is quick first.
@@ -113,7 +113,7 @@ async def _examine_source(pair: Pair, call: Call, tell: Tell) -> None:
             await heard.ready.wait()
         begun, may_be_there = trio.current_time(), True
         try:
-            found = await call("plant", pair.source.path, name)
+            found = await call(ask.PLANT, pair.source.path, name)
             may_be_there = found is not None
             if may_be_there and heard.why_not is None and heard.ready.is_set():
                 with trio.move_on_after(_EVENT):
@@ -122,7 +122,7 @@ async def _examine_source(pair: Pair, call: Call, tell: Tell) -> None:
             raise _unusable(error) from error
         finally:
             if may_be_there:
-                await _clear(tell, Side.SOURCE, name, functools.partial(call, "uproot", pair.source.path, name))
+                await _clear(tell, Side.SOURCE, name, lambda: call(ask.UPROOT, pair.source.path, name))
         nursery.cancel_scope.cancel()
     if heard.at is not None:
         tell(diagnosis.events(max(0.0, heard.at - begun), None))
@@ -163,30 +163,30 @@ class Heard(Changes):
 async def _examine_destination(pair: Pair, call: Call, tell: Tell) -> None:
     root, folder = pair.ends.destination, b".trioft-doctor-%d" % os.getpid()
     try:
-        await _try(call, "begin_measuring", root, folder)
+        await _try(call(ask.BEGIN_MEASURING, root, folder))
         # There, so that nothing of it can be left behind either.
-        probed: Probed = await _try(call, "probe", os.path.join(root.path, folder), None, None, False)
+        probed = await _try(call(ask.PROBE, os.path.join(root.path, folder), None, None, False))
         for finding in diagnosis.destination(pair.destination, probed):
             tell(finding)
         for what in (*_CHECKS, *_LONG_CHECKS):
-            patience = _PATIENCE if what in _LONG_CHECKS else 1.0
+            measure = ask.MEASURE.with_patience(_PATIENCE) if what in _LONG_CHECKS else ask.MEASURE
             try:
-                found = await call("measure", root, folder, what, patience=patience)
+                found = await call(measure, root, folder, what)
             except FileTrouble as error:
                 if classify(error.trouble) in (Remedy.DESTINATION, Remedy.SOURCE):
                     raise _unusable(error) from error
                 text, hint = str(error.trouble), hint_for(error.trouble)
                 tell(Finding(Side.DESTINATION, what, Result.PROBLEM, text, "it cannot do this", hint))
                 continue
-            for finding in diagnosis.judge(what, found):
+            for finding in diagnosis.judge(found):
                 tell(finding)
     finally:
-        await _clear(tell, Side.DESTINATION, folder, functools.partial(call, "end_measuring", root, folder))
+        await _clear(tell, Side.DESTINATION, folder, lambda: call(ask.END_MEASURING, root, folder))
 
 
-async def _try(call: Call, operation: str, *arguments: object) -> Any:
+async def _try(answer: Awaitable[T]) -> T:
     try:
-        return await call(operation, *arguments)
+        return await answer
     except FileTrouble as error:
         raise _unusable(error) from error
 

@@ -18,6 +18,7 @@ from trioft.cli.pairs import all_ledgers, ledger_of, resolved
 from trioft.config.options import Config
 from trioft.config.policy import markers_of, routes_of
 from trioft.core import answers
+from trioft.core import operations as ask
 from trioft.core.answers import Look, Piece, Seen
 from trioft.core.errors import ConfigError, FileTrouble, show_path
 from trioft.core.model import Checkpoint, Fingerprint, Markers, Root
@@ -194,7 +195,7 @@ async def _look(config: Config, records: Records, path: bytes, target: bytes, pa
                 markers = Markers()  # it is looked at all the same
             try:
                 root = await _root_of(movers, records, path)
-                (look,) = await movers.call("look", root, [path], (), (), markers)
+                (look,) = await movers.call(ask.LOOK, root, [path], (), (), markers, None)
                 found["source"] = Now(source=look)
             except FileTrouble as error:
                 found["source"] = Now(source_error=str(error))
@@ -204,8 +205,8 @@ async def _look(config: Config, records: Records, path: bytes, target: bytes, pa
             marker = os.fsencode(settings.marker) if settings.marker else None
             pieces = [Piece(name, 0, 0) for name in (target, partial) if name is not None]
             try:
-                root = await movers.call("recognize", records.destination, was, marker, settings.require_mount)
-                there, *rest = await movers.call("read_delivered", root, pieces)
+                root = await movers.call(ask.RECOGNIZE, records.destination, was, marker, settings.require_mount)
+                there, *rest = await movers.call(ask.READ_DELIVERED, root, pieces)
                 found["destination"] = Now(there=there, partial=rest[0] if rest else None)
             except FileTrouble as error:
                 found["destination"] = Now(destination_error=str(error))
@@ -222,13 +223,13 @@ async def _root_of(movers: Movers, records: Records, path: bytes) -> Root:
     """Return the source's folder, which is not the source where that is one file."""
     was = records.identity_of("source")
     try:
-        root, _ = await movers.call("probe_source", records.source, was)
+        root, _ = await movers.call(ask.PROBE_SOURCE, records.source, was)
     except FileTrouble as error:
         alone = os.path.dirname(records.source)
         is_gone = error.trouble.errno in (errno.ENOTDIR, errno.ENOENT)
         if not is_gone or os.path.join(alone, path) != records.source:
             raise
-        root, _ = await movers.call("probe_source", alone, was)
+        root, _ = await movers.call(ask.PROBE_SOURCE, alone, was)
     assert isinstance(root, Root)
     return root
 

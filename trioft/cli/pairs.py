@@ -10,8 +10,9 @@ import os
 import trio
 
 from trioft.config.options import Config
-from trioft.core.answers import End
-from trioft.core.errors import ConfigError, FileTrouble, LedgerError, UnusableError, show_path
+from trioft.core import operations as ask
+from trioft.core.errors import ConfigError, FileTrouble, LedgerError, Side, UnusableError, show_path
+from trioft.core.model import Place
 from trioft.movers.pool import Movers
 from trioft.state.ledger import ledger_path
 from trioft.state.reader import Records
@@ -76,7 +77,7 @@ async def resolved(paths: list[bytes], patience: float) -> list[bytes]:
     """Return *paths* without symbolic links. A mover looks: what is mounted there may be dead."""
     async with Movers(1, patience) as movers:
         try:
-            ends: list[End] = await movers.call("inspect", paths)
+            ends = await movers.call(ask.INSPECT, [Place(Side.SOURCE, path) for path in paths])
         except FileTrouble as error:
             raise UnusableError(f"cannot find out what the paths lead to: {error}") from None
         return [end.path for end in ends]

@@ -1,5 +1,5 @@
 """
-What operations answer: the values that movers send back to the agent.
+What operations tell on their way and answer in the end: the values that movers send back to the agent.
 """
 
 from __future__ import annotations
@@ -21,6 +21,28 @@ TIMEOUT = "timeout"  # it was quiet; nobody knows more
 
 
 KEEPS_NO_TIMES = 1 << 62  # any two times are the same
+
+
+class Step(NamedTuple):
+    """Something was done: an operation is not stuck. *amount* is in bytes where bytes are what was worked on."""
+
+    what: str  # bytes (written), synced, verified, compared, changed, read
+    amount: int
+
+
+class Searched(NamedTuple):
+    """A folder was searched."""
+
+    folder: bytes
+
+
+class Written(NamedTuple):
+    """A block was written; nothing of it is durable yet."""
+
+    number: int
+    length: int
+    digest: bytes  # empty while the block may still grow, or at level `size`
+    pieces: bytes = b""  # digests of its pieces, of a file that grows
 
 
 class End(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-from trioft.core.errors import Trouble
+from trioft.core.errors import Side, Trouble
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -54,6 +54,13 @@ class Root(NamedTuple):
     def is_far(self) -> bool:
         """Is it behind a network, where each operation waits for an answer? Servers are not asked for an inode."""
         return not self.ino
+
+
+class Place(NamedTuple):
+    """A path, and at which end it lies."""
+
+    side: Side
+    path: bytes
 
 
 class Identity(NamedTuple):

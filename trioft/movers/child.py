@@ -12,12 +12,12 @@ import os
 import pickle
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 import trio
 
+from trioft.movers.ops.slate import make_memory_file
 from trioft.movers.ops.wire import LENGTH
 
 _WORDS = 2000  # bytes
@@ -37,13 +37,13 @@ def child_command(module: str, *arguments: object) -> list[str]:
 
 
 class Child:
-    """A running child with a pipe to and one from it."""
+    """A running child with a pipe to and one from it. It inherits the descriptors *inherited*, and no others."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], inherited: Sequence[int] = ()) -> None:
         # From this thread, and blocking, for some milliseconds. A session of its own keeps the terminal's Ctrl-C from
         # it, and it inherits nothing but its pipes: not the ledger, not the lock, and not our standard error, which
         # whoever reads it would not see the end of for as long as a child that does not die has it open.
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `end`
+        self._errors = os.fdopen(make_memory_file("trioft-stderr"), "r+b", 0)
         try:
             self._process = subprocess.Popen(
                 command,
@@ -52,6 +52,7 @@ class Child:
                 stderr=self._errors,
                 bufsize=0,
                 start_new_session=True,
+                pass_fds=inherited,
             )
         except BaseException:
             self._errors.close()

@@ -10,26 +10,26 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple, cast
 
 import trio
 
 from trioft.core.errors import FileTrouble, Side, Trouble
+from trioft.core.operations import Operation
 from trioft.movers.child import Child, child_command
 from trioft.movers.ops.mounts import mounts_at
+from trioft.movers.ops.slate import Slate
 
-Listener = Callable[[Any], None]
+Told = TypeVar("Told")
+Answer = TypeVar("Answer")
+Arguments = TypeVarTuple("Arguments")
 
 _IDLE = 60  # seconds after which an idle mover is retired
 
-
-# These touch nothing but the source; where another one gets stuck, it is more likely at the destination.
-_AT_SOURCE = {"probe_source", "look", "remove_sources", "peek", "compare_span", "locate", "plant", "uproot"}
-
-
-# Movers that are left behind before no more are started: a dead mount does not fill the process table.
+# Movers that are left behind at one end before no more are sent there: a dead mount does not fill the process table.
 MOST_STUCK = 4
 
 Owner = Sequence[tuple[int, int]]  # device and inode of the source files that an operation is about
@@ -40,7 +40,11 @@ class MoverDied(Exception):
 
 
 class MoverBug(Exception):
-    """An operation raised what no operation should raise: a bug in trioft. The text is its traceback."""
+    """An operation raised what no operation should raise: a bug in trioft. *story* is its traceback in the mover."""
+
+    def __init__(self, operation: str, story: str) -> None:
+        super().__init__(story)
+        self.operation, self.story = operation, story
 
 
 class Held(Protocol):
@@ -53,6 +57,13 @@ class Held(Protocol):
     def is_held(self) -> bool: ...
 
 
+class _LeftBehind(NamedTuple):
+    process: Held
+    side: Side
+    owner: Owner
+    mounts: list[int]  # what was mounted at that end then
+
+
 class Stuck:
     """
     The movers that were killed and do not die, since the kernel waits for a dead mount in their name.
@@ -62,45 +73,70 @@ class Stuck:
     """
 
     def __init__(self, tell: Callable[[str], None] | None = None) -> None:
-        self.paths: tuple[bytes, ...] = ()
+        self.paths: Mapping[Side, bytes] = {}
         self._tell = tell
-        self._held: list[tuple[Held, Owner, list[int]]] = []
+        self._held: list[_LeftBehind] = []
 
-    def add(self, child: Held, operation: str, owner: Owner) -> None:
-        """A process is left behind, in *operation*."""
-        self._held.append((child, owner, mounts_at(self.paths)))
+    def add(self, process: Held, operation: str, side: Side, owner: Owner) -> None:
+        """A process is left behind, in *operation*, which was touching *side*."""
+        self._held.append(_LeftBehind(process, side, owner, self._mounts_at(side)))
         if self._tell is not None:
             self._tell(
-                f"process {child.pid} cannot be killed, and does not come back from {operation}: it is left behind"
+                f"process {process.pid} cannot be killed, and does not come back from {operation}: it is left behind"
             )
+
+    def _mounts_at(self, side: Side) -> list[int]:
+        return mounts_at([self.paths[side]] if side in self.paths else [])
 
     @property
     def pids(self) -> list[int]:
-        self._held = [held for held in self._held if held[0].is_held]
-        return [child.pid for child, *_ in self._held]
+        return [held.process.pid for held in self._alive()]
 
-    @property
-    def are_too_many(self) -> bool:
-        """No more movers may be started."""
-        if len(self.pids) < MOST_STUCK:
-            return False
-        mounts = mounts_at(self.paths)
-        return sum(mounted == mounts for *_, mounted in self._held) >= MOST_STUCK
+    def pids_at(self, side: Side) -> list[int]:
+        return [held.process.pid for held in self._alive() if held.side == side]
+
+    def _alive(self) -> list[_LeftBehind]:
+        self._held = [held for held in self._held if held.process.is_held]
+        return self._held
+
+    def too_many_at(self, sides: Sequence[Side]) -> Side | None:
+        """Return the one of *sides* at which no more movers may be put to work, if there is one."""
+        for side in sides:
+            held = [one for one in self._alive() if one.side == side]
+            if len(held) >= MOST_STUCK:
+                mounts = self._mounts_at(side)
+                if sum(one.mounts == mounts for one in held) >= MOST_STUCK:
+                    return side
+        return None
 
     def process_on(self, identity: tuple[int, int]) -> int | None:
         """Return the process that may still do something about a source file, if there is one."""
-        pids = self.pids
-        return next((child.pid for child, owner, _ in self._held if identity in owner and child.pid in pids), None)
+        return next((held.process.pid for held in self._alive() if identity in held.owner), None)
 
 
 class _Mover(Child):
     """One mover. Used by one task at a time."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        super().__init__(command)
+        self._slate = Slate()
+        try:
+            super().__init__([*command, str(self._slate.fd)], [self._slate.fd])
+        finally:
+            os.close(self._slate.fd)  # the memory stays
         self.idle_since = trio.current_time()
 
-    async def run(self, request: object, tell: Listener | None, deadline: trio.CancelScope, patience: float) -> Any:
+    @property
+    def side(self) -> Side | None:
+        """The end that it is touching, or touched last; None: neither, in this operation."""
+        return self._slate.side
+
+    async def run(
+        self,
+        request: tuple[str, tuple[object, ...]],
+        tell: Callable[[object], None] | None,
+        deadline: trio.CancelScope,
+        patience: float,
+    ) -> object:
         """Run one operation; each progress that it tells moves *deadline* to *patience* seconds from then."""
         try:
             await self.send(request)
@@ -116,7 +152,7 @@ class _Mover(Child):
         if kind == "trouble":
             raise FileTrouble(value)
         if kind == "bug":
-            raise MoverBug(value)
+            raise MoverBug(request[0], value)
         return value
 
 
@@ -125,13 +161,11 @@ class Call(Protocol):
 
     async def __call__(
         self,
-        operation: str,
-        *arguments: object,
-        tell: Listener | None = None,
-        patience: float = 1,
-        background: bool = False,
+        operation: Operation[Told, Answer, *Arguments],
+        *arguments: *Arguments,
+        tell: Callable[[Told], None] | None = None,
         owner: Owner = (),
-    ) -> Any: ...
+    ) -> Answer: ...
 
 
 class Movers:
@@ -172,56 +206,64 @@ class Movers:
         Where one cannot be started, the call that needs it says so.
         """
         with contextlib.suppress(OSError):
-            while self.alive < count and not self.stuck.are_too_many:
+            while self.alive < count and self.stuck.too_many_at(tuple(Side)) is None:
                 self._idle.append(_Mover(self._command))
 
     async def call(
         self,
-        operation: str,
-        *arguments: object,
-        tell: Listener | None = None,
-        patience: float = 1,
-        background: bool = False,
+        operation: Operation[Told, Answer, *Arguments],
+        *arguments: *Arguments,
+        tell: Callable[[Told], None] | None = None,
         owner: Owner = (),
-    ) -> Any:
+    ) -> Answer:
         """
-        Have a mover run *operation* and return what it returns.
-
-        Operations in the *background* leave one mover to the others, where there are several.
+        Have a mover do *operation* and return its answer.
 
         *tell* is called with what the operation reports on its way. An operation that makes no progress for
-        ``stall_timeout`` × *patience* seconds is taken for stuck: its mover is killed, and a ``FileTrouble`` with
-        ETIMEDOUT says so. A mover that dies is replaced and the operation, which is idempotent, done once
-        more.
+        ``stall_timeout`` × its patience is taken for stuck: its mover is killed, and a ``FileTrouble`` with ETIMEDOUT
+        says so, and at which end. A mover that dies is replaced and the operation, which is idempotent, done once more.
 
         A mover that cannot even be killed is left behind, and *owner*, the source files that this is about, noted in
         ``stuck``.
 
         Raises ``FileTrouble``. When cancelled, the mover is killed: what it was doing may have happened, or in part.
         """
-        request = (operation, arguments)
-        async with self._background if background else contextlib.nullcontext(), self._free:
+        # What crosses the pipe has no types; the operation says what they are at both of its ends.
+        listener = cast("Callable[[object], None] | None", tell)
+        request = (operation.name, cast("tuple[object, ...]", arguments))
+        async with self._background if operation.background else contextlib.nullcontext(), self._free:
             for attempt in itertools.count(1):
                 try:
-                    return await self._try(request, tell, self.stall_timeout * patience, operation, owner)
+                    answer = await self._try(
+                        request, listener, self.stall_timeout * operation.patience, operation.sides, owner
+                    )
+                    return cast("Answer", answer)
                 except MoverDied as death:
                     self.replaced += 1
                     if attempt == 2:
                         text = "the process that did this died, twice" + (f": {death}" if str(death) else "")
-                        raise FileTrouble(Trouble(_side_of(operation), operation, b"", None, None, text)) from None
+                        raise _trouble(operation.name, operation.sides[-1], None, text) from None
         raise AssertionError("unreachable")
 
-    async def _try(self, request: object, tell: Listener | None, patience: float, operation: str, owner: Owner) -> Any:
+    async def _try(
+        self,
+        request: tuple[str, tuple[object, ...]],
+        tell: Callable[[object], None] | None,
+        patience: float,
+        sides: Sequence[Side],
+        owner: Owner,
+    ) -> object:
         await self._retire_idle()
-        if self.stuck.are_too_many:
-            text = f"processes {', '.join(map(str, self.stuck.pids))} have not come back from it; no more are started"
-            raise FileTrouble(Trouble(_side_of(operation), operation, b"", None, errno.ETIMEDOUT, text))
+        name = request[0]
+        if (side := self.stuck.too_many_at(sides)) is not None:
+            pids = ", ".join(map(str, self.stuck.pids_at(side)))
+            text = f"processes {pids} have not come back from it; no more are started"
+            raise _trouble(name, side, errno.ETIMEDOUT, text)
         try:
             mover = self._idle.pop() if self._idle else _Mover(self._command)
         except OSError as error:  # no memory, or too many processes or descriptors: may be over in a moment
-            text = f"cannot start a process: {error.strerror}"
-            raise FileTrouble(Trouble(_side_of(operation), operation, b"", None, None, text)) from error
-        broken = True
+            raise _trouble(name, sides[-1], None, f"cannot start a process: {error.strerror}") from error
+        broken, side = True, sides[-1]
         self._busy += 1
         try:
             with trio.move_on_after(patience) as deadline:
@@ -235,14 +277,14 @@ class Movers:
         finally:
             self._busy -= 1
             if broken:
+                side = mover.side or side
                 if not await mover.end():
-                    self.stuck.add(mover, operation, owner)
+                    self.stuck.add(mover, name, side, owner)
             else:
                 mover.idle_since = trio.current_time()
                 self._idle.append(mover)
         self.replaced += 1
-        text = f"no progress for {patience:.3g} s"
-        raise FileTrouble(Trouble(_side_of(operation), operation, b"", None, errno.ETIMEDOUT, text))
+        raise _trouble(name, side, errno.ETIMEDOUT, f"no progress for {patience:.3g} s")
 
     async def _retire_idle(self) -> None:
         longest = trio.current_time() - _IDLE
@@ -257,5 +299,5 @@ class Movers:
         return self._busy + len(self._idle)
 
 
-def _side_of(operation: str) -> Side:
-    return Side.SOURCE if operation in _AT_SOURCE else Side.DESTINATION
+def _trouble(operation: str, side: Side, number: int | None, text: str) -> FileTrouble:
+    return FileTrouble(Trouble(side, operation, b"", None, number, text))

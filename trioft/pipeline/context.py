@@ -14,17 +14,15 @@ import trio
 from trioft.config.options import Config
 from trioft.core.errors import FileTrouble, Side, Trouble, first_of
 from trioft.core.model import Item, Manner
+from trioft.movers.client import Destination, Source
 from trioft.movers.events import Changes
-from trioft.movers.pool import Call, Stuck
+from trioft.movers.pool import Stuck
 from trioft.pipeline.shutdown import Shutdown
 from trioft.pipeline.storage import Storage
 from trioft.pipeline.throttle import Throttle
 from trioft.state.board import Board, Entry
 from trioft.state.claims import Claims
 from trioft.state.ledger import Port
-
-# Operations that end in one barrier, whose progress nobody can tell, get this many stall timeouts.
-PATIENCE = 10
 
 # What a trouble tells of, as its operation, that is none: an operator wants the file to wait.
 PAUSE = "pause"
@@ -56,8 +54,9 @@ class Tools:
     config: Config
     once: bool
     board: Board
-    call: Call  # copying
-    looking: Call  # at the source: never waits for the destination
+    source: Source
+    destination: Destination
+    looking: Source  # in movers that never wait for the destination
     changes: Changes
     owners: Owners
     claims: Claims

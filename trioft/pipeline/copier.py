@@ -5,7 +5,6 @@ The copier: one job at a time, from admission to report, and what happens on an 
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import AsyncIterable, AsyncIterator
 
 import attrs
@@ -75,7 +74,7 @@ async def _take_named(job: Job, take: Take, backlog: Backlog, tools: Tools) -> N
     if pending:
         # Should a mover get stuck for good, everybody knows on which files.
         owner = tuple(item.fingerprint[:2] for item in job.items)
-        tools = attrs.evolve(tools, call=functools.partial(tools.call, owner=owner))
+        tools = attrs.evolve(tools, destination=tools.destination.of(owner))
         name = choose_strategy(job, checkpoint)
         partial = checkpoint.partial if checkpoint is not None else partial_for(job.items[0])
         async with _usable(pending, tools):
@@ -143,7 +142,7 @@ async def _admit(name: str, pending: list[Pending], partial: bytes, backlog: Bac
     held = 0
     if name != "bundle":
         with contextlib.suppress(FileTrouble):  # whoever copies it meets it again, and says what it is
-            held = await tools.call("size_of", tools.storage.ends.destination, partial)
+            held = await tools.destination.size_of(partial)
     why_not = tools.storage.why_not_admit(sum(max(0, p.entry.size - max(p.entry.bytes_copied, held)) for p in pending))
     if why_not is None:
         for p in pending:

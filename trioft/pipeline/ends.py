@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from trioft.config.options import Config
+from trioft.core import operations as ask
 from trioft.core.answers import End
 from trioft.core.errors import (
     IDENTIFY,
@@ -27,7 +28,7 @@ from trioft.core.errors import (
     show_path,
 )
 from trioft.core.manifest import own_names
-from trioft.core.model import Ends, Root
+from trioft.core.model import Ends, Place, Root
 from trioft.movers.pool import Call
 from trioft.pipeline.storage import Storage
 from trioft.state.board import Board
@@ -65,13 +66,15 @@ async def find_ends(config: Config, call: Call, state_dir: str) -> Pair:
         others["log file"] = _folder_of(config.log.file)
     if config.copy.on_success.folder is not None:
         others["archive folder"] = config.copy.on_success.folder
-    paths = [_absolute(path) for path in (config.source.path, config.destination.path, *others.values()) if path]
+    sides = (Side.SOURCE, Side.DESTINATION, *[Side.SOURCE] * len(others))  # the others lie on this machine, as it does
+    paths = (config.source.path, config.destination.path, *others.values())
+    places = [Place(side, _absolute(path)) for side, path in zip(sides, paths, strict=True) if path]
     try:
-        source, destination, *rest = await call("inspect", paths)
+        source, destination, *rest = await call(ask.INSPECT, places)
         only = None
         if source.kind == "file":
             path, only = os.path.split(source.path)
-            source = (await call("inspect", [path]))[0]._replace(mount=source.mount)
+            source = (await call(ask.INSPECT, [Place(Side.SOURCE, path)]))[0]._replace(mount=source.mount)
         _check_end(source, "source")
         _check_end(destination, "destination")
         if only is None:
@@ -80,7 +83,9 @@ async def find_ends(config: Config, call: Call, state_dir: str) -> Pair:
             raise ConfigError(["source and destination are the same file"])
         own = [*own_names(config.copy.manifest)]
         for what, folder in zip(others, rest, strict=True):
-            if only is None and await call("contains", source.path, folder.path):
+            if only is None and await call(
+                ask.CONTAINS, Place(Side.SOURCE, source.path), Place(Side.SOURCE, folder.path)
+            ):
                 relative = folder.path[len(source.path) + 1 :]
                 if what != "archive folder" or not relative:
                     raise ConfigError([f"the {what} must not be inside the source: {show_path(folder.path)}"])
@@ -117,9 +122,10 @@ def _check_end(end: End, side: str) -> None:
 async def _refuse_overlap(call: Call, source: End, destination: End) -> None:
     if (source.dev, source.ino) == (destination.dev, destination.ino):
         raise ConfigError(["source and destination are the same folder"])
-    if await call("contains", source.path, destination.path):
+    its, other = Place(Side.SOURCE, source.path), Place(Side.DESTINATION, destination.path)
+    if await call(ask.CONTAINS, its, other):
         raise ConfigError(["the destination is inside the source: it would be copied into itself for ever"])
-    if await call("contains", destination.path, source.path):
+    if await call(ask.CONTAINS, other, its):
         raise ConfigError(["the source is inside the destination"])
 
 

@@ -17,7 +17,7 @@ from trioft.core.model import FileState, Item, Job, Manner, Publication, Result,
 from trioft.core.naming import partial_for
 from trioft.core.units import timestamp
 from trioft.movers.programs import filled_in, run_command
-from trioft.pipeline.context import PATIENCE, Tools
+from trioft.pipeline.context import Tools
 from trioft.state import claims, unlisted
 from trioft.state.ledger import Entry, Ledger, Removal
 
@@ -59,7 +59,7 @@ async def _ask(item: Item, result: Result, tools: Tools) -> Result:
 
     It is killed when the grace period is over; the file is then checked by the next run.
     """
-    settings, destination = tools.config.copy, tools.storage.ends.destination
+    settings, root = tools.config.copy, tools.destination.root
     if result.verdict != Verdict.WRITTEN or settings.gate is None:
         return result
     partial = partial_for(item)
@@ -67,10 +67,10 @@ async def _ask(item: Item, result: Result, tools: Tools) -> Result:
     if tools.manner.verify != "readback":
         # The next run would believe a checkpoint, whatever the command has done to the partial.
         await tools.ledger.call(Ledger.drop_checkpoint, item.path)
-    seal = await tools.call("seal", destination, partial, item.fingerprint.mtime_ns)
+    seal = await tools.destination.seal(partial, item.fingerprint.mtime_ns)
     values = {
-        "partial": os.path.join(destination.path, partial),
-        "source": os.path.join(tools.storage.ends.source.path, item.path),
+        "partial": os.path.join(root.path, partial),
+        "source": os.path.join(tools.source.root.path, item.path),
         "name": item.path,
         "size": b"%d" % item.fingerprint.size,
     }
@@ -79,13 +79,13 @@ async def _ask(item: Item, result: Result, tools: Tools) -> Result:
         why_not = await run_command(
             filled_in(settings.gate, values),
             limit=settings.gate_timeout,
-            left_behind=lambda process: tools.stuck.add(process, "the gate", [item.fingerprint[:2]]),
+            left_behind=lambda process: tools.stuck.add(process, "the gate", Side.DESTINATION, [item.fingerprint[:2]]),
         )
     except OSError as error:
         number = error.errno
         why_not = f"{settings.gate[0]} cannot be started: {error.strerror}"
     if why_not is None:
-        if await tools.call("is_sealed", destination, partial, seal, result.digest):
+        if await tools.destination.is_sealed(partial, seal, result.digest):
             return result
         why_not = "it has changed the copy: it may only read it"
     return Result(Verdict.TROUBLE, trouble=Trouble(Side.DESTINATION, GATE, partial, None, number, why_not))
@@ -101,9 +101,7 @@ async def _publish(job: Job, results: list[Result], tools: Tools) -> list[Result
     to_list = [_unlisted(job.items[n], results[n]) for n in written if is_listed(kind, job.items[n].target)]
     if to_list:
         await tools.ledger.call(unlisted.announce, to_list)
-    published: list[Result] = await tools.call(
-        "publish", tools.storage.ends, publications, tools.manner, patience=PATIENCE
-    )
+    published = await tools.destination.publish(publications, tools.manner)
     results = results[:]
     for n, result in zip(written, published, strict=True):
         copied = results[n]
@@ -121,13 +119,8 @@ async def _mark(results: list[Result], tools: Tools) -> list[Result]:
     there = [n for n, result in enumerate(results) if result.verdict in (Verdict.PUBLISHED, Verdict.ALREADY)]
     if not there:
         return results
-    troubles: list[Trouble | None] = await tools.call(
-        "mark",
-        tools.storage.ends.destination,
-        [results[n].target for n in there],
-        tools.manner.markers.destination,
-        patience=PATIENCE,
-    )
+    targets = [results[n].target for n in there]
+    troubles = await tools.destination.mark(targets, tools.manner.markers.destination)
     results = results[:]
     for n, trouble in zip(there, troubles, strict=True):
         if trouble is not None:
@@ -208,13 +201,8 @@ async def _remove_sources(job: Job, results: list[Result], delivered: list[int],
     removals: list[Result] = []
     for attempt in range(tools.config.retry.retries + 1):
         try:
-            removals = await tools.call(
-                "remove_sources",
-                tools.storage.ends.source,
-                [(job.items[n].path, job.items[n].fingerprint) for n in delivered],
-                archive,
-                tools.manner.markers.source,
-            )
+            sources = [(job.items[n].path, job.items[n].fingerprint) for n in delivered]
+            removals = await tools.source.remove(sources, archive, tools.manner.markers.source)
             break
         except FileTrouble as error:
             # It may have happened, or in part. Asked again, it says which are gone, so that each removal is recorded.

@@ -14,17 +14,16 @@ import errno
 import functools
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 import trio
 
 from trioft.core import answers
-from trioft.core.answers import PIECE_SIZE, Difference, Known, Peek, Prepared, Range
+from trioft.core.answers import PIECE_SIZE, Difference, Known, Peek, Prepared, Range, Step, Written
 from trioft.core.errors import FileTrouble, Side, mismatch
 from trioft.core.model import BLOCK_SIZE, MIB, VOID, Checkpoint, FileState, Found, Item, Job, Result, Verdict
 from trioft.core.naming import waits_for
-from trioft.pipeline.context import PATIENCE, Tools, open_nursery_for_one_trouble
+from trioft.pipeline.context import Tools, open_nursery_for_one_trouble
 from trioft.pipeline.transfer import Block, Transfer, begin, kept_when_cancelled
 
 # Bytes at either end that are compared where `growing.reconcile` is `edges`.
@@ -53,14 +52,8 @@ async def follow(job: Job, tools: Tools) -> list[Result]:
     prepared = await begin(item, tools, growing=True)
     if isinstance(prepared, Result):
         return [prepared]
-    first: Peek = await tools.looking(
-        "peek",
-        tools.storage.ends.source,
-        item.path,
-        item.fingerprint[:2],
-        prepared.offset,
-        tools.manner.markers.source,
-        tools.manner.routes,
+    first = await tools.looking.peek(
+        item.path, item.fingerprint[:2], prepared.offset, tools.manner.markers.source, tools.manner.routes
     )
     if first.verdict is not None or first.found is None:
         return [Result(first.verdict or Verdict.GONE)]
@@ -161,9 +154,9 @@ class _Recording(Transfer):
 
     async def _look(self) -> None:
         """Look at the file, and take note of what it is; unless a later look was faster."""
-        source, identity, begun = self.tools.storage.ends.source, self.item.fingerprint[:2], trio.current_time()
+        identity, begun = self.item.fingerprint[:2], trio.current_time()
         marker, routes = self.tools.manner.markers.source, self.tools.manner.routes
-        peek: Peek = await self.tools.looking("peek", source, self.item.path, identity, self.written, marker, routes)
+        peek = await self.tools.looking.peek(self.item.path, identity, self.written, marker, routes)
         if begun >= self._look_begun:
             self._look_begun = begun
             self._take(peek)
@@ -230,11 +223,10 @@ class _Recording(Transfer):
             self._end_with(Verdict.CHANGED)  # it has become shorter
         return blocks
 
-    async def copy_span(self, start: int, end: int, tell: Any) -> None:
-        tools = self.tools
+    async def copy_span(self, start: int, end: int, tell: Callable[[Step | Written], None]) -> None:
         known = [self._known(n) for n in range(start // BLOCK_SIZE, -(-end // BLOCK_SIZE))]
-        arguments = (tools.storage.ends, self.item, self.partial, start, end, known, self.ended)
-        await tools.call("copy_growing", *arguments, tell=tell)
+        destination, final = self.tools.destination, self.ended
+        await destination.copy_growing(self.item, self.partial, start, end, known, tell, final=final)
 
     def _known(self, number: int) -> Known:
         """Return what is written of a block. Nothing, if its pieces are not known: an earlier run has written it."""
@@ -266,8 +258,7 @@ class _Recording(Transfer):
 
     async def _finish_attributes(self) -> None:
         tools, item = self.tools, self.item._replace(mode=self.version.mode)
-        ends = tools.storage.ends
-        await tools.call("finish_attributes", ends, item, self.partial, tools.manner, patience=PATIENCE)
+        await tools.destination.finish_attributes(item, self.partial, tools.manner)
 
     async def _compare_all(self) -> list[Difference]:
         """Return the blocks that are not what the file holds now that it is closed."""
@@ -316,15 +307,12 @@ class _Recording(Transfer):
                     return
                 blocks = [self.blocks[n] for n in range(start // BLOCK_SIZE, end // BLOCK_SIZE)]
                 differences.extend(
-                    await self.tools.call(
-                        "compare_span",
-                        self.tools.storage.ends.source,
+                    await self.tools.source.compare_span(
                         self.item.path,
                         start,
                         min(end, self.target),
                         [(block.digest, block.pieces) for block in blocks],
-                        tell=lambda message: self.tools.board.compared(self.entry, message[1]),
-                        background=True,
+                        lambda step: self.tools.board.compared(self.entry, step.amount),
                     )
                 )
 
@@ -350,14 +338,12 @@ class _Recording(Transfer):
         return changed
 
     async def _patch_some(self, differences: list[Difference]) -> list[int]:
-        tools, ends = self.tools, self.tools.storage.ends
+        tools = self.tools
         ranges = [piece for difference in differences for piece in self._ranges_of(difference)]
         tell = functools.partial(self._told, {})
-        changed = await tools.call("copy_ranges", ends, self.item, self.partial, ranges, tell=tell)
+        changed = await tools.destination.copy_ranges(self.item, self.partial, ranges, tell)
         written = [piece for piece in ranges if piece.offset not in changed]
-        bad = await tools.call(
-            "settle_ranges", ends.destination, self.partial, written, tools.manner.verify, background=True
-        )
+        bad = await tools.destination.settle_ranges(self.partial, written, tools.manner.verify)
         if bad:
             raise FileTrouble(mismatch(self.partial, bad[0]))
         tools.board.patched(self.entry, sum(piece.length for piece in written))

@@ -10,25 +10,30 @@ from __future__ import annotations
 import socket
 from collections import defaultdict
 from datetime import datetime
-from typing import Any
+from typing import TypeVar, TypeVarTuple
 
 import attrs
 import trio
 
 from trioft import __version__
 from trioft.config.options import Config
+from trioft.core import operations as ask
 from trioft.core.ascmhl import Creator, name_in_xml
 from trioft.core.errors import FileTrouble, Remedy, Side, classify, show_path
 from trioft.core.manifest import ASC_MHL, NONE, manifest_of
-from trioft.core.model import Result, Unlisted, Verdict
+from trioft.core.model import Root, Unlisted, Verdict
+from trioft.core.operations import Operation
 from trioft.core.units import size_text
 from trioft.movers.pool import Call
-from trioft.pipeline.context import PATIENCE
 from trioft.pipeline.shutdown import Shutdown
 from trioft.pipeline.storage import Storage
 from trioft.state import unlisted
 from trioft.state.board import Board
 from trioft.state.ledger import Port
+
+Told = TypeVar("Told")
+Answer = TypeVar("Answer")
+Arguments = TypeVarTuple("Arguments")
 
 _LOOK = 1.0  # seconds between two looks whether anything was delivered
 # A watch lists what it has delivered when nothing has arrived for so many seconds, and not later than after so many.
@@ -100,13 +105,8 @@ class Lister:
             file = await self.ledger.call(unlisted.next_to_read, self._given_up)
         if file is None:
             return False
-        result: Result | None = await self._persist(
-            "sum_delivered",
-            file,
-            self.config.copy.manifest,
-            self.storage.resolution_ns,
-            self.by_number,
-            background=True,
+        result = await self._persist(
+            ask.SUM_DELIVERED, file, self.config.copy.manifest, self.storage.resolution_ns, self.by_number
         )
         if result is None:
             self._given_up.add(file.target)
@@ -121,7 +121,9 @@ class Lister:
                 self._tell(file.target, "file.unlisted", f"not listed: since it was delivered, it {how}")
         return True
 
-    async def _persist(self, operation: str, *arguments: object, background: bool = False) -> Any:
+    async def _persist(
+        self, operation: Operation[Told, Answer, Root, *Arguments], *arguments: *Arguments
+    ) -> Answer | None:
         """Have an operation done at the destination, again after a trouble. None: it is told, there is no hope."""
         retry, gate = self.config.retry, self.storage.gates[Side.DESTINATION]
         attempt = 0
@@ -130,7 +132,7 @@ class Lister:
             outages = gate.outages
             try:
                 destination = self.storage.ends.destination
-                return await self.call(operation, destination, *arguments, patience=PATIENCE, background=background)
+                return await self.call(operation, destination, *arguments)
             except FileTrouble as error:
                 trouble = error.trouble
             remedy = classify(trouble)
@@ -171,8 +173,8 @@ class Lister:
             path, name = manifest_of(copy.manifest, copy.manifest_per, file.target, _day(file))
             manifests[path][name] = file
         for path, listed in manifests.items():
-            sums = {name: file.sum for name, file in listed.items()}
-            if await self._persist("write_sums", path, sums) is not None:
+            sums = {name: file.sum for name, file in listed.items() if file.sum is not None}
+            if await self._persist(ask.WRITE_SUMS, path, sums) is not None:
                 await self.ledger.call(unlisted.forget, list(listed.values()))
                 self._wrote(path, list(listed.values()))
 
@@ -185,7 +187,7 @@ class Lister:
             else:
                 self._tell(file.target, "file.unlisted", "not listed: an ASC MHL has no way to write this name")
                 await self.ledger.call(unlisted.forget, [file])
-        places: list[bytes] | None = await self._persist("find_histories", list(by_folder), per)
+        places = await self._persist(ask.FIND_HISTORIES, list(by_folder), per)
         if places is None:
             return
         histories: dict[bytes, list[Unlisted]] = defaultdict(list)
@@ -194,7 +196,7 @@ class Lister:
         time = datetime.now().astimezone().isoformat(timespec="seconds")
         creator = Creator(time, socket.gethostname(), __version__)
         for place, here in histories.items():
-            differ: list[bytes] | None = await self._persist("append_generation", place, here, creator)
+            differ = await self._persist(ask.APPEND_GENERATION, place, here, creator)
             if differ is not None:
                 await self.ledger.call(unlisted.forget, here)
                 self._wrote(place + b"/ascmhl" if place else b"ascmhl", here)

@@ -58,12 +58,12 @@ async def report_all(
 
 async def _discard(partials: list[bytes], tools: Tools) -> None:
     with contextlib.suppress(FileTrouble):  # another start finds them
-        await tools.call("discard", tools.storage.ends.destination, partials)
+        await tools.destination.discard(partials)
 
 
 async def _has_another_name(item: Item, tools: Tools) -> bool:
     """Is the file still there, called something else? Then have the scanner look at it."""
-    name = await tools.looking("locate", tools.storage.ends.source, item.path, item.fingerprint[:2], True)
+    name = await tools.looking.locate(item.path, item.fingerprint[:2], everywhere=True)
     if name is not None:
         tools.changes.add([name])
     return name is not None

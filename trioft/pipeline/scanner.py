@@ -23,14 +23,15 @@ from collections.abc import Iterable
 import attrs
 import trio
 
-from trioft.config.options import Config, Source
+from trioft.config import options
+from trioft.config.options import Config
 from trioft.core import answers
-from trioft.core.answers import Folder, Listing, Look
-from trioft.core.errors import FileTrouble, Side, Trouble
+from trioft.core.answers import Folder, Listing
+from trioft.core.errors import FileTrouble, Trouble
 from trioft.core.model import BUNDLE_FILE_SIZE, FileState, Fingerprint, Found, Job, Manner
 from trioft.core.naming import Wanted
+from trioft.movers.client import Destination, Source
 from trioft.movers.events import Changes
-from trioft.movers.pool import Call
 from trioft.pipeline.backlog import UNMARKED, Backlog, Pending
 from trioft.pipeline.storage import Storage
 from trioft.pipeline.walk import Walk
@@ -58,7 +59,8 @@ class Scanner:
     backlog: Backlog
     storage: Storage
     ledger: Port
-    call: Call
+    source: Source
+    destination: Destination
     manner: Manner
     changes: Changes
     # Folders in which there was nothing to do, with their stamps: while these hold, the ledger is not asked again.
@@ -67,7 +69,7 @@ class Scanner:
     _incomplete: bool = attrs.field(default=False, init=False)  # the last scan found more than there was room for
     _jobs: trio.MemorySendChannel[Job] = attrs.field(init=False)
     _growing: trio.MemorySendChannel[Job] = attrs.field(init=False)
-    _scanned_for: Source = attrs.field(init=False)  # the settings that the last scan was made with
+    _scanned_for: options.Source = attrs.field(init=False)  # the settings that the last scan was made with
     _unseen: dict[bytes, int] = attrs.field(factory=dict, init=False)  # what a sync could not look at, and how often
     _walk: Walk = attrs.field(init=False)
 
@@ -77,7 +79,8 @@ class Scanner:
             once=self.once,
             own=self.own,
             storage=self.storage,
-            call=self.call,
+            source=self.source,
+            destination=self.destination,
             manner=self.manner,
         )
 
@@ -297,15 +300,14 @@ class Scanner:
 
     async def _look_at(self, paths: list[bytes]) -> list[bytes]:
         """Look at *paths*, and return those of them that are folders."""
-        looks: list[Look]
         source = self.config.source
         try:
-            ends, markers, routes = self.storage.ends, self.manner.markers, self.manner.routes
-            looks = await self.call("look", ends.source, paths, source.include, self._walk.exclude, markers, routes)
+            markers, routes = self.manner.markers, self.manner.routes
+            looks = await self.source.look(paths, source.include, self._walk.exclude, markers, routes)
         except FileTrouble as error:
             if self.once and not self.backlog:
                 raise  # the one file to transfer: nothing would be left to wait for, as if it had arrived
-            self.storage.suspect(error.trouble._replace(side=Side.SOURCE))
+            self.storage.suspect(error.trouble)
             for path in paths:
                 if (pending := self.backlog.get(path)) is not None and not pending.in_work:
                     self.backlog.look_again(pending, trio.current_time() + source.scan_interval)
@@ -377,9 +379,9 @@ class Scanner:
         """A file is gone. It may have got another name, which a sync would not hear of, and be continued under that."""
         is_large = pending.entry.size > BUNDLE_FILE_SIZE
         if is_large or self.once:
-            source, found = self.storage.ends.source, pending.found
+            found = pending.found
             try:
-                name = await self.call("locate", source, found.path, found.fingerprint[:2], is_large)
+                name = await self.source.locate(found.path, found.fingerprint[:2], everywhere=is_large)
             except FileTrouble as error:
                 self.board.notice_once("source", f"cannot find out whether a file was renamed: {error}")
                 pending.entry.attempt += 1

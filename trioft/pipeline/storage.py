@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import trio
 
 from trioft.config.options import Config
+from trioft.core import operations as ask
 from trioft.core.answers import KEEPS_NO_TIMES, Probed
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify
 from trioft.core.model import Ends, Identity
@@ -183,7 +184,7 @@ class Storage:
 
     async def _probe_source(self, call: Call) -> None:
         gate, was = self.gates[Side.SOURCE], self.identity[Side.SOURCE]
-        root, identity = await call("probe_source", self.ends.source.path, was)
+        root, identity = await call(ask.PROBE_SOURCE, self.ends.source.path, was)
         if root != self.ends.source or not gate.is_open:
             self.source_mounted.set()
             self.source_mounted = trio.Event()
@@ -195,7 +196,8 @@ class Storage:
         marker = settings.marker.encode("utf-8", "surrogateescape") if settings.marker else None
         try:
             async with self._probing:
-                probed: Probed = await call("probe", self.ends.destination.path, was, marker, settings.require_mount)
+                path, must_be_mounted = self.ends.destination.path, settings.require_mount
+                probed = await call(ask.PROBE, path, was, marker, must_be_mounted)
         except FileTrouble as error:
             if classify(error.trouble) != Remedy.SPACE or not self._has_begun:
                 raise

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from trioft.core.model import BUNDLE_FILE_SIZE, Checkpoint, Job, Result, Verdict
-from trioft.pipeline.context import PATIENCE, Tools
+from trioft.pipeline.context import Tools
 from trioft.pipeline.follow import follow
 from trioft.pipeline.transfer import Transfer, begin, kept_when_cancelled
 
@@ -36,9 +36,7 @@ async def bundle(job: Job, tools: Tools) -> list[Result]:
     """Many small files: one call, one durability barrier, one read-back."""
     await tools.throttle.take(job.size)
     async with tools.shutdown.shield():  # it is short: better finished than littered about
-        results: list[Result] = await tools.call(
-            "write_bundle", tools.storage.ends, list(job.items), tools.manner, patience=PATIENCE
-        )
+        results = await tools.destination.write_bundle(list(job.items), tools.manner)
     for item, result in zip(job.items, results, strict=True):
         if result.verdict == Verdict.WRITTEN:
             tools.board.copied(tools.entry(item), item.fingerprint.size)

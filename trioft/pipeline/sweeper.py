@@ -6,18 +6,18 @@ from __future__ import annotations
 
 import trio
 
-from trioft.core.answers import Orphans
 from trioft.core.errors import FileTrouble, show_path
-from trioft.movers.pool import Call
+from trioft.movers.client import Destination, Source
 from trioft.pipeline.backlog import Backlog
-from trioft.pipeline.storage import Storage
 from trioft.state.board import Board
 from trioft.state.ledger import Ledger, Port
 
 _OLD = 24 * 60 * 60  # seconds: what is younger may belong to somebody who is only away for the night
 
 
-async def sweep(call: Call, storage: Storage, backlog: Backlog, ledger: Port, board: Board, done: trio.Event) -> None:
+async def sweep(
+    source: Source, destination: Destination, backlog: Backlog, ledger: Port, board: Board, done: trio.Event
+) -> None:
     """
     Search the destination for partials older than a day that nobody is going to continue; remove them.
 
@@ -28,7 +28,7 @@ async def sweep(call: Call, storage: Storage, backlog: Backlog, ledger: Port, bo
         folders = [b""]
         try:
             while folders:
-                found: Orphans = await call("find_partials", storage.ends.destination, folders[-500:])
+                found = await destination.find_partials(folders[-500:])
                 folders = folders[:-500] + found.rest
                 old = [path for path, age in found.partials if age > _OLD]
                 if not old:
@@ -37,11 +37,11 @@ async def sweep(call: Call, storage: Storage, backlog: Backlog, ledger: Port, bo
                 left = {
                     partial: name
                     for partial, (name, checkpoint) in begun.items()
-                    if await call("locate", storage.ends.source, name, checkpoint.fingerprint[:2], True) is None
+                    if await source.locate(name, checkpoint.fingerprint[:2], everywhere=True) is None
                 }
                 orphans = [path for path in old if path not in begun or path in left]
                 orphans = [path for path in orphans if not backlog.owns_partial(path)]
-                await call("discard", storage.ends.destination, orphans)
+                await destination.discard(orphans)
                 for partial in orphans:
                     if partial in left:
                         await ledger.call(Ledger.drop_checkpoint, left[partial])

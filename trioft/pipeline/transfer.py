@@ -12,18 +12,18 @@ import contextlib
 import errno
 import functools
 import math
-from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Callable
+from typing import NamedTuple
 
 import trio
 
-from trioft.core.answers import Prepared
+from trioft.core.answers import Prepared, Step, Written
 from trioft.core.digests import file_digest
 from trioft.core.errors import FileTrouble, first_of, mismatch, show_path
 from trioft.core.manifest import BLOCK_SUMS
 from trioft.core.model import BLOCK_SIZE, SPAN_SIZE, Checkpoint, FileState, Item, Result
 from trioft.core.naming import former_partial_for, partial_for
-from trioft.pipeline.context import PATIENCE, Tools, open_nursery_for_one_trouble, stopped
+from trioft.pipeline.context import Tools, open_nursery_for_one_trouble, stopped
 from trioft.state.ledger import Ledger
 
 # Spans of one file that are written at a time: with the settling beside them two fill a full-duplex link. On a disk of
@@ -46,7 +46,7 @@ async def begin(item: Item, tools: Tools, *, growing: bool) -> Prepared | Result
         other = await ledger.call(Ledger.checkpoint_of, item.path)
     if other is not None and not is_of(other, item):
         # The same name, but another file: what was copied of that is of no use any more.
-        await tools.call("discard", tools.storage.ends.destination, [other.partial])
+        await tools.destination.discard([other.partial])
         await ledger.call(Ledger.drop_checkpoint, item.path)
         checkpoint = None if other is checkpoint else checkpoint
     held = former_partial_for(item)
@@ -55,7 +55,7 @@ async def begin(item: Item, tools: Tools, *, growing: bool) -> Prepared | Result
     if held != partial:
         identity = checkpoint.fingerprint[:2] if checkpoint is not None else item.fingerprint[:2]
         old = name if name != item.path else None
-        moved: bool | None = await tools.call("adopt", tools.storage.ends, old, identity, held, partial, item.is_routed)
+        moved = await tools.destination.adopt(old, identity, held, partial, routed=item.is_routed)
         if checkpoint is not None and moved:
             is_other = name != item.path or is_remounted(checkpoint, item)
             checkpoint = checkpoint._replace(partial=partial, growing=checkpoint.growing or is_other)
@@ -66,9 +66,7 @@ async def begin(item: Item, tools: Tools, *, growing: bool) -> Prepared | Result
             checkpoint = None
             if moved is None:
                 await ledger.call(Ledger.drop_checkpoint, name)
-    prepared: Prepared | Result = await tools.call(
-        "prepare", tools.storage.ends, item, checkpoint, tools.manner, growing, patience=PATIENCE
-    )
+    prepared = await tools.destination.prepare(item, checkpoint, tools.manner, growing=growing)
     if isinstance(prepared, Prepared):
         kept = Checkpoint(partial, item.fingerprint, prepared.offset, prepared.digests, growing)
         # The partial may not be what it was. Forgotten before anything is written: once the new one had grown as long,
@@ -239,17 +237,17 @@ class Transfer:
         if self.entry.left or self.entry.paused:
             raise FileTrouble(stopped(self.entry, self.written))
 
-    async def copy_span(self, start: int, end: int, tell: Any) -> None:
+    async def copy_span(self, start: int, end: int, tell: Callable[[Step | Written], None]) -> None:
         """Call the operation that copies a span of a finished file."""
         tools = self.tools
-        await tools.call("copy_span", tools.storage.ends, self.item, self.partial, start, end, tools.manner, tell=tell)
+        await tools.destination.copy_span(self.item, self.partial, start, end, tools.manner, tell)
 
-    def _told(self, blocks: dict[int, Block], message: tuple[Any, ...]) -> None:
+    def _told(self, blocks: dict[int, Block], message: Step | Written) -> None:
         match message:
-            case ("bytes", count):
+            case Step("bytes", count):
                 self.tools.board.copied(self.entry, count)
-            case ("block", number, *block):
-                blocks[number] = Block(*block)
+            case Written(number, length, digest, pieces):
+                blocks[number] = Block(length, digest, pieces)
 
     def advance(self, blocks: dict[int, Block]) -> None:
         """Count the blocks of a span as written."""
@@ -302,12 +300,8 @@ class Transfer:
 
     async def settle_span(self, start: int, end: int) -> list[int]:
         """Make a range durable and read it back; return the numbers of the blocks that differ."""
-        destination, verify = self.tools.storage.ends.destination, self.tools.manner.verify
-        digests = self.digests_between(start, end)
-        bad: list[int] = await self.tools.call(
-            "settle", destination, self.partial, start, end, digests, verify, background=True
-        )
-        return bad
+        tools, digests = self.tools, self.digests_between(start, end)
+        return await tools.destination.settle(self.partial, start, end, digests, tools.manner.verify)
 
     async def record(self, offset: int) -> None:
         """Record that all below *offset* is durable and verified."""

@@ -14,7 +14,8 @@ import attrs
 import trio
 
 from trioft.config.options import Config
-from trioft.core.answers import Piece, Seen
+from trioft.core import operations as ask
+from trioft.core.answers import Piece, Seen, Step
 from trioft.core.digests import file_digest
 from trioft.core.errors import AwayError, FileTrouble, Remedy, Trouble, classify, hint_for, show_path
 from trioft.core.model import BUNDLE_BYTES, BUNDLE_FILES, SPAN_SIZE, Root
@@ -126,7 +127,7 @@ class Verification:
         marker = settings.marker.encode("utf-8", "surrogateescape") if settings.marker else None
         path, was = self.records.destination, self.records.identity_of("destination")
         try:
-            root: Root = await self.movers.call("recognize", path, was, marker, settings.require_mount)
+            root = await self.movers.call(ask.RECOGNIZE, path, was, marker, settings.require_mount)
         except FileTrouble as error:
             text = f"the destination cannot be read: {error}"
             raise AwayError(text, side=error.trouble.side, hint=hint_for(error.trouble)) from error
@@ -210,13 +211,12 @@ class Verification:
 
     async def _call(self, pieces: list[Piece]) -> list[Seen]:
         try:
-            seen: list[Seen] = await self.movers.call("read_delivered", self._root, pieces, tell=self._count)
+            return await self.movers.call(ask.READ_DELIVERED, self._root, pieces, tell=self._count)
         except FileTrouble as error:
             return [Seen(None, trouble=error.trouble._replace(op="read", path=piece.target)) for piece in pieces]
-        return seen
 
-    def _count(self, message: tuple[str, int]) -> None:
-        self.tally.bytes += message[1]
+    def _count(self, step: Step) -> None:
+        self.tally.bytes += step.amount
 
     async def _reconsider(self, judged: Judgement) -> Judgement:
         """An agent may have delivered another version meanwhile, or another file under this name."""

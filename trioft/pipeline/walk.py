@@ -13,7 +13,7 @@ from trioft.config.options import Config
 from trioft.core.answers import Listing
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify
 from trioft.core.model import Manner
-from trioft.movers.pool import Call
+from trioft.movers.client import Destination, Source
 from trioft.pipeline.storage import Storage
 
 _CALLS = 3  # at a time: a server that is slow to answer has more than one question to think about
@@ -31,7 +31,8 @@ class Walk:
     once: bool
     own: tuple[str, ...]  # patterns of what is not to be transferred beside `source.exclude`
     storage: Storage
-    call: Call
+    source: Source
+    destination: Destination
     manner: Manner
     _refused: int = attrs.field(default=0, init=False)  # looks at the destination that failed while its probes succeed
 
@@ -66,24 +67,17 @@ class Walk:
         listings: list[Listing],
         troubles: list[Trouble],
     ) -> None:
-        ends, compared = self.storage.ends, self.once
+        wanted, manner = (self.config.source.include, self.exclude), self.manner
         try:
-            listing: Listing = await self.call(
-                "scan",
-                ends.source,
-                batch,
-                None if compared else {folder: idle[folder] for folder in batch if folder in idle},
-                self.config.source.include,
-                self.exclude,
-                ends.destination if compared else None,
-                self.manner if self.config.copy.on_success.action == "keep" else None,
-                self.manner.markers,
-                self.manner.routes,
-            )
+            if self.once:
+                twins = self.config.copy.on_success.action == "keep"
+                listing = await self.source.compare(batch, *wanted, manner, twins=twins)
+            else:
+                stamps = {folder: idle[folder] for folder in batch if folder in idle}
+                listing = await self.source.scan(batch, stamps, *wanted, manner.markers, manner.routes)
         except FileTrouble as error:
             folders += batch
-            # A mover that got stuck cannot say on which side: without a comparison there is only one.
-            troubles.append(error.trouble if compared else error.trouble._replace(side=Side.SOURCE))
+            troubles.append(error.trouble)
         else:
             self._refused = 0
             folders += listing.rest
@@ -114,9 +108,8 @@ class Walk:
         given_up: list[Trouble] = []
         for attempt in itertools.count(1):
             await self.storage.usable()
-            ends = self.storage.ends
             try:
-                troubles = await self.call("make_folders", ends.source, ends.destination, folders)
+                troubles = await self.destination.make_folders(folders)
             except FileTrouble as error:
                 if await self._cope(error.trouble):
                     continue

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 
 import xxhash
 
+from trioft.core.answers import Step, Written
 from trioft.core.errors import IDENTIFY, FileTrouble, Side, Trouble, trouble_of
 from trioft.core.model import (
     KIB,
@@ -30,8 +31,10 @@ from trioft.core.model import (
     Root,
 )
 from trioft.movers.ops import linux
+from trioft.movers.ops.slate import touch
 
-Progress = Callable[[object], None]
+Progress = Callable[[Step], None]
+Writing = Callable[[Step | Written], None]  # and of blocks that were written
 
 # What is read, digested and written in one go: it stays in the cache of the processor, which a block does not, and then
 # all of it comes from memory three times.
@@ -77,6 +80,7 @@ def opened(root: Root, side: Side) -> Iterator[int]:
     A share that is not mounted leaves an ordinary folder of the local disk in its place; its device gives it away, or,
     where it is a part of that disk, its inode.
     """
+    touch(side)
     try:
         fd = os.open(root.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -97,6 +101,7 @@ def opened(root: Root, side: Side) -> Iterator[int]:
 
 def status_of(fd: int, side: Side, path: bytes) -> os.stat_result:
     """Return the status of what is open as *fd*, and called *path*. Raises ``FileTrouble``."""
+    touch(side)
     try:
         return os.fstat(fd)
     except OSError as error:
@@ -152,6 +157,7 @@ def pieces(fd: int, side: Side, path: bytes, offset: int, length: int) -> Iterat
 
 
 def read_into(fd: int, side: Side, path: bytes, offset: int, view: memoryview) -> None:
+    touch(side)
     done = 0
     try:
         while done < len(view):

@@ -1,21 +1,23 @@
 """
 The child process that does the file operations: reads a request, runs one operation, answers.
 
-A message is a length (8 bytes, big-endian) and a pickle. A request is ``(operation, arguments)``; answers are
-any number of ``("progress", value)``, then one of ``("done", value)``, ``("trouble", Trouble)`` or ``("bug", text)``.
-It ends when its pipe closes. The agent's signals are not for it: Ctrl-C and a service manager's SIGTERM reach
-the agent, which lets it finish what a checkpoint needs.
+A request is ``(operation, arguments)``; answers are any number of ``("progress", value)``, then one of
+``("done", value)``, ``("trouble", Trouble)`` or ``("bug", text)``. It ends when its pipe closes. The agent's signals
+are not for it: Ctrl-C and a service manager's SIGTERM reach the agent, which lets it finish what a checkpoint needs.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Never, TypeVar, TypeVarTuple
 
+from trioft.core import operations as asked
 from trioft.core.errors import FileTrouble
-from trioft.movers.ops import linux, mounts, scan, source, writers
+from trioft.core.operations import Operation
+from trioft.movers.ops import linux, mounts, scan, slate, source, writers
 from trioft.movers.ops.folder import (
     bundle,
     growing,
@@ -30,62 +32,83 @@ from trioft.movers.ops.folder import (
 )
 from trioft.movers.ops.wire import receive, send
 
-OPERATIONS: dict[str, Callable[..., Any]] = {
-    operation.__name__: operation
-    for operation in (
-        mounts.inspect,
-        mounts.contains,
-        mounts.probe_source,
-        probe.probe,
-        probe.recognize,
-        scan.scan,
-        scan.look,
-        listing.make_folders,
-        listing.find_partials,
-        bundle.write_bundle,
-        large.prepare,
-        large.copy_span,
-        large.settle,
-        source.peek,
-        growing.copy_growing,
-        growing.copy_ranges,
-        growing.settle_ranges,
-        source.compare_span,
-        growing.finish_attributes,
-        source.locate,
-        growing.adopt,
-        publish.size_of,
-        publish.seal,
-        publish.is_sealed,
-        publish.publish,
-        markers.mark,
-        publish.discard,
-        source.remove_sources,
-        readback.read_delivered,
-        measure.plant,
-        measure.uproot,
-        measure.begin_measuring,
-        measure.measure,
-        measure.end_measuring,
-        manifests.sum_delivered,
-        manifests.write_sums,
-        manifests.find_histories,
-        manifests.append_generation,
-    )
-}
-# These tell what they have done while they go on.
-TELLING = {"write_bundle", "prepare", "copy_span", "settle", "locate", "is_sealed"}
-TELLING |= {"copy_growing", "compare_span", "copy_ranges", "settle_ranges", "read_delivered"}
-TELLING |= {"sum_delivered", "append_generation"}
+Told = TypeVar("Told")
+Answer = TypeVar("Answer")
+Arguments = TypeVarTuple("Arguments")
+
+# The functions behind the operations, by name; those of TELLING take a function that they tell what they have done.
+OPERATIONS: dict[str, Callable[..., Any]] = {}
+TELLING: set[str] = set()
+
+
+def does(operation: Operation[Never, Answer, *Arguments], function: Callable[[*Arguments], Answer]) -> None:
+    """Have *operation* done by *function*."""
+    OPERATIONS[operation.name] = function
+
+
+def tells(
+    operation: Operation[Told, Answer, *Arguments],
+    function: Callable[[*Arguments, Callable[[Told], None]], Answer],
+) -> None:
+    """Have *operation* done by *function*, which tells what it has done while it goes on."""
+    OPERATIONS[operation.name] = function
+    TELLING.add(operation.name)
+
+
+does(asked.INSPECT, mounts.inspect)
+does(asked.CONTAINS, mounts.contains)
+does(asked.PROBE_SOURCE, mounts.probe_source)
+does(asked.PROBE, probe.probe)
+does(asked.RECOGNIZE, probe.recognize)
+does(asked.SCAN, scan.scan)
+does(asked.COMPARE, scan.scan)
+does(asked.LOOK, scan.look)
+does(asked.PEEK, source.peek)
+tells(asked.LOCATE, source.locate)
+tells(asked.COMPARE_SPAN, source.compare_span)
+does(asked.REMOVE_SOURCES, source.remove_sources)
+does(asked.MAKE_FOLDERS, listing.make_folders)
+tells(asked.WRITE_BUNDLE, bundle.write_bundle)
+tells(asked.PREPARE, large.prepare)
+tells(asked.COPY_SPAN, large.copy_span)
+tells(asked.SETTLE, large.settle)
+tells(asked.COPY_GROWING, growing.copy_growing)
+tells(asked.COPY_RANGES, growing.copy_ranges)
+tells(asked.SETTLE_RANGES, growing.settle_ranges)
+does(asked.FINISH_ATTRIBUTES, growing.finish_attributes)
+does(asked.ADOPT, growing.adopt)
+does(asked.SIZE_OF, publish.size_of)
+does(asked.DISCARD, publish.discard)
+does(asked.FIND_PARTIALS, listing.find_partials)
+does(asked.SEAL, publish.seal)
+tells(asked.IS_SEALED, publish.is_sealed)
+does(asked.PUBLISH, publish.publish)
+does(asked.MARK, markers.mark)
+tells(asked.READ_DELIVERED, readback.read_delivered)
+tells(asked.SUM_DELIVERED, manifests.sum_delivered)
+does(asked.WRITE_SUMS, manifests.write_sums)
+does(asked.FIND_HISTORIES, manifests.find_histories)
+tells(asked.APPEND_GENERATION, manifests.append_generation)
+does(asked.PLANT, measure.plant)
+does(asked.UPROOT, measure.uproot)
+does(asked.BEGIN_MEASURING, measure.begin_measuring)
+does(asked.MEASURE, measure.measure)
+does(asked.END_MEASURING, measure.end_measuring)
 
 
 def main(parent: int) -> None:
-    """Serve requests from standard input until it closes, or until the process *parent* ends."""
+    """
+    Serve requests from standard input until it closes, or until the process *parent* ends.
+
+    The command's last argument is the descriptor of the slate.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     writers.prepare_leases()
     if not linux.die_with_parent(parent):
         return
+    if len(sys.argv) > 1:
+        slate.attach(int(sys.argv[-1]))
     # Nothing else may write into the pipe of answers.
     answers = os.dup(1)
     os.dup2(2, 1)
@@ -96,9 +119,10 @@ def main(parent: int) -> None:
         return  # the agent is gone, and with it anybody who would care
 
 
-def _run(answers: int, operation: str, arguments: tuple[Any, ...]) -> tuple[str, object]:
+def _run(answers: int, operation: str, arguments: tuple[object, ...]) -> tuple[str, object]:
     if operation in TELLING:
         arguments = (*arguments, lambda value: send(answers, ("progress", value)))
+    slate.clear()
     try:
         return "done", OPERATIONS[operation](*arguments)
     except FileTrouble as error:

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from trioft.core.answers import End
 from trioft.core.errors import IDENTIFY, FileTrouble, Remedy, Side, Trouble, classify, show_path, trouble_of
-from trioft.core.model import Identity, Root
+from trioft.core.model import Identity, Place, Root
 from trioft.movers.ops import linux
 from trioft.movers.ops.files import close_quietly, status_of
+from trioft.movers.ops.slate import touch
 
 # Filesystems on which other machines write: no event tells of it, and inodes may be the client's own invention.
 _REMOTE = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "fuse", "glusterfs", "virtiofs")
@@ -120,12 +121,13 @@ def _show(identity: Identity) -> str:
 # --- what the ends are -----------------------------------------------------------------------------------------------
 
 
-def inspect(paths: Sequence[bytes]) -> list[End]:
-    """Tell what each of *paths* is. Never raises: what cannot be looked at is told in ``error``."""
-    return [_inspect_one(path) for path in paths]
+def inspect(places: Sequence[Place]) -> list[End]:
+    """Tell what each of *places* is. Never raises: what cannot be looked at is told in ``error``."""
+    return [_inspect_one(*place) for place in places]
 
 
-def _inspect_one(path: bytes) -> End:
+def _inspect_one(side: Side, path: bytes) -> End:
+    touch(side)
     real = os.path.realpath(path)
     try:
         status = os.stat(real)
@@ -146,22 +148,24 @@ def _inspect_one(path: bytes) -> End:
     )
 
 
-def contains(above: bytes, below: bytes) -> bool:
+def contains(above: Place, below: Place) -> bool:
     """Is *below* the folder *above*, or inside of it? Asks the filesystem: bind mounts and links cannot hide it."""
-    (mount, place), (its_mount, its_place) = _mount_at(above), _mount_at(below)
+    (mount, place), (its_mount, its_place) = _mount_at(above.path), _mount_at(below.path)
     is_same = mount is not None and its_mount is not None and mount.device == its_mount.device
     if is_same and (its_place + b"/").startswith(place.rstrip(b"/") + b"/"):
         return True
     try:
-        wanted = os.stat(above)
+        touch(above.side)
+        wanted, path = os.stat(above.path), below.path
+        touch(below.side)
         while True:
             with contextlib.suppress(FileNotFoundError):  # a folder that is still to be made
-                status = os.stat(below)
+                status = os.stat(path)
                 if (status.st_dev, status.st_ino) == (wanted.st_dev, wanted.st_ino):
                     return True
-            if below == b"/":
+            if path == b"/":
                 return False
-            below = os.path.dirname(below)
+            path = os.path.dirname(path)
     except OSError:
         return False
 
@@ -184,6 +188,7 @@ def probe_source(path: bytes, was: Identity | None) -> tuple[Root, Identity]:
 @contextlib.contextmanager
 def _opened(path: bytes, side: Side) -> Iterator[tuple[int, Root, Identity]]:
     """Open a root; yield its descriptor, and what that is."""
+    touch(side)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:

@@ -23,6 +23,7 @@ from trioft.core.routes import route
 from trioft.movers.ops import writers
 from trioft.movers.ops.files import NAMES_A_CALL, READ, close_quietly, fingerprint_of, opened
 from trioft.movers.ops.folder.listing import is_twin, listed, not_alike
+from trioft.movers.ops.slate import touch
 from trioft.movers.ops.source import is_marked, marker_says
 
 _NO_MARKERS = Markers()
@@ -67,6 +68,7 @@ def scan(
         dst = stack.enter_context(opened(destination, Side.DESTINATION)) if destination else None
         while listing.rest and names < NAMES_A_CALL:
             path = listing.rest.pop()
+            touch(Side.SOURCE)
             try:
                 fd = os.open(path or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=src)
             except (FileNotFoundError, NotADirectoryError):
@@ -110,6 +112,7 @@ def _scan_folder(
     done = os.fsdecode(markers.destination)
     already = count = 0
     # This loop is what a scan of a million files costs: a microsecond for each stat, and not much more for the rest.
+    touch(Side.SOURCE)
     with os.scandir(fd) as entries:
         for entry in entries:
             count += 1

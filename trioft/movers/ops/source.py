@@ -15,7 +15,7 @@ import stat
 from collections.abc import Callable
 
 from trioft.core import answers
-from trioft.core.answers import PIECE_SIZE, Difference, Peek
+from trioft.core.answers import PIECE_SIZE, Difference, Peek, Searched, Step
 from trioft.core.digests import block_digest
 from trioft.core.errors import IDENTIFY, FileTrouble, Side, Trouble, trouble_of
 from trioft.core.model import BLOCK_SIZE, Fingerprint, Found, Item, Result, Root, Routes, Verdict
@@ -33,6 +33,7 @@ from trioft.movers.ops.files import (
     read_into,
     status_of,
 )
+from trioft.movers.ops.slate import touch
 
 # What a folder answers in which nothing can be found: gone, a link by now, not ours to read, too deep for any path.
 _NOTHING_THERE = {
@@ -126,7 +127,7 @@ def compare_span(
                     advise(fd, offset, len(block), os.POSIX_FADV_DONTNEED)
                 else:  # it is soon read again
                     differences.append(Difference(offset // BLOCK_SIZE, block_digest(block), _pieces_of(block)))
-                progress(("compared", len(block)))
+                progress(Step("compared", len(block)))
         finally:
             close_quietly(fd)
     return differences
@@ -139,7 +140,9 @@ def _pieces_of(block: memoryview) -> bytes:
 # --- another name ----------------------------------------------------------------------------------------------------
 
 
-def locate(source: Root, path: bytes, identity: tuple[int, int], everywhere: bool, progress: Progress) -> bytes | None:
+def locate(
+    source: Root, path: bytes, identity: tuple[int, int], everywhere: bool, progress: Callable[[Searched], None]
+) -> bytes | None:
     """
     Return what the file *identity*, that was called *path*, is called now, or None if the source has it no more.
 
@@ -159,7 +162,7 @@ def locate(source: Root, path: bytes, identity: tuple[int, int], everywhere: boo
                 raise FileTrouble(trouble_of(error, Side.SOURCE, "read", folder)) from error
             if name is not None:
                 return name
-            progress(("searched", folder))
+            progress(Searched(folder))
     return None
 
 
@@ -199,6 +202,7 @@ def open_growing(src: int, item: Item) -> tuple[int, Result]:
 
 
 def _open_if(src: int, item: Item, look: Callable[[int, Item], Result]) -> tuple[int, Result]:
+    touch(Side.SOURCE)
     try:
         fd = os.open(item.path, READ, dir_fd=src)
     except FileNotFoundError:

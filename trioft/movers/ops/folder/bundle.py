@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 
 from trioft.core import manifest
+from trioft.core.answers import Step
 from trioft.core.digests import block_digest, file_digest
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify, mismatch, trouble_of
 from trioft.core.model import Ends, Item, Manner, Result, Verdict
@@ -26,6 +27,7 @@ from trioft.movers.ops.folder.partials import (
     sync_folder,
     write_all,
 )
+from trioft.movers.ops.slate import touch
 from trioft.movers.ops.source import has_changed, open_source
 
 _OPEN = 64  # files that are open at a time, to be read one after the other: a disk, or a server, answers many at a time
@@ -41,7 +43,7 @@ def write_bundle(ends: Ends, items: list[Item], manner: Manner, progress: Progre
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
         bundle = _Bundle(src, dst, ends.destination.dev, items, manner, progress)
         bundle.write()
-        progress(("written", len(items)))
+        progress(Step("written", len(items)))
         bundle.settle()
     return bundle.results
 
@@ -68,6 +70,7 @@ class _Bundle:
         """Make the partials durable, and compare what the destination has with what was written."""
         written = [n for n, result in enumerate(self.results) if result.verdict == Verdict.WRITTEN]
         self._gone = None  # for those that are written it may be there again
+        touch(Side.DESTINATION)
         self._whole_filesystem = len(written) >= _SYNCFS_FROM and linux.can_syncfs(self._dst)
         try:
             if self._whole_filesystem:
@@ -145,6 +148,7 @@ class _Bundle:
     def _open_partial(self, n: int) -> None:
         """Open a partial, make it durable, and have it read from behind the page cache."""
         partial, op = partial_for(self._items[n]), "open"
+        touch(Side.DESTINATION)
         try:
             fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dst)
             try:
@@ -165,6 +169,7 @@ class _Bundle:
     def _compare(self, n: int) -> None:
         item, fd = self._items[n], self._open.pop(n)
         partial, size = partial_for(item), item.fingerprint.size
+        touch(Side.DESTINATION)
         try:
             try:
                 same = True
@@ -189,6 +194,7 @@ def _read(fd: int, item: Item) -> memoryview | None:
     size = item.fingerprint.size
     buffer = memoryview(bytearray(size + 1))
     count = 0
+    touch(Side.SOURCE)
     try:
         while count <= size and (n := os.preadv(fd, [buffer[count : size + 1]], count)):
             count += n

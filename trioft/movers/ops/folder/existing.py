@@ -9,6 +9,7 @@ import os
 import stat
 
 from trioft.core import ascmhl
+from trioft.core.answers import Step
 from trioft.core.digests import file_digest
 from trioft.core.errors import FileTrouble, Side, Trouble, trouble_of
 from trioft.core.manifest import ASC_MHL
@@ -16,12 +17,14 @@ from trioft.core.model import BLOCK_SIZE, Item, Manner, Result, Verdict, policy_
 from trioft.core.naming import numbered
 from trioft.movers.ops.files import READ, Progress, close_quietly, digest_of_block, is_same, read_exactly, status_of
 from trioft.movers.ops.folder.partials import sync_folder
+from trioft.movers.ops.slate import touch
 
 
 def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progress: Progress) -> Result | None:
     """Return ALREADY or EXISTS if the file needs no copying, else None."""
     if_exists = policy_for(item, manner)
     for target in numbered(item.target):
+        touch(Side.DESTINATION)
         try:
             there = os.stat(target, dir_fd=dst, follow_symlinks=False)
         except FileNotFoundError:
@@ -49,6 +52,7 @@ def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progres
 
 def _is_continued(src_fd: int, dst: int, target: bytes, item: Item) -> bool:
     """Is what the destination has the chain of the source, with generations that trioft has added to it?"""
+    touch(Side.DESTINATION)
     try:
         there = os.open(target, READ, dir_fd=dst)
     except OSError as error:
@@ -71,6 +75,7 @@ def _compare_contents(src_fd: int, dst: int, target: bytes, item: Item, progress
     """
     offset = 0
     digests = bytearray()
+    touch(Side.DESTINATION)
     try:
         there = _open_to_sync(target, dst)
         try:
@@ -82,7 +87,7 @@ def _compare_contents(src_fd: int, dst: int, target: bytes, item: Item, progress
                 if mine != digest_of_block(there, Side.DESTINATION, target, offset, length):
                     return None
                 digests += mine
-                progress(("compared", length))
+                progress(Step("compared", length))
         finally:
             os.close(there)
     except OSError as error:

@@ -9,11 +9,20 @@ from __future__ import annotations
 import errno
 import os
 
-from trioft.core.answers import PIECE_SIZE, Known, Range
+from trioft.core.answers import PIECE_SIZE, Known, Range, Step, Written
 from trioft.core.digests import block_digest
 from trioft.core.errors import FileTrouble, Side, trouble_of
 from trioft.core.model import BLOCK_SIZE, Ends, Item, Manner, Root
-from trioft.movers.ops.files import Progress, advise, close_quietly, digest_of_block, forget, opened, read_exactly
+from trioft.movers.ops.files import (
+    Progress,
+    Writing,
+    advise,
+    close_quietly,
+    digest_of_block,
+    forget,
+    opened,
+    read_exactly,
+)
 from trioft.movers.ops.folder.large import open_pair, write_block
 from trioft.movers.ops.folder.partials import (
     as_far_as_possible,
@@ -22,11 +31,12 @@ from trioft.movers.ops.folder.partials import (
     make_folder,
     sync_folder,
 )
+from trioft.movers.ops.slate import touch
 from trioft.movers.ops.source import current_fingerprint
 
 
 def copy_growing(
-    ends: Ends, item: Item, partial: bytes, start: int, end: int, known: list[Known], final: bool, progress: Progress
+    ends: Ends, item: Item, partial: bytes, start: int, end: int, known: list[Known], final: bool, progress: Writing
 ) -> None:
     """
     Copy the bytes from *start*, a block's first, to *end*, or to where the file ends by now.
@@ -51,7 +61,7 @@ def copy_growing(
                 for low, high in changed:
                     write_block(dst_fd, partial, offset + low, buffer[low:high], progress)
                 digest = block_digest(buffer[:length]) if is_last else b""
-                progress(("block", offset // BLOCK_SIZE, length, digest, pieces))
+                progress(Written(offset // BLOCK_SIZE, length, digest, pieces))
                 if length < stop:
                     break
                 if stop == BLOCK_SIZE:
@@ -86,6 +96,7 @@ def _what_changed(block: memoryview, begin: int, before: Known) -> tuple[bytes, 
 def _read_up_to(fd: int, path: bytes, offset: int, view: memoryview) -> int:
     """Read until *view* is full or the file ends; return how many bytes that were."""
     done = 0
+    touch(Side.SOURCE)
     try:
         while done < len(view) and (n := os.preadv(fd, [view[done:]], offset + done)):
             done += n
@@ -110,7 +121,7 @@ def copy_ranges(ends: Ends, item: Item, partial: bytes, ranges: list[Range], pro
                     write_block(dst_fd, partial, offset, data, progress)
                 else:
                     changed.append(offset)
-                    progress(("changed", length))
+                    progress(Step("changed", length))
                 advise(src_fd, offset, length, os.POSIX_FADV_DONTNEED)
         except BaseException:
             close_quietly(dst_fd)
@@ -131,13 +142,13 @@ def settle_ranges(destination: Root, partial: bytes, ranges: list[Range], verify
             try:
                 op = "fsync"
                 os.fdatasync(fd)
-                progress(("synced", 0))
+                progress(Step("synced", 0))
                 op = "read back"
                 for offset, length, digest in ranges if verify == "readback" else ():
                     forget(fd, offset, length)
                     if digest_of_block(fd, Side.DESTINATION, partial, offset, length) != digest:
                         bad.append(offset)
-                    progress(("verified", length))
+                    progress(Step("verified", length))
             finally:
                 os.close(fd)
         except OSError as error:
@@ -150,6 +161,7 @@ def finish_attributes(ends: Ends, item: Item, partial: bytes, manner: Manner) ->
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
         src_fd, dst_fd = open_pair(src, dst, item.path, partial)
         try:
+            touch(Side.SOURCE)
             if manner.xattrs:  # one that there was when it began may be gone
                 try:
                     kept = {*os.listxattr(src_fd)}
@@ -157,6 +169,7 @@ def finish_attributes(ends: Ends, item: Item, partial: bytes, manner: Manner) ->
                     if error.errno != errno.ENOTSUP:
                         raise FileTrouble(trouble_of(error, Side.SOURCE, "listxattr", item.path)) from error
                     kept = set()
+                touch(Side.DESTINATION)
                 with as_far_as_possible("removexattr", item.path):
                     for name in {*os.listxattr(dst_fd)} - kept:
                         if name.startswith("user."):
@@ -189,6 +202,7 @@ def adopt(
     partial is not there, or cannot go there.
     """
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
+        touch(Side.SOURCE)
         try:
             if old is not None:
                 status = os.stat(old, dir_fd=src, follow_symlinks=False)
@@ -199,6 +213,7 @@ def adopt(
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.SOURCE, "stat", old or b"")) from error
         op, at = "stat", partial
+        touch(Side.DESTINATION)
         try:
             os.stat(partial, dir_fd=dst, follow_symlinks=False)
             op, at = "mkdir", os.path.dirname(new_partial)

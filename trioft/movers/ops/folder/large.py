@@ -10,7 +10,7 @@ import time
 
 import xxhash
 
-from trioft.core.answers import Prepared
+from trioft.core.answers import Prepared, Step, Written
 from trioft.core.errors import FileTrouble, Side, mismatch, trouble_of
 from trioft.core.model import (
     BLOCK_SIZE,
@@ -28,6 +28,7 @@ from trioft.movers.ops import linux
 from trioft.movers.ops.files import (
     READ,
     Progress,
+    Writing,
     advise,
     close_quietly,
     digest_of_block,
@@ -39,6 +40,7 @@ from trioft.movers.ops.files import (
 from trioft.movers.ops.folder.existing import look_for_existing
 from trioft.movers.ops.folder.partials import close_written, copy_attributes, create_partial, sync_folder, write_all
 from trioft.movers.ops.folder.resume import plan_resume, plan_resume_growing
+from trioft.movers.ops.slate import touch
 from trioft.movers.ops.source import check_unchanged, current_fingerprint, open_growing, open_source
 
 # What one pwrite is given: small enough that a slow destination shows progress long before a call is taken for stalled.
@@ -102,6 +104,7 @@ def prepare(
 
 def _open_partial(dst: int, partial: bytes) -> int:
     """Open a partial that is to be continued. One that has a final name already, see ``rename_noreplace``, is none."""
+    touch(Side.DESTINATION)
     fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
     try:
         if os.fstat(fd).st_nlink > 1:
@@ -113,13 +116,14 @@ def _open_partial(dst: int, partial: bytes) -> int:
 
 
 def _truncate(fd: int, partial: bytes, offset: int) -> None:
+    touch(Side.DESTINATION)
     try:
         os.ftruncate(fd, offset)
     except OSError as error:
         raise FileTrouble(trouble_of(error, Side.DESTINATION, "truncate", partial, offset)) from error
 
 
-def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, manner: Manner, progress: Progress) -> None:
+def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, manner: Manner, progress: Writing) -> None:
     """
     Copy the bytes from *start*, a block's first, to *end*.
 
@@ -129,6 +133,7 @@ def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, mann
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
         src_fd, dst_fd = open_pair(src, dst, item.path, partial)
         try:
+            touch(Side.SOURCE)
             advise(src_fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
             # What was not in the page cache does not stay there: terabytes would only drive out what others have there.
             # Of the half that may be there, some was read ahead by the span before.
@@ -143,15 +148,15 @@ def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, mann
                         hasher.update(piece)
                     write_all(dst_fd, partial, at, piece)
                     if time.monotonic() - when > _TELL_EVERY:
-                        progress(("bytes", at + len(piece) - told))
+                        progress(Step("bytes", at + len(piece) - told))
                         told, when = at + len(piece), time.monotonic()
-                progress(("bytes", offset + length - told))
+                progress(Step("bytes", offset + length - told))
                 _begin_write_back(dst_fd, partial, offset, length)
                 digest = hasher.digest() if hasher is not None else b""
                 if passes:
                     with contextlib.suppress(OSError):
                         forget(src_fd, offset, length)
-                progress(("block", offset // BLOCK_SIZE, length, digest))
+                progress(Written(offset // BLOCK_SIZE, length, digest))
             check_unchanged(src_fd, item, start)
         except BaseException:
             close_quietly(dst_fd)
@@ -162,6 +167,7 @@ def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, mann
 
 
 def _begin_write_back(fd: int, partial: bytes, offset: int, length: int) -> None:
+    touch(Side.DESTINATION)
     try:
         linux.begin_write_back(fd, offset, length)
     except OSError as error:
@@ -175,18 +181,20 @@ def write_block(fd: int, partial: bytes, offset: int, data: memoryview, progress
         write_all(fd, partial, offset + at, data[at : at + _SLICE])
         if time.monotonic() - when > _TELL_EVERY:
             done = min(at + _SLICE, len(data))
-            progress(("bytes", done - told))
+            progress(Step("bytes", done - told))
             told, when = done, time.monotonic()
-    progress(("bytes", len(data) - told))
+    progress(Step("bytes", len(data) - told))
 
 
 def open_pair(src: int, dst: int, path: bytes, partial: bytes) -> tuple[int, int]:
     """Open a source file for reading and its partial for writing; the caller closes both."""
     side, op = Side.SOURCE, "open"
+    touch(side)
     try:
         src_fd = os.open(path, READ, dir_fd=src)
         try:
             side, path = Side.DESTINATION, partial
+            touch(side)
             return src_fd, os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
         except BaseException:
             close_quietly(src_fd)
@@ -212,7 +220,7 @@ def settle(
             try:
                 for offset in range(start, end, BLOCK_SIZE):
                     linux.write_back(fd, offset, min(BLOCK_SIZE, end - offset))
-                    progress(("synced", offset))
+                    progress(Step("synced", offset))
                 os.fdatasync(fd)
                 offset, op = end, "stat"
                 if os.fstat(fd).st_size < end:
@@ -226,7 +234,7 @@ def settle(
                         digest = digest_of_block(fd, Side.DESTINATION, partial, offset, length)
                         if digest != digests[16 * number : 16 * number + 16]:
                             bad.append(offset // BLOCK_SIZE)
-                        progress(("verified", length))
+                        progress(Step("verified", length))
             finally:
                 os.close(fd)
         except OSError as error:

@@ -18,6 +18,7 @@ from trioft.core.model import Found, Manner, Root
 from trioft.core.naming import is_partial
 from trioft.movers.ops.files import NAMES_A_CALL, close_quietly, is_same, opened
 from trioft.movers.ops.folder.partials import make_folder, sync_folder
+from trioft.movers.ops.slate import touch
 
 
 def are_same(there: os.stat_result, here: os.stat_result, resolution_ns: int) -> bool:
@@ -32,6 +33,7 @@ def are_same(there: os.stat_result, here: os.stat_result, resolution_ns: int) ->
 def not_alike(dst: int, folder: Folder, manner: Manner, alike: list[Found]) -> Folder:
     """Return *folder* without the files that the destination has, as far as size and time tell: they are *alike*."""
     rest: list[Found] = []
+    touch(Side.DESTINATION)
     for found in folder.files:
         try:
             there = os.stat(found.target, dir_fd=dst, follow_symlinks=False) if found.trouble is None else None
@@ -46,6 +48,7 @@ def not_alike(dst: int, folder: Folder, manner: Manner, alike: list[Found]) -> F
 
 def is_twin(entry: os.DirEntry[str], status: os.stat_result, resolution_ns: int, path: bytes) -> bool:
     """Is what the destination has under this name, as far as size and time tell, the source file with *status*?"""
+    touch(Side.DESTINATION)
     try:
         there = entry.stat(follow_symlinks=False)
     except FileNotFoundError:  # it is not there any more
@@ -53,6 +56,8 @@ def is_twin(entry: os.DirEntry[str], status: os.stat_result, resolution_ns: int,
     except OSError as error:
         _without_destination(trouble_of(error, Side.DESTINATION, "stat", path))
         return False
+    finally:
+        touch(Side.SOURCE)  # the scan goes on there
     return are_same(there, status, resolution_ns)
 
 
@@ -62,6 +67,7 @@ def listed(dst: int | None, folder: bytes, listing: Listing) -> Iterator[dict[st
     if dst is None:
         yield {}
         return
+    touch(Side.DESTINATION)
     try:
         fd = os.open(folder or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dst)
     except FileNotFoundError:

@@ -17,6 +17,7 @@ from typing import Any
 import xxhash
 
 from trioft.core import ascmhl, manifest
+from trioft.core.answers import Step
 from trioft.core.ascmhl import Creator, Hash, Link, Record
 from trioft.core.digests import file_digest
 from trioft.core.errors import FileTrouble, Side, Trouble, mismatch, trouble_of
@@ -96,7 +97,7 @@ def _read(fd: int, path: bytes, size: int, hasher: manifest.Hasher, progress: Pr
             block.update(piece)
         forget(fd, offset, length)  # nobody else is going to need it
         digests += block.digest()
-        progress(("read", length))
+        progress(Step("read", length))
     return file_digest(bytes(digests))
 
 

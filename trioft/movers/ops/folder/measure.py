@@ -16,13 +16,25 @@ import time
 from collections.abc import Callable, Iterator
 
 from trioft.core.errors import FileTrouble, Side, trouble_of
+from trioft.core.measured import (
+    Attributes,
+    Fsync,
+    Measured,
+    Names,
+    Planted,
+    ReadBack,
+    Rename,
+    Sizes,
+    SmallFiles,
+    Space,
+    Throughput,
+    Times,
+)
 from trioft.core.model import KIB, MIB, Root
 from trioft.movers.ops import linux, writers
 from trioft.movers.ops.files import READ, close_quietly, opened
 from trioft.movers.ops.folder.partials import write_all
 from trioft.movers.ops.folder.probe import measure_resolution
-
-Measured = dict[str, object]
 
 _BLOCK = 8 * MIB
 _MOST = 64 * MIB
@@ -92,16 +104,16 @@ def measure(root: Root, folder: bytes, what: str) -> Measured:
 # --- what is measured -------------------------------------------------------------------------------------------------
 
 
-def _space(folder: int) -> Measured:
+def _space(folder: int) -> Space:
     numbers = os.fstatvfs(folder)
-    return {
-        "free": numbers.f_bavail * numbers.f_frsize,
-        "total": numbers.f_blocks * numbers.f_frsize,
-        "free_inodes": numbers.f_favail if numbers.f_files else None,
-    }
+    return Space(
+        free=numbers.f_bavail * numbers.f_frsize,
+        total=numbers.f_blocks * numbers.f_frsize,
+        free_inodes=numbers.f_favail if numbers.f_files else None,
+    )
 
 
-def _fsync(folder: int) -> Measured:
+def _fsync(folder: int) -> Fsync:
     """How long an fsync of a little takes, and whether a folder can be made durable, too."""
     with _made(folder, b"durable") as fd:
         times = []
@@ -110,14 +122,14 @@ def _fsync(folder: int) -> Measured:
             begun = time.perf_counter()
             os.fsync(fd)
             times.append(time.perf_counter() - begun)
-    return {"fsync_seconds": sorted(times)[len(times) // 2], "folder_error": _error_of(lambda: os.fsync(folder))}
+    return Fsync(seconds=sorted(times)[len(times) // 2], folder_error=_error_of(lambda: os.fsync(folder)))
 
 
-def _rename(folder: int) -> Measured:
+def _rename(folder: int) -> Rename:
     """Whether a new file replaces an old one in one step, also one that is open, and whether that can be forbidden."""
     _write(folder, b"new", b"new")
     if (refused := _error_of(lambda: _move(folder, b"new", b"free"))) is not None:
-        return {"refused": refused}
+        return Rename(refused=refused)
     _write(folder, b"new", b"new")
     _write(folder, b"old", b"old")
     replace = _error_of(lambda: _move(folder, b"new", b"old")) or _wrong(folder, b"old", b"new")
@@ -135,10 +147,10 @@ def _rename(folder: int) -> Measured:
     # To a free name: where there is one, the kernel says so before it asks the filesystem whether it can do this.
     _write(folder, b"new", b"new")
     noreplace = _error_of(lambda: linux.renameat2(b"new", b"still free", folder, linux.RENAME_NOREPLACE))
-    return {"refused": None, "replace": replace, "replace_open": replace_open, "noreplace": noreplace}
+    return Rename(refused=None, replace=replace, replace_open=replace_open, noreplace=noreplace)
 
 
-def _times(folder: int) -> Measured:
+def _times(folder: int) -> Times:
     before = time.time()
     with _made(folder, b"time") as fd:
         write_all(fd, b"time", 0, memoryview(b"x"))
@@ -153,10 +165,10 @@ def _times(folder: int) -> Measured:
                     continue
             lost.append(year)
     ahead = there - after if there > after else min(0.0, there - before)
-    return {"resolution_ns": resolution, "lost_years": lost, "clock_ahead": ahead}
+    return Times(resolution_ns=resolution, lost_years=lost, clock_ahead=ahead)
 
 
-def _names(folder: int) -> Measured:
+def _names(folder: int) -> Names:
     """Which odd names are refused, or called otherwise; whether names that differ are one."""
     refused: dict[str, str] = {}
     for what, name in ODD_NAMES.items():
@@ -172,14 +184,14 @@ def _names(folder: int) -> Measured:
     _write(folder, b"Case", b"")
     composed, decomposed = "caf\u00e9".encode(), "cafe\u0301".encode()
     _write(folder, composed, b"")
-    return {
-        "refused": refused,
-        "folds_case": _exists(folder, b"cASE"),
-        "normalises": _exists(folder, decomposed) or composed not in _listed(folder),
-    }
+    return Names(
+        refused=refused,
+        folds_case=_exists(folder, b"cASE"),
+        normalises=_exists(folder, decomposed) or composed not in _listed(folder),
+    )
 
 
-def _sizes(folder: int) -> Measured:
+def _sizes(folder: int) -> Sizes:
     """Which size is too large for a file; asked by holes."""
     with _made(folder, b"large") as fd:
         os.truncate(fd, 64 * MIB)
@@ -196,10 +208,10 @@ def _sizes(folder: int) -> Measured:
                 refused = size, error
                 break
             os.truncate(fd, 0)
-    return {"asked": may_ask, "refused": refused, "sparse": sparse}
+    return Sizes(asked=may_ask, refused=refused, sparse=sparse)
 
 
-def _attributes(folder: int) -> Measured:
+def _attributes(folder: int) -> Attributes:
     with _made(folder, b"attributes") as fd:
         xattrs = _error_of(lambda: os.setxattr(fd, "user.trioft", b"1"))
         if xattrs is None and os.getxattr(fd, "user.trioft") != b"1":
@@ -210,10 +222,10 @@ def _attributes(folder: int) -> Measured:
                 os.fchmod(fd, mode)
             if stat.S_IMODE(os.stat(b"attributes", dir_fd=folder).st_mode) != mode:
                 modes.append(f"{mode:o}")
-    return {"xattrs": xattrs, "lost_modes": modes}
+    return Attributes(xattrs=xattrs, lost_modes=modes)
 
 
-def _readback(folder: int) -> Measured:
+def _readback(folder: int) -> ReadBack:
     """How much of a file stays in the page cache after it was made durable and dropped from there."""
     size = 4 * MIB
     with _made(folder, b"readback") as fd:
@@ -221,10 +233,10 @@ def _readback(folder: int) -> Measured:
         os.fsync(fd)
         before = linux.resident_share(fd, size)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        return {"cached_before": before, "cached_after": linux.resident_share(fd, size)}
+        return ReadBack(cached_before=before, cached_after=linux.resident_share(fd, size))
 
 
-def _throughput(folder: int) -> Measured:
+def _throughput(folder: int) -> Throughput:
     """Bytes a second, durable, and read back from behind the page cache; for some seconds at most."""
     block = memoryview(os.urandom(_BLOCK))
     with _made(folder, b"throughput") as fd:
@@ -243,13 +255,13 @@ def _throughput(folder: int) -> Measured:
         while count < written and time.perf_counter() - begun < _LONGEST:
             piece = os.pread(fd, _BLOCK, count)
             if piece != block[: len(piece)] or not piece:
-                return {"mismatch": count}
+                return Throughput(mismatch=count)
             count += len(piece)
         read_seconds = time.perf_counter() - begun
-    return {"mismatch": None, "write": written / write_seconds, "read": count / read_seconds, "bytes": written}
+    return Throughput(mismatch=None, write=written / write_seconds, read=count / read_seconds, bytes=written)
 
 
-def _small_files(folder: int) -> Measured:
+def _small_files(folder: int) -> SmallFiles:
     """Small files a second, as a bundle has them: written, made durable together, renamed, the folder made durable."""
     begun = time.perf_counter()
     names = [b"small %d" % n for n in range(_SMALL_FILES)]
@@ -269,7 +281,7 @@ def _small_files(folder: int) -> Measured:
         _move(folder, name + b".partial", name)
     with contextlib.suppress(OSError):
         os.fsync(folder)
-    return {"rate": _SMALL_FILES / (time.perf_counter() - begun), "one_barrier": can_syncfs}
+    return SmallFiles(rate=_SMALL_FILES / (time.perf_counter() - begun), one_barrier=can_syncfs)
 
 
 _MEASUREMENTS: dict[str, Callable[[int], Measured]] = {
@@ -289,7 +301,7 @@ _MEASUREMENTS: dict[str, Callable[[int], Measured]] = {
 # --- the source -------------------------------------------------------------------------------------------------------
 
 
-def plant(source: bytes, name: bytes) -> Measured | None:
+def plant(source: bytes, name: bytes) -> Planted | None:
     """
     Make a small hidden file in the folder *source*; find out what the kernel says of its writer. None: not allowed to.
 
@@ -311,7 +323,7 @@ def plant(source: bytes, name: bytes) -> Measured | None:
             writer = -1
             after = writers.ask_lease(reader, device)
             strength = writers.strength(reader, device, after)
-            return {"while_written": while_written, "closed": after, "strength": strength}
+            return Planted(while_written, after, strength)
         finally:
             os.close(reader)
     except OSError as error:

@@ -15,6 +15,7 @@ from typing import TypeVar
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
 from trioft.core.model import Item, Manner
 from trioft.movers.ops import linux
+from trioft.movers.ops.slate import begin_thread, clear, touch
 
 T = TypeVar("T")
 
@@ -34,8 +35,15 @@ def each(dst: int, work: Callable[[T], R], things: Sequence[T]) -> list[R]:
         return [work(thing) for thing in things]
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(min(_AT_A_TIME, len(things))) as pool:
-        return list(pool.map(work, things))
+    def do(thing: T) -> R:
+        try:
+            return work(thing)
+        finally:
+            clear()
+
+    threads = iter(range(_AT_A_TIME))
+    with ThreadPoolExecutor(min(_AT_A_TIME, len(things)), initializer=lambda: begin_thread(next(threads))) as pool:
+        return list(pool.map(do, things))
 
 
 def make_folder(src: int, dst: int, folder: bytes, *, made_up: bool = False) -> list[bytes]:
@@ -49,6 +57,7 @@ def make_folder(src: int, dst: int, folder: bytes, *, made_up: bool = False) -> 
     if not folder:
         return []
     changed: list[bytes] = []
+    touch(Side.DESTINATION)
     try:
         try:
             os.mkdir(folder, 0o700, dir_fd=dst)
@@ -58,10 +67,12 @@ def make_folder(src: int, dst: int, folder: bytes, *, made_up: bool = False) -> 
     except FileExistsError:
         return changed  # another mover may have been faster
     with contextlib.suppress(OSError):  # a destination without permission bits is said once, by the probe
+        touch(Side.SOURCE)
         try:
             mode = os.stat(folder, dir_fd=src).st_mode
         except FileNotFoundError:
             mode = _mode_of_new_folders() if made_up else 0
+        touch(Side.DESTINATION)
         os.chmod(folder, mode & 0o777 | 0o700, dir_fd=dst)
     return [*changed, os.path.dirname(folder)]
 
@@ -78,6 +89,7 @@ def _mode_of_new_folders() -> int:
 
 def sync_folder(dst: int, folder: bytes) -> None:
     """Make the entries of *folder* durable."""
+    touch(Side.DESTINATION)
     try:
         fd = os.open(folder or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dst)
         try:
@@ -91,6 +103,7 @@ def sync_folder(dst: int, folder: bytes) -> None:
 
 
 def write_all(fd: int, path: bytes, offset: int, view: memoryview) -> None:
+    touch(Side.DESTINATION)
     done = 0
     try:
         while done < len(view):
@@ -104,6 +117,7 @@ def write_all(fd: int, path: bytes, offset: int, view: memoryview) -> None:
 
 def remove_partial(dst: int, partial: bytes) -> None:
     """Remove a partial. One that is not there is fine."""
+    touch(Side.DESTINATION)
     try:
         os.unlink(partial, dir_fd=dst)
     except (FileNotFoundError, NotADirectoryError):
@@ -126,6 +140,7 @@ def create_partial(
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     folders: list[bytes] = []
     op = "create"
+    touch(Side.DESTINATION)
     for _ in range(10):
         try:
             return os.open(partial, flags, _mode_of_partial(mode), dir_fd=dst), folders
@@ -156,14 +171,17 @@ def copy_attributes(src_fd: int, dst_fd: int, item: Item, manner: Manner, mode: 
 
     *mode* is what the partial has, where that is known: a server need not be asked for what is there.
     """
+    touch(Side.DESTINATION)
     if mode is None or stat.S_IMODE(mode) != _mode_of_partial(item.mode):
         with as_far_as_possible("chmod", item.path):
             os.fchmod(dst_fd, _mode_of_partial(item.mode))
     if manner.xattrs:
         with as_far_as_possible("setxattr", item.path):
-            for name in os.listxattr(src_fd):
-                if name.startswith("user."):
-                    os.setxattr(dst_fd, name, os.getxattr(src_fd, name))
+            touch(Side.SOURCE)
+            kept = {name: os.getxattr(src_fd, name) for name in os.listxattr(src_fd) if name.startswith("user.")}
+            touch(Side.DESTINATION)
+            for name, value in kept.items():
+                os.setxattr(dst_fd, name, value)
 
 
 @contextlib.contextmanager
@@ -179,6 +197,7 @@ def as_far_as_possible(op: str, path: bytes) -> Iterator[None]:
 
 def close_written(fd: int, path: bytes) -> None:
     """Close a file that was written: network filesystems keep their errors for this moment."""
+    touch(Side.DESTINATION)
     try:
         os.close(fd)
     except OSError as error:

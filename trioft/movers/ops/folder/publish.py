@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 
+from trioft.core.answers import Step
 from trioft.core.digests import file_digest
 from trioft.core.errors import FileTrouble, Side, Trouble, trouble_of
 from trioft.core.model import BLOCK_SIZE, Ends, Fingerprint, Manner, Publication, Result, Root, Verdict
@@ -17,6 +18,7 @@ from trioft.movers.ops import linux
 from trioft.movers.ops.files import Progress, digest_of_block, fingerprint_of, is_same, opened
 from trioft.movers.ops.folder.markers import remove_marker
 from trioft.movers.ops.folder.partials import as_far_as_possible, each, make_folder, remove_partial, sync_folder
+from trioft.movers.ops.slate import touch
 
 # What a server answers that will not replace a name: somebody has it open, or it never does.
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EBUSY, errno.EEXIST, errno.ETXTBSY}
@@ -56,6 +58,7 @@ def publish(ends: Ends, publications: list[Publication], manner: Manner) -> list
 
 
 def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Result:
+    touch(Side.SOURCE)
     try:
         source = os.stat(what.path, dir_fd=src, follow_symlinks=False)
     except FileNotFoundError:
@@ -65,6 +68,7 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
     if fingerprint_of(source) != what.fingerprint:
         return Result(Verdict.CHANGED)
     op = "utimens"
+    touch(Side.DESTINATION)
     try:
         times = (source.st_atime_ns, source.st_mtime_ns)
         try:
@@ -238,7 +242,7 @@ def is_sealed(destination: Root, partial: bytes, seal: Fingerprint, digest: byte
                 for offset in range(0, seal.size, BLOCK_SIZE):
                     length = min(BLOCK_SIZE, seal.size - offset)
                     digests += digest_of_block(fd, Side.DESTINATION, partial, offset, length)
-                    progress(("compared", length))
+                    progress(Step("compared", length))
             finally:
                 os.close(fd)
         except FileNotFoundError:

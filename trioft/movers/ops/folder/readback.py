@@ -8,7 +8,7 @@ import errno
 import os
 import stat
 
-from trioft.core.answers import Piece, Seen
+from trioft.core.answers import Piece, Seen, Step
 from trioft.core.errors import FileTrouble, Side, trouble_of
 from trioft.core.model import BLOCK_SIZE, Root
 from trioft.movers.ops.files import READ, Progress, close_quietly, digest_of_block, fingerprint_of, forget, opened
@@ -58,5 +58,5 @@ def _digests(fd: int, target: bytes, start: int, end: int, progress: Progress) -
     for offset in range(start, end, BLOCK_SIZE):
         length = min(BLOCK_SIZE, end - offset)
         digests += digest_of_block(fd, Side.DESTINATION, target, offset, length)
-        progress(("read", length))
+        progress(Step("read", length))
     return bytes(digests)

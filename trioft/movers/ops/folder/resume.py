@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 
-from trioft.core.answers import Prepared, void_blocks
+from trioft.core.answers import Prepared, Step, void_blocks
 from trioft.core.errors import FileTrouble, Side, trouble_of
 from trioft.core.model import BLOCK_SIZE, VOID, Checkpoint, Item, Manner
 from trioft.movers.ops.files import Progress, digest_of_block
@@ -89,7 +89,7 @@ def _check(fd: int, partial: bytes, checkpoint: Checkpoint, manner: Manner, prog
         length = min(BLOCK_SIZE, checkpoint.offset - start)
         if digest_of_block(fd, Side.DESTINATION, partial, start, length) != digests[at]:
             digests[at] = VOID
-        progress(("compared", length))
+        progress(Step("compared", length))
     return bytes(digests)
 
 
@@ -107,5 +107,5 @@ def _compare(src_fd: int, fd: int, item: Item, partial: bytes, size: int, progre
         else:
             there = VOID
         digests += there
-        progress(("compared", BLOCK_SIZE))
+        progress(Step("compared", BLOCK_SIZE))
     return Prepared(kept, bytes(digests[: kept // BLOCK_SIZE * 16]))
