@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from support import found
-from trioft.core.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, BUNDLE_FILES, MIB, FileState, Found, Item, Job
+from trioft.core.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, BUNDLE_FILES, MIB, FileState, Found, Item, Job, Wait
 from trioft.core.naming import partial_of
 from trioft.pipeline import backlog as backlog_module
 from trioft.pipeline.backlog import Backlog, Pending
-from trioft.pipeline.copier import _start
 from trioft.state.board import Board
 
 S = FileState
@@ -298,7 +297,7 @@ async def test_copier_takes_a_growing_file_in_whatever_version() -> None:
     (pending,) = desk.growing(found(b"grows", LARGE))
     (job,) = desk.offered_growing()
     pending.found = found(b"grows", LARGE + 1, version=1)
-    assert _start(job.items[0], True, desk.backlog) is pending
+    assert desk.backlog.take(job.items[0], growing=True) is pending
 
 
 async def test_job_of_a_growing_file_is_none_of_a_finished_one() -> None:
@@ -307,9 +306,12 @@ async def test_job_of_a_growing_file_is_none_of_a_finished_one() -> None:
     (grows,) = desk.growing(found(b"grows", LARGE))
     (finished,) = desk.ready(found(b"finished", LARGE))
     (growing_job,), (job,) = desk.offered_growing(), taken(desk.receive)
-    assert (_start(growing_job.items[0], False, desk.backlog), _start(job.items[0], True, desk.backlog)) == (None, None)
-    assert _start(growing_job.items[0], True, desk.backlog) is grows
-    assert _start(job.items[0], False, desk.backlog) is finished
+    assert (desk.backlog.take(growing_job.items[0], growing=False), desk.backlog.take(job.items[0], growing=True)) == (
+        None,
+        None,
+    )
+    assert desk.backlog.take(growing_job.items[0], growing=True) is grows
+    assert desk.backlog.take(job.items[0], growing=False) is finished
 
 
 async def test_file_that_a_copier_gave_back_is_in_the_lane_that_suits_it_now() -> None:
@@ -318,12 +320,12 @@ async def test_file_that_a_copier_gave_back_is_in_the_lane_that_suits_it_now() -
     (pending,) = desk.growing(found(b"a", LARGE))
     assert len(desk.offered_growing()) == 1
     desk.board.move(pending.entry, S.COPYING)
-    desk.backlog.again(pending, S.WAITING, "retry in 1 s", 1)
+    desk.backlog.postpone(pending, Wait.RETRY, "retry in 1 s", 1)
     assert not pending.in_work
     desk.backlog.make_growing(pending)
     assert (len(desk.offered_growing()), desk.offered()) == (1, [])
     desk.board.move(pending.entry, S.COPYING)
-    desk.backlog.again(pending, S.SETTLING, "somebody has it open for writing", 1)
+    desk.backlog.settle_again(pending, "somebody has it open for writing", 1)
     desk.backlog.make_ready(pending)
     assert not pending.entry.growing
     assert (desk.offered_growing(), len(taken(desk.receive))) == ([], 1)
@@ -337,7 +339,7 @@ async def test_file_that_has_only_grown_goes_on_with_the_life_it_had() -> None:
         desk.board.move(pending.entry, S.COPYING)
         desk.board.copied(pending.entry, 5)
         pending.entry.attempt = 3
-        desk.backlog.again(pending, S.WAITING, "retry in 1 s", 1)
+        desk.backlog.postpone(pending, Wait.RETRY, "retry in 1 s", 1)
         another = found(b"a" if same else b"another", LARGE + 9, version=version)._replace(path=b"a")
         assert pending.is_version_of(another) == same
         desk.backlog.replace(pending, another, 0)
@@ -365,7 +367,7 @@ async def test_growing_file_that_pauses_is_told_from_one_that_waits_for_a_look(a
     assert not grows.is_paused
     for pending in (grows, finished):
         desk.board.move(pending.entry, S.COPYING)
-        desk.backlog.again(pending, S.WAITING, "retry in 3 s", 3)
+        desk.backlog.postpone(pending, Wait.RETRY, "retry in 3 s", 3)
     assert (grows.is_paused, finished.is_paused) == (True, False)
     await trio.sleep(3)
     assert desk.backlog.pop_due(9) == [grows, finished]
@@ -417,7 +419,7 @@ async def test_copier_takes_a_file_that_is_as_it_was() -> None:
     """The ordinary case: what was handed out is what is taken."""
     desk = Desk()
     pending, job = await queued(desk)
-    assert _start(job.items[0], False, desk.backlog) is pending
+    assert desk.backlog.take(job.items[0], growing=False) is pending
 
 
 async def test_file_that_changed_while_its_job_was_queued_is_dropped() -> None:
@@ -425,11 +427,11 @@ async def test_file_that_changed_while_its_job_was_queued_is_dropped() -> None:
     desk = Desk()
     pending, job = await queued(desk)
     desk.change(pending)
-    assert _start(job.items[0], False, desk.backlog) is None
+    assert desk.backlog.take(job.items[0], growing=False) is None
     desk.backlog.make_ready(pending)
-    assert _start(job.items[0], False, desk.backlog) is None
+    assert desk.backlog.take(job.items[0], growing=False) is None
     (newer,) = desk.offered()
-    assert _start(newer.items[0], False, desk.backlog) is pending
+    assert desk.backlog.take(newer.items[0], growing=False) is pending
 
 
 async def test_file_that_vanished_while_its_job_was_queued_is_dropped() -> None:
@@ -437,9 +439,9 @@ async def test_file_that_vanished_while_its_job_was_queued_is_dropped() -> None:
     desk = Desk()
     pending, job = await queued(desk)
     desk.backlog.finished(pending, S.GONE)
-    assert _start(job.items[0], False, desk.backlog) is None
+    assert desk.backlog.take(job.items[0], growing=False) is None
     desk.ready(found(b"a"))
-    assert _start(job.items[0], False, desk.backlog) is None
+    assert desk.backlog.take(job.items[0], growing=False) is None
 
 
 @pytest.mark.parametrize("state", [S.COPYING, S.WAITING])
@@ -448,7 +450,7 @@ async def test_file_that_another_copier_has_is_dropped(state: FileState) -> None
     desk = Desk()
     pending, job = await queued(desk)
     desk.board.move(pending.entry, state)
-    assert _start(job.items[0], False, desk.backlog) is None
+    assert desk.backlog.take(job.items[0], growing=False) is None
 
 
 # --- When a file is looked at again
@@ -496,7 +498,7 @@ async def test_file_of_which_nothing_came_is_looked_at_after_the_pause(autojump_
     desk.board.move(pending.entry, S.COPYING)
     desk.backlog.changed = trio.Event()
     assert pending.in_work
-    desk.backlog.again(pending, S.WAITING, "retry in 3 s", 3)
+    desk.backlog.postpone(pending, Wait.RETRY, "retry in 3 s", 3)
     assert not pending.in_work
     assert (pending.entry.state, pending.entry.reason) == (S.WAITING, "retry in 3 s")
     assert desk.backlog.changed.is_set()
@@ -527,7 +529,7 @@ async def test_file_is_in_work_from_the_copiers_hands_back_to_the_scanners() -> 
     for state in (S.WAITING, S.COPYING, S.VERIFYING):
         desk.board.move(pending.entry, state)
         assert pending.in_work
-    desk.backlog.again(pending, S.SETTLING, "it changed while it was copied", 0)
+    desk.backlog.settle_again(pending, "it changed while it was copied", 0)
     assert not pending.in_work
 
 
@@ -632,7 +634,7 @@ class Traffic:
             return
         job = self.desk.receive_growing.receive_nowait()
         (item,) = job.items
-        pending = _start(item, job.growing, self.desk.backlog)
+        pending = self.desk.backlog.take(item, growing=job.growing)
         assert job.growing
         assert pending is not None
         self.growing.remove(pending)  # nobody else has it
@@ -647,7 +649,7 @@ class Traffic:
         assert 1 <= len(job.items) <= BUNDLE_FILES
         assert len(job.items) == 1 or job.size <= BUNDLE_BYTES
         assert len(job.items) == 1 or all(item.fingerprint.size <= BUNDLE_FILE_SIZE for item in job.items)
-        started = [p for item in job.items if (p := _start(item, job.growing, self.desk.backlog)) is not None]
+        started = [p for item in job.items if (p := self.desk.backlog.take(item, growing=job.growing)) is not None]
         assert len({id(p) for p in started}) == len(started), "twice in one job"
         for pending in started:
             self.waiting.remove(pending)  # nobody else has it
@@ -660,7 +662,7 @@ class Traffic:
                 if self.data.draw(st.booleans()):
                     self.desk.backlog.finished(pending, S.DONE)
                 else:
-                    self.desk.backlog.again(pending, S.WAITING, "retry", 1)
+                    self.desk.backlog.postpone(pending, Wait.RETRY, "retry", 1)
                     self.settling.append(pending)
 
     def finish(self) -> None:

@@ -20,9 +20,9 @@ from trio.testing import MockClock
 from support import Running, Site, files_of, found, make_tree, pattern, wait_until
 from test_status import url_of
 from trioft.config.options import Config
-from trioft.core.model import BLOCK_SIZE, MIB, FileState, Item, Result, Verdict
+from trioft.core.model import BLOCK_SIZE, MIB, FileState, Item
 from trioft.pipeline.backlog import Backlog
-from trioft.pipeline.context import Tools, stopped
+from trioft.pipeline.context import Tools, why_stopped
 from trioft.pipeline.outcomes import report
 from trioft.state.board import Board
 
@@ -310,10 +310,11 @@ async def test_a_file_that_was_resumed_before_it_had_stopped_goes_on(
     board.move(pending.entry, FileState.COPYING)
     item = Item(pending.entry.id, b"a", 0o644, pending.found.fingerprint, True)
     pending.entry.paused = True
-    trouble = stopped(pending.entry, 4)
+    stopped = why_stopped(pending.entry, 4)
+    assert stopped is not None
     pending.entry.paused = is_paused
     tools = cast(Tools, SimpleNamespace(board=board, config=Config()))
-    report(pending, item, Result(Verdict.TROUBLE, trouble=trouble), backlog, tools, [])
+    report(pending, item, stopped, backlog, tools, [])
     assert (pending.entry.state, pending.entry.reason) == (FileState.WAITING, "paused by an operator")
     assert pending.due == trio.current_time() + pause
 

@@ -257,8 +257,9 @@ def test_a_mover_that_hangs_is_replaced_and_the_transfer_goes_on_from_its_checkp
     stopped: list[int] = []
     while not stopped:
         stopped = stop_one_that_copies(running.process.pid)
-    running.wait_for(lambda line: line["event"] == "storage" and "no progress for 1" in line["text"])
-    running.wait_for(lambda line: line["event"] == "storage" and "usable again" in line["text"])
+    ends = ("source", "storage")  # it is blamed on what it was touching as it was stopped
+    running.wait_for(lambda line: line["event"] in ends and "no progress for 1" in line["text"])
+    running.wait_for(lambda line: line["event"] in ends and "usable again" in line["text"])
     wait_until(lambda: not os.path.exists(f"/proc/{stopped[0]}"))
     finish(running, arena, command)
 
@@ -306,8 +307,8 @@ mover.OPERATIONS[{operation!r}] = dying
 """
 
 AT_THE_START = {"inspect", "contains", "probe_source", "probe"}
-# No transfer needs them: the doctor's, and those of `trioft verify`.
-OF_OTHERS = {"plant", "uproot", "begin_measuring", "measure", "end_measuring", "recognize", "read_delivered"}
+# No sync needs them: the doctor's, those of `trioft verify`, and that of a watch, which compares nothing.
+OF_OTHERS = {"scan", "plant", "uproot", "begin_measuring", "measure", "end_measuring", "recognize", "read_delivered"}
 # What has to be asked for, for these to be needed. The gate touches what it looks at, so that all of it is read again.
 ASKED_FOR: dict[str, dict[str, Any]] = {
     "seal": {"gate": ("touch", "{partial}")},

@@ -271,9 +271,9 @@ def test_only_what_was_delivered_is_read_for_a_manifest(ground: Ground) -> None:
 
     assert read(file) == (Verdict.CHANGED, b"", None)
     assert read(file._replace(target=b"b"))[0] == Verdict.GONE
-    assert read(file._replace(target=b"a_1")) == (Verdict.PUBLISHED, b"a_1", expected)
+    assert read(file._replace(target=b"a_1")) == (Verdict.SUMMED, b"a_1", expected)
     assert read(file._replace(doubtful=True)) == (Verdict.CHANGED, b"", None)
-    assert read(file._replace(doubtful=True), by_number=True) == (Verdict.PUBLISHED, b"a_1", expected)
+    assert read(file._replace(doubtful=True), by_number=True) == (Verdict.SUMMED, b"a_1", expected)
     with pytest.raises(FileTrouble, match="other bytes than were delivered"):
         read(file._replace(target=b"a_1", digest=bytes(16)))
     assert read(file._replace(target=b"a_1", digest=bytes(16), doubtful=True))[0] == Verdict.CHANGED

@@ -41,12 +41,13 @@ from odd_mover import (
     WHO_BEHIND,
 )
 from support import PATIENCE, TRIOFT, movers_of, wait_until
+from trioft.core.bugs import MoverBug
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify
 from trioft.core.operations import BOTH, Operation
 from trioft.movers import pool as movers_module
 from trioft.movers.child import child_command
 from trioft.movers.ops.wire import LENGTH
-from trioft.movers.pool import MOST_STUCK, MoverBug, Movers, Stuck
+from trioft.movers.pool import MOST_STUCK, Movers, Stuck
 from trioft.state.ledger import Ledger
 from trioft.state.lock import Lock
 

@@ -507,7 +507,7 @@ def test_a_delivered_source_goes(ground: Ground, archive: Path | None) -> None:
     """Unchanged and written by nobody: it is removed, or archived with its folder, and the proof is told."""
     need_leases(ground.source)
     item = ground.add(b"x/a.mov", b"content")
-    assert remove(ground, item, archive=archive) == [Result(Verdict.PUBLISHED, writer="closed")]
+    assert remove(ground, item, archive=archive) == [Result(Verdict.REMOVED, writer="closed")]
     assert files_of(ground.source) == {}
     assert archive is None or files_of(archive) == {b"x/a.mov": b"content"}
     # A mover that died right after that is repeated.

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
 
 import trio
@@ -18,6 +17,7 @@ from trioft.agent.memory import stay_small
 from trioft.agent.notify import notifying
 from trioft.agent.reload import Read, Settings, reload
 from trioft.config.options import AGENT_GROUPS, Config
+from trioft.core.bugs import name_bug, tell_bug
 from trioft.core.errors import Side, TrioftError, UnusableError, meaning_of
 from trioft.state.board import Board
 from trioft.state.overview import Overview
@@ -62,11 +62,7 @@ async def run_agent(
     ):
         for run in runs:
             work = functools.partial(_work, run, once=once, state_dir=state_dir, mover=mover)
-            if run.board.job is None:
-                jobs.start_soon(work)
-            else:
-                several = functools.partial(_run_one_of_several, run, work, patient=not once)
-                jobs.start_soon(several, name=run.board.job)
+            jobs.start_soon(functools.partial(_run_with_patience, run, work, patient=not once), name=run.board.job)
     return stops.received[0] if stops.received else None
 
 
@@ -78,18 +74,27 @@ async def _work(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[str]
         run.settings.followers = []  # the files that these had at hand are on no board any more
 
 
-async def _run_one_of_several(run: JobRun, work: Callable[[], Awaitable[None]], *, patient: bool) -> None:
+async def _run_with_patience(run: JobRun, work: Callable[[], Awaitable[None]], *, patient: bool) -> None:
     """
-    Do the *work* of a job. If *patient*, it is begun again after an error that may pass, with growing pauses.
+    Do the *work* of a job. If *patient*, it is begun again after a bug, and where it is one of several also after an
+    error that may pass, with growing pauses.
 
-    Ends with the job, or where that has met a bug or a wrong configuration.
+    Ends with the job. What ends the only job, and may not be tried again, is raised.
     """
+    is_alone = run.board.job is None
     pause, longest = 0.0, run.config.retry.longest
     while True:
         began = trio.current_time()
-        problem = await contain(run.board, work)
-        if not patient or not isinstance(problem, UnusableError):
+        try:
+            await work()
             return
+        except Exception as error:
+            meaning = meaning_of(error)
+            if is_alone and (meaning is not None or not patient):
+                raise
+            tell_end(run.board, error)
+            if not patient or not (meaning is None or isinstance(meaning, UnusableError)):
+                return
         pause = run.config.retry.longer(0.0 if trio.current_time() - began > longest else pause)
         with run.shutdown.until_stopped():
             await trio.sleep(pause)
@@ -98,26 +103,25 @@ async def _run_one_of_several(run: JobRun, work: Callable[[], Awaitable[None]], 
         run.begin_again()
 
 
-async def contain(board: Board, work: Callable[[], Awaitable[None]]) -> TrioftError | None:
-    """
-    Do the *work* of one of several jobs. An error that ends it ends no other: it is put on its *board*, and returned.
+def tell_end(board: Board, error: Exception) -> None:
+    """Say on the *board* of a job that *error* has ended it; once, as long as that stays the same."""
+    meaning = meaning_of(error)
+    problem = meaning or TrioftError(f"this is a bug in trioft: {name_bug(error)}")
+    is_news = board.problem is None or str(board.problem) != str(problem)
+    board.fail(problem)
+    if is_news:
+        text = "; ".join(str(problem).splitlines()) + (f" ({problem.hint})" if problem.hint else "")
+        story = "" if meaning is not None else "".join(f"\n  {line}" for line in tell_bug(error))
+        told = f"the job has ended: {text}{story}"
+        board.notice("job", told, level="error", event="job.failed", reason=text + story)
 
-    It is told once, as long as it stays the same.
-    """
+
+async def contain(board: Board, work: Callable[[], Awaitable[None]]) -> None:
+    """Do the *work* of one of several jobs. An error that ends it ends no other: it is told on its *board*."""
     try:
         await work()
     except Exception as error:
-        meaning = meaning_of(error)
-        problem = meaning or TrioftError(f"this is a bug in trioft: {error!r}")
-        is_news = board.problem is None or str(board.problem) != str(problem)
-        board.fail(problem)
-        if is_news:
-            text = "; ".join(str(problem).splitlines()) + (f" ({problem.hint})" if problem.hint else "")
-            story = "" if meaning is not None else "\n" + "".join(traceback.format_exception(error)).rstrip()
-            told = f"the job has ended: {text}{story}"
-            board.notice("job", told, level="error", event="job.failed", reason=text + story)
-        return problem
-    return None
+        tell_end(board, error)
 
 
 @contextlib.asynccontextmanager

@@ -16,7 +16,7 @@ import trio
 
 from trioft.cli.output import Outlet, write_all
 from trioft.core.errors import ConfigError, show_path
-from trioft.core.model import FINAL, FileState
+from trioft.core.model import FINAL, FileState, Wait
 from trioft.state.board import Board, Entry
 from trioft.state.fields import describe, describe_trouble, moment, path_fields
 from trioft.state.ledger import now
@@ -32,21 +32,16 @@ class Waits:
     """What each file that waits was last said to wait for: the figures in a reason may change at every look."""
 
     def __init__(self) -> None:
-        self._kinds: dict[int, str] = {}
+        self._kinds: dict[int, Wait | None] = {}
 
     def is_new(self, entry: Entry) -> bool:
         """Has it not been said yet that this file waits for such a reason?"""
-        before, kind = self._kinds.get(entry.id), kind_of_wait(entry)
-        self._kinds[entry.id] = kind
-        return kind != before
+        is_new = entry.id not in self._kinds or self._kinds[entry.id] != entry.wait
+        self._kinds[entry.id] = entry.wait
+        return is_new
 
     def forget(self, entry: Entry) -> None:
         self._kinds.pop(entry.id, None)
-
-
-def kind_of_wait(entry: Entry) -> str:
-    """Return what a file waits for, in a word: ``destination``, ``space``, ``retry``, …"""
-    return str(entry.reason).split()[0].rstrip(":")
 
 
 class Log:
@@ -100,7 +95,7 @@ def _level_and_event(entry: Entry) -> tuple[str, str] | None:
         case FileState.FAILED:
             return "error", "file.failed"
         case FileState.WAITING:  # what concerns all files is told once for all
-            return "debug" if kind_of_wait(entry) in ("destination", "source") else "warning", "file.postponed"
+            return "debug" if entry.wait in (Wait.DESTINATION, Wait.SOURCE) else "warning", "file.postponed"
         case FileState.SKIPPED:
             return "info", "file.skipped"
         case FileState.GONE:

@@ -8,14 +8,15 @@ import functools
 import json
 import signal
 import sys
-import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from trioft.cli.logs import LEVELS, Waits, kind_of_wait
+from trioft import __version__
+from trioft.cli.logs import LEVELS, Waits
 from trioft.cli.output import Outlet, write_to
 from trioft.cli.progress import DRAWING
+from trioft.core.bugs import name_bug, tell_bug
 from trioft.core.errors import TrioftError, first_of, hint_for, meaning_of, show_path
-from trioft.core.model import FINAL, FileState
+from trioft.core.model import FINAL, FileState, Wait
 from trioft.core.units import size_text
 from trioft.state.board import Board, Entry, Herald, named
 from trioft.state.fields import describe
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 # Notices that are no warnings.
-_NOTICES = {"feed": "info", "reload": "info", "config": "error"}
+_NOTICES = {"feed": "info", "reload": "info", "config": "error", "bug": "error"}
 
 # States that a person wants to hear of; the others are steps on the way.
 _WORTH_A_LINE = {
@@ -95,7 +96,7 @@ class Voice:
             case FileState.WAITING:
                 if self._waits.is_new(entry):
                     # What concerns all files is told once for all.
-                    level = "debug" if kind_of_wait(entry) == "destination" else "warning"
+                    level = "debug" if entry.wait == Wait.DESTINATION else "warning"
                     self.say(level, f"{path}: waiting: {entry.reason}")
             case FileState.SKIPPED:
                 self.say("info", f"{path}: skipped: {entry.reason}")
@@ -148,9 +149,10 @@ def meaning_to_people(error: BaseException) -> TrioftError:
         return known
     if first_of(BaseExceptionGroup("", [error]), KeyboardInterrupt) is not None:
         sys.exit(128 + signal.SIGINT)
-    traceback.print_exception(error)
-    print(  # noqa: T201
-        "trioft: error: this is a bug in trioft. Nothing is lost: the ledger is closed, partials are resumable.",
-        file=sys.stderr,
-    )
+    lines = [
+        f"trioft: error: this is a bug in trioft: {name_bug(error)}",
+        *(f"  {line}" for line in tell_bug(error)),
+        f"hint: please report it, with these lines and the version, {__version__}",
+    ]
+    print("\n".join(lines), file=sys.stderr)  # noqa: T201
     sys.exit(1)

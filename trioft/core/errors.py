@@ -109,8 +109,10 @@ class FileTrouble(Exception):
         return type(self), (self.trouble,)
 
 
-def first_of(group: BaseExceptionGroup[BaseException], kind: type[BaseException]) -> BaseException | None:
-    """Return the first error of a *kind* in *group*, however deep it lies; None if there is none."""
+def first_of(
+    group: BaseExceptionGroup[BaseException], kind: type[BaseException] | tuple[type[BaseException], ...]
+) -> BaseException | None:
+    """Return the first error of a *kind*, or of several, in *group*, however deep it lies; None if there is none."""
     error: BaseException | None = group.subgroup(kind)
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -176,8 +176,11 @@ class Job(NamedTuple):
 class Verdict(enum.StrEnum):
     """What came of one file when a mover looked at it, wrote it or published it."""
 
+    OPEN = "open"  # at the source: it may be copied
     WRITTEN = "written"  # under its partial name, durable and verified
     PUBLISHED = "published"  # under its final name
+    REMOVED = "removed"  # its source, or moved to the archive
+    SUMMED = "summed"  # read for a manifest
     ALREADY = "already"  # the destination had it
     EXISTS = "exists"  # another file has its name, and if_exists is skip or fail
     BUSY = "busy"  # somebody writes it
@@ -185,6 +188,8 @@ class Verdict(enum.StrEnum):
     UNMARKED = "unmarked"  # nobody writes it, but it has not been said to be complete
     CHANGED = "changed"  # it is not the version that was asked for
     GONE = "gone"
+    PAUSED = "paused"  # by an operator
+    LEFT = "left"  # by an operator
     TROUBLE = "trouble"
 
 
@@ -248,10 +253,20 @@ class FileState(enum.StrEnum):
     GONE = "gone"
 
 
+class Wait(enum.StrEnum):
+    """What a file that is WAITING waits for. Its reason says the same, and more, in words for people."""
+
+    DESTINATION = "destination"
+    SOURCE = "source"
+    SPACE = "space"
+    RETRY = "retry"
+    PAUSED = "paused"  # for an operator
+
+
 _S = FileState
 # Ends are final: a file that comes back is a new entry.
 TRANSITIONS: dict[FileState, frozenset[FileState]] = {
-    _S.SETTLING: frozenset({_S.READY, _S.GROWING, _S.GONE}),
+    _S.SETTLING: frozenset({_S.READY, _S.GROWING, _S.FAILED, _S.GONE}),
     _S.GROWING: frozenset({_S.SETTLING, _S.READY, _S.COPYING, _S.VERIFYING, _S.WAITING, _S.FAILED, _S.GONE}),
     _S.READY: frozenset({_S.SETTLING, _S.COPYING, _S.WAITING, _S.FAILED, _S.GONE}),
     _S.COPYING: frozenset({_S.SETTLING, _S.VERIFYING, _S.WAITING, _S.DONE, _S.FAILED, _S.SKIPPED, _S.GONE}),

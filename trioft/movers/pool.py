@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple, cast
 
 import trio
 
+from trioft.core.bugs import MoverBug
 from trioft.core.errors import FileTrouble, Side, Trouble
 from trioft.core.operations import Operation
 from trioft.movers.child import Child, child_command
@@ -37,14 +38,6 @@ Owner = Sequence[tuple[int, int]]  # device and inode of the source files that a
 
 class MoverDied(Exception):
     """The process ended in the middle of an operation. The text is the last that it said."""
-
-
-class MoverBug(Exception):
-    """An operation raised what no operation should raise: a bug in trioft. *story* is its traceback in the mover."""
-
-    def __init__(self, operation: str, story: str) -> None:
-        super().__init__(story)
-        self.operation, self.story = operation, story
 
 
 class Held(Protocol):

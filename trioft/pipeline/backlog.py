@@ -24,6 +24,7 @@ from trioft.core.model import (
     Found,
     Item,
     Job,
+    Wait,
 )
 from trioft.core.naming import partial_of, waits_for
 from trioft.state.board import Board, Entry
@@ -67,11 +68,13 @@ class Pending:
     place: bytes = b""  # what its partial lies beside: where it was to go when it was first seen
     outages: int = -1  # of the destination, when this file last met an error of the destination's
     turn: int = -1  # its place among the ready; an older one in the heaps is void
+    taken: bool = False  # a copier has it, from when it has looked at its job until it says what came of it
+    alone: bool = False  # it travels in no bundle: something in one that it was in met a bug
 
     @property
     def in_work(self) -> bool:
-        """A copier has it: nobody else changes its state."""
-        return self.due == math.inf and self.entry.state != FileState.READY
+        """A copier has it, or is about to take it: nobody else changes its state."""
+        return self.taken or (self.due == math.inf and self.entry.state != FileState.READY)
 
     @property
     def is_paused(self) -> bool:
@@ -252,20 +255,37 @@ class Backlog:
         size, most_bytes = 0, self._bundle_bytes()
         while (best := self._best(self._small)) and len(chosen) < min(most, self._bundle_files):
             size += best.entry.size
-            if size > most_bytes:
+            if size > most_bytes or (best.alone and chosen):
                 break
             chosen.append(heapq.heappop(self._small)[2])
+            if best.alone:
+                break
         return chosen
 
     def offer_again(self) -> None:
         """The destination has been looked at: what waits for space may find it now."""
         for pending in self._pending.values():
-            for_space = pending.entry.state == FileState.WAITING and str(pending.entry.reason).startswith("space")
-            if for_space and not pending.in_work:
+            if pending.entry.wait == Wait.SPACE and not pending.in_work:
                 self.look_again(pending, trio.current_time())
         self.wake()
 
     # --- the copiers' calls
+
+    def take(self, item: Item, *, growing: bool) -> Pending | None:
+        """
+        Take a file over from the scanner, unless it has changed, or gone, while its job was waiting.
+
+        From now on the copier is its one owner, whatever it has to wait for, until it says what came of the file.
+        """
+        pending = self.find(item.id)
+        if pending is None or pending.taken:
+            return None
+        if pending.entry.state != (FileState.GROWING if growing else FileState.READY):
+            return None
+        if not growing and pending.found.fingerprint != item.fingerprint:
+            return None
+        pending.taken = True
+        return pending
 
     def finished(self, pending: Pending, state: FileState, reason: str | None = None) -> None:
         """The file has reached a final state."""
@@ -286,10 +306,10 @@ class Backlog:
             self._board.totals.busy += 1
             self.leave(pending, f"{reason}: left for the next run")
         else:
-            self.again(pending, FileState.SETTLING, reason, _STILL_THERE)
+            self.settle_again(pending, reason, _STILL_THERE)
 
     def _forget(self, pending: Pending) -> None:
-        pending.due = math.inf
+        pending.due, pending.taken = math.inf, False
         del self._pending[pending.found.path]
         del self._by_id[pending.entry.id]
         self.wake()
@@ -303,9 +323,17 @@ class Backlog:
         self.wake()
         return True
 
-    def again(self, pending: Pending, state: FileState, reason: str | None, delay: float) -> None:
-        """Nothing came of it now: look at the file again in *delay* seconds."""
-        self._board.move(pending.entry, state, reason)
+    def postpone(self, pending: Pending, wait: Wait, reason: str, delay: float) -> None:
+        """The file waits: look at it again in *delay* seconds."""
+        self._again(pending, FileState.WAITING, reason, delay, wait)
+
+    def settle_again(self, pending: Pending, reason: str, delay: float) -> None:
+        """The file is not ready after all: look at it again in *delay* seconds."""
+        self._again(pending, FileState.SETTLING, reason, delay)
+
+    def _again(self, pending: Pending, state: FileState, reason: str, delay: float, wait: Wait | None = None) -> None:
+        pending.taken = False
+        self._board.move(pending.entry, state, reason, wait)
         self.look_again(pending, trio.current_time() + delay)
         self.wake()
 

@@ -13,7 +13,7 @@ import trio
 
 from trioft.config.options import Config
 from trioft.core.errors import FileTrouble, Side, Trouble, first_of
-from trioft.core.model import Item, Manner
+from trioft.core.model import Item, Manner, Result, Verdict
 from trioft.movers.client import Destination, Source
 from trioft.movers.events import Changes
 from trioft.movers.pool import Stuck
@@ -23,9 +23,6 @@ from trioft.pipeline.throttle import Throttle
 from trioft.state.board import Board, Entry
 from trioft.state.claims import Claims
 from trioft.state.ledger import Port
-
-# What a trouble tells of, as its operation, that is none: an operator wants the file to wait.
-PAUSE = "pause"
 
 
 class Owners:
@@ -75,7 +72,7 @@ class Tools:
 @contextlib.asynccontextmanager
 async def open_nursery_for_one_trouble() -> AsyncIterator[trio.Nursery]:
     """
-    Open a nursery out of which the first ``FileTrouble`` of its tasks comes as itself.
+    Open a nursery out of which the first ``FileTrouble``, or ``Stopped``, of its tasks comes as itself.
 
     Not in a group with its consequences: what the others met while they were being cancelled tells nobody anything.
     """
@@ -83,13 +80,24 @@ async def open_nursery_for_one_trouble() -> AsyncIterator[trio.Nursery]:
         async with trio.open_nursery() as nursery:
             yield nursery
     except BaseExceptionGroup as group:
-        first, (_, rest) = first_of(group, FileTrouble), group.split(FileTrouble)
+        kinds = (FileTrouble, Stopped)
+        first, (_, rest) = first_of(group, kinds), group.split(kinds)
         if first is None or rest is not None:
             raise
         raise first from None
 
 
-def stopped(entry: Entry, offset: int) -> Trouble:
-    """What a file meets that an operator wants to be left, or to pause."""
-    op, text = ("copy", "left by an operator") if entry.left else (PAUSE, "paused by an operator")
-    return Trouble(Side.SOURCE, op, entry.path, offset, errno.ECANCELED, text)
+class Stopped(Exception):
+    """An operator wants a file to pause, or to be left. No failure: what is written of it is good."""
+
+    def __init__(self, result: Result) -> None:
+        super().__init__(result.verdict)
+        self.result = result
+
+
+def why_stopped(entry: Entry, offset: int) -> Result | None:
+    """Return PAUSED or LEFT if an operator wants that of a file that is copied up to *offset*, else None."""
+    if entry.left:
+        trouble = Trouble(Side.SOURCE, "copy", entry.path, offset, errno.ECANCELED, "left by an operator")
+        return Result(Verdict.LEFT, trouble=trouble)
+    return Result(Verdict.PAUSED) if entry.paused else None

@@ -9,17 +9,18 @@ from collections.abc import AsyncIterable, AsyncIterator
 
 import attrs
 
-from trioft.core.errors import FileTrouble, Trouble
-from trioft.core.model import Checkpoint, FileState, Item, Job, Result, Verdict
+from trioft.core.bugs import name_bug, tell_bug
+from trioft.core.errors import FileTrouble, Trouble, meaning_of
+from trioft.core.model import Checkpoint, FileState, Item, Job, Result, Verdict, Wait
 from trioft.core.naming import partial_for
 from trioft.pipeline.backlog import Backlog, Pending
-from trioft.pipeline.context import Tools, stopped
+from trioft.pipeline.context import Stopped, Tools, why_stopped
 from trioft.pipeline.finish import finish
 from trioft.pipeline.outcomes import report, report_all
 from trioft.pipeline.strategies import STRATEGIES, choose_strategy
 from trioft.pipeline.transfer import is_of
 from trioft.state.claims import Take
-from trioft.state.ledger import Entry, Ledger
+from trioft.state.ledger import ARRIVED, Entry, Ledger
 
 # Seconds between two looks whether an operation that was left behind has ended.
 _STUCK = 1.0
@@ -34,13 +35,45 @@ async def run_copier(jobs: AsyncIterable[Job], backlog: Backlog, tools: Tools) -
     with tools.ledger:
         backlog.wake()  # there is room for one more
         async for job in jobs:
-            if choose_strategy(job) == "bundle":
-                await _take(job, backlog, tools)
-            else:
-                # A large file may get another name, and another job, before the one that copies it has noticed.
-                async with tools.owners.owned(job.items[0].fingerprint[:2]):
+            try:
+                if choose_strategy(job) == "bundle":
                     await _take(job, backlog, tools)
+                else:
+                    # A large file may get another name, and another job, before the one that copies it has noticed.
+                    async with tools.owners.owned(job.items[0].fingerprint[:2]):
+                        await _take(job, backlog, tools)
+            except Exception as error:
+                if meaning_of(error) is not None:
+                    raise  # it concerns all: the ledger, for one, cannot be written
+                await _contain(error, job, backlog, tools)
             backlog.wake()
+
+
+async def _contain(error: Exception, job: Job, backlog: Backlog, tools: Tools) -> None:
+    """Have a bug that was met with *job* end one file, not the agent: those of a bundle are tried one by one."""
+    reason = f"this is a bug in trioft: {name_bug(error)}"
+    story = "\n".join([reason, *(f"  {line}" for line in tell_bug(error))])
+    tools.board.notice_once("bug", story, event="bug.met")
+    failed: list[Entry] = []
+    known = await tools.ledger.call(Ledger.known, [item.path for item in job.items])
+    for item in job.items:
+        pending = backlog.find(item.id)
+        if pending is not None and not pending.taken:
+            pending = backlog.take(item, growing=job.growing)  # it was met before that
+        if pending is None:
+            continue  # what came of it had been told before
+        if len(job.items) > 1:
+            pending.alone = True
+            backlog.postpone(pending, Wait.RETRY, f"retry: {reason}", 0)
+            continue
+        tools.board.totals.failed += 1
+        backlog.finished(pending, FileState.FAILED, reason)
+        # What is on record of a delivery stays so: it may have been met after that.
+        before = known.get(item.path)
+        if before is None or before.outcome not in ARRIVED or not before.is_still(item.fingerprint):
+            failed.append(Entry("failed", item.path, pending.entry.target or b"", item.fingerprint, None, reason))
+    if failed:
+        await tools.ledger.call(Ledger.record, failed)
 
 
 async def _take(job: Job, backlog: Backlog, tools: Tools) -> None:
@@ -51,20 +84,19 @@ async def _take(job: Job, backlog: Backlog, tools: Tools) -> None:
 async def _take_named(job: Job, take: Take, backlog: Backlog, tools: Tools) -> None:
     checkpoint = await _begun(job, tools)
     named = zip(job.items, await take(job.items, tools.ledger), strict=True)
-    started = [(item, its, p) for item, its in named if (p := _start(item, job.growing, backlog)) is not None]
+    started = [(item, its, p) for item, its in named if (p := backlog.take(item, growing=job.growing)) is not None]
     started = [(item, its, p) for item, its, p in started if not _has_to_wait(item, p, backlog, tools)]
     failed: list[Entry] = []
     items, pending = [], []
     for item, its, p in started:
-        is_stopped = p.entry.left or p.entry.paused
-        why_not = stopped(p.entry, p.entry.bytes_copied) if is_stopped else p.found.trouble
-        if why_not is not None:
-            if is_stopped:
-                tools.board.move(p.entry, FileState.WAITING, why_not.text)
-            report(p, item, Result(Verdict.TROUBLE, trouble=why_not), backlog, tools, failed)
+        if (stopped := why_stopped(p.entry, p.entry.bytes_copied)) is not None:
+            tools.board.move(p.entry, FileState.WAITING, f"{stopped.verdict} by an operator", Wait.PAUSED)
+            report(p, item, stopped, backlog, tools, failed)
+        elif p.found.trouble is not None:
+            report(p, item, Result(Verdict.TROUBLE, trouble=p.found.trouble), backlog, tools, failed)
         elif isinstance(its, Trouble):  # what comes of the other file says what comes of this one
             pause = 0 if tools.claims.is_free(item.target) else tools.config.destination.check_interval
-            backlog.again(p, FileState.WAITING, f"retry: {its.text}", pause)
+            backlog.postpone(p, Wait.RETRY, f"retry: {its.text}", pause)
         else:
             items.append(its)
             pending.append(p)
@@ -82,14 +114,6 @@ async def _take_named(job: Job, take: Take, backlog: Backlog, tools: Tools) -> N
                 await _carry(name, job, pending, take, backlog, tools)
 
 
-def _start(item: Item, growing: bool, backlog: Backlog) -> Pending | None:
-    """Take a file over from the scanner, unless it has changed, or gone, while the job was waiting."""
-    pending = backlog.find(item.id)
-    if pending is None or pending.entry.state != (FileState.GROWING if growing else FileState.READY):
-        return None
-    return pending if growing or pending.found.fingerprint == item.fingerprint else None
-
-
 def _has_to_wait(item: Item, pending: Pending, backlog: Backlog, tools: Tools) -> bool:
     """
     Put a file back that an operation of an earlier attempt, which got stuck, may still do something about.
@@ -99,7 +123,7 @@ def _has_to_wait(item: Item, pending: Pending, backlog: Backlog, tools: Tools) -
     pid = tools.stuck.process_on(item.fingerprint[:2])
     if pid is not None:
         reason = f"destination: an operation of an earlier attempt has not come back (process {pid})"
-        backlog.again(pending, FileState.WAITING, reason, _STUCK)
+        backlog.postpone(pending, Wait.DESTINATION, reason, _STUCK)
     return pid is not None
 
 
@@ -126,7 +150,7 @@ async def _usable(pending: list[Pending], tools: Tools) -> AsyncIterator[None]:
         while True:
             if not tools.storage.is_open:
                 for p in pending:
-                    tools.board.move(p.entry, FileState.WAITING, tools.board.waits_for)
+                    tools.board.move(p.entry, FileState.WAITING, tools.board.waits_for, tools.board.wait)
                 await tools.storage.usable()
             if tools.places is None:
                 break
@@ -150,7 +174,7 @@ async def _admit(name: str, pending: list[Pending], partial: bytes, backlog: Bac
             tools.board.move(p.entry, FileState.COPYING)
         return True
     for p in pending:
-        backlog.again(p, FileState.WAITING, why_not, tools.config.destination.check_interval)
+        backlog.postpone(p, Wait.SPACE, why_not, tools.config.destination.check_interval)
     return False
 
 
@@ -160,9 +184,11 @@ async def _carry(name: str, job: Job, pending: list[Pending], take: Take, backlo
             results = await STRATEGIES[name](job, tools)
         except FileTrouble as error:
             results = [Result(Verdict.TROUBLE, trouble=error.trouble)] * len(job.items)
+        except Stopped as error:
+            results = [error.result]
         except BaseExceptionGroup as group:
-            # Stopped, and in the same moment something went wrong: that tells nobody anything any more.
-            _, rest = group.split(FileTrouble)
+            # Cancelled, and in the same moment something went wrong: that tells nobody anything any more.
+            _, rest = group.split((FileTrouble, Stopped))
             if rest is None:
                 raise
             raise rest from None

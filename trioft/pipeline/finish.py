@@ -212,7 +212,7 @@ async def _remove_sources(job: Job, results: list[Result], delivered: list[int],
     rows = []
     for n, removal in zip(delivered, removals, strict=True):
         item, result = job.items[n], results[n]
-        if removal.verdict in (Verdict.PUBLISHED, Verdict.GONE):
+        if removal.verdict in (Verdict.REMOVED, Verdict.GONE):
             proofs = {
                 "archived_below": archive and archive.decode("utf-8", "backslashreplace"),
                 "durable_and_verified": tools.manner.verify,

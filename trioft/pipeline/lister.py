@@ -110,7 +110,7 @@ class Lister:
         )
         if result is None:
             self._given_up.add(file.target)
-        elif result.verdict == Verdict.PUBLISHED:
+        elif result.verdict == Verdict.SUMMED:
             assert result.sum is not None
             await self.ledger.call(unlisted.was_read, file, result.target, result.sum)
             self._waits_since = self._waits_since or trio.current_time()

@@ -10,10 +10,10 @@ import random
 import trio
 
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify, may_concern_all, show_path
-from trioft.core.model import FileState, Item, Job, Result, Verdict
+from trioft.core.model import FileState, Item, Job, Result, Verdict, Wait
 from trioft.core.naming import is_partial, partial_for
 from trioft.pipeline.backlog import Backlog, Pending
-from trioft.pipeline.context import PAUSE, Tools
+from trioft.pipeline.context import Tools
 from trioft.state.ledger import Entry, Ledger
 
 # Operations that may rename a partial.
@@ -99,10 +99,10 @@ def report(pending: Pending, item: Item, result: Result, backlog: Backlog, tools
         case Verdict.GONE:
             backlog.finished(pending, FileState.GONE)
         case Verdict.BUSY:
-            backlog.again(pending, FileState.SETTLING, "somebody has it open for writing", settings.settle_closed)
+            backlog.settle_again(pending, "somebody has it open for writing", settings.settle_closed)
         case Verdict.UNPROVEN:
             reason = "nobody can tell whether it is still being written"
-            backlog.again(pending, FileState.SETTLING, reason, settings.settle)
+            backlog.settle_again(pending, reason, settings.settle)
         case Verdict.UNMARKED:
             assert result.found is not None
             pending.found = result.found._replace(marked=False)  # what it is when its marker comes
@@ -113,19 +113,22 @@ def report(pending: Pending, item: Item, result: Result, backlog: Backlog, tools
                 totals.busy += 1
                 backlog.leave(pending, "it changes faster than it can be copied: left for the next run")
                 return
-            backlog.again(pending, FileState.SETTLING, "it changed while it was copied", 0)
+            backlog.settle_again(pending, "it changed while it was copied", 0)
         case Verdict.TROUBLE:
             assert result.trouble is not None
-            if result.trouble.op == PAUSE:
-                entry.trouble = None
-                # He may have changed his mind while what was written settled.
-                backlog.again(pending, FileState.WAITING, result.trouble.text, _PAUSED if entry.paused else 0)
-            elif _cope(pending, result.trouble, backlog, tools):
+            if _cope(pending, result.trouble, backlog, tools):
                 totals.failed += 1
                 backlog.finished(pending, FileState.FAILED, str(result.trouble))
                 failed.append(_outcome(pending, item, "failed", str(result.trouble)))
-        case Verdict.WRITTEN:
-            raise AssertionError("a file was left unfinished")
+        case Verdict.PAUSED:
+            # The operator may have resumed it while what was written settled.
+            backlog.postpone(pending, Wait.PAUSED, "paused by an operator", _PAUSED if entry.paused else 0)
+        case Verdict.LEFT:
+            totals.failed += 1
+            backlog.finished(pending, FileState.FAILED, str(result.trouble))
+            failed.append(_outcome(pending, item, "failed", str(result.trouble)))
+        case Verdict.OPEN | Verdict.WRITTEN | Verdict.REMOVED | Verdict.SUMMED:
+            raise AssertionError(f"a file was left unfinished: {result.verdict}")
 
 
 def _outcome(pending: Pending, item: Item, outcome: str, reason: str) -> Entry:
@@ -146,21 +149,22 @@ def _cope(pending: Pending, trouble: Trouble, backlog: Backlog, tools: Tools) ->
                     if (tools.once or end == Remedy.SOURCE) and entry.attempt > tools.config.retry.retries:
                         return True
                 pending.outages = tools.storage.outages
-            backlog.again(pending, FileState.WAITING, f"{end}: {trouble}", _pause(entry.attempt, tools))
+            wait = Wait.DESTINATION if end == Remedy.DESTINATION else Wait.SOURCE
+            backlog.postpone(pending, wait, f"{end}: {trouble}", _pause(entry.attempt, tools))
         case Remedy.SPACE:
             tools.storage.ran_out()
-            backlog.again(pending, FileState.WAITING, f"space: {trouble}", tools.config.destination.check_interval)
+            backlog.postpone(pending, Wait.SPACE, f"space: {trouble}", tools.config.destination.check_interval)
         case Remedy.RETRY:
             entry.attempt += 1
             if entry.attempt > tools.config.retry.retries:
                 return True
             pause = _pause(entry.attempt, tools)
-            backlog.again(pending, FileState.WAITING, f"retry in {pause:.0f} s: {trouble}", pause)
+            backlog.postpone(pending, Wait.RETRY, f"retry in {pause:.0f} s: {trouble}", pause)
             entry.retry_at = trio.current_time() + pause
         case Remedy.GIVE_UP:
             if tools.storage.is_open or not _may_concern_all(trouble):
                 return True
-            backlog.again(pending, FileState.WAITING, f"destination: {trouble}", 0)
+            backlog.postpone(pending, Wait.DESTINATION, f"destination: {trouble}", 0)
     return False
 
 

@@ -383,6 +383,8 @@ class Scanner:
             try:
                 name = await self.source.locate(found.path, found.fingerprint[:2], everywhere=is_large)
             except FileTrouble as error:
+                if not self._has(pending):
+                    return
                 self.board.notice_once("source", f"cannot find out whether a file was renamed: {error}")
                 pending.entry.attempt += 1
                 if pending.entry.attempt <= self.config.retry.retries:
@@ -392,10 +394,16 @@ class Scanner:
                 return
             if name is not None:
                 self.changes.add([name])
+            if not self._has(pending):
+                return
         if pending.entry.strategy:
             self.backlog.make_ready(pending)  # it has been begun: a copier finds it gone, and clears up what it wrote
         else:
             self.backlog.finished(pending, FileState.GONE)
+
+    def _has(self, pending: Pending) -> bool:
+        """Is a file still the scanner's? While it waited for an answer, a copier may have taken it, or ended it."""
+        return self.backlog.find(pending.entry.id) is pending and not pending.in_work
 
     def _leave(self, pending: Pending) -> None:
         self.board.totals.busy += 1

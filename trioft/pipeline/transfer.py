@@ -9,7 +9,6 @@ and recorded. Writing and settling overlap.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import math
 from collections.abc import AsyncIterator, Callable
@@ -23,7 +22,7 @@ from trioft.core.errors import FileTrouble, first_of, mismatch, show_path
 from trioft.core.manifest import BLOCK_SUMS
 from trioft.core.model import BLOCK_SIZE, SPAN_SIZE, Checkpoint, FileState, Item, Result
 from trioft.core.naming import former_partial_for, partial_for
-from trioft.pipeline.context import Tools, open_nursery_for_one_trouble, stopped
+from trioft.pipeline.context import Stopped, Tools, open_nursery_for_one_trouble, why_stopped
 from trioft.state.ledger import Ledger
 
 # Spans of one file that are written at a time: with the settling beside them two fill a full-duplex link. On a disk of
@@ -233,9 +232,9 @@ class Transfer:
         return blocks
 
     def check_wanted(self) -> None:
-        """Raise ``FileTrouble`` if an operator wants it to be left, or to pause."""
-        if self.entry.left or self.entry.paused:
-            raise FileTrouble(stopped(self.entry, self.written))
+        """Raise ``Stopped`` if an operator wants it to be left, or to pause."""
+        if (result := why_stopped(self.entry, self.written)) is not None:
+            raise Stopped(result)
 
     async def copy_span(self, start: int, end: int, tell: Callable[[Step | Written], None]) -> None:
         """Call the operation that copies a span of a finished file."""
@@ -325,9 +324,9 @@ async def kept_when_cancelled(transfer: Transfer) -> AsyncIterator[None]:
         yield
     except BaseException as error:
         # After a trouble nothing that was written since the last checkpoint can be relied on.
-        trouble = first_of(BaseExceptionGroup("", [error]), FileTrouble)
-        is_stopped = isinstance(trouble, FileTrouble) and trouble.trouble.errno == errno.ECANCELED
-        if is_stopped or (trouble is None and trio.current_effective_deadline() == -math.inf):
+        group = BaseExceptionGroup("", [error])
+        is_stopped = first_of(group, Stopped) is not None or trio.current_effective_deadline() == -math.inf
+        if is_stopped and first_of(group, FileTrouble) is None:
             async with transfer.tools.shutdown.shield():
                 await transfer.keep()
         raise

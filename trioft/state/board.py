@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from trioft.core.errors import Side, TrioftError, Trouble
-from trioft.core.model import FINAL, TRANSITIONS, FileState, Fingerprint
+from trioft.core.model import FINAL, TRANSITIONS, FileState, Fingerprint, Wait
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -29,6 +29,7 @@ class Entry:
     job: str | None = None  # whose it is, where there are several
     state: FileState = FileState.SETTLING
     reason: str | None = None  # why it is in this state, in words
+    wait: Wait | None = None  # what it waits for, where it does
     strategy: str | None = None
     target: bytes | None = None  # its final name at the destination
     bytes_copied: int = 0  # resumed ones included
@@ -181,9 +182,11 @@ class Board(Herald):
         self.totals.bytes_patched += count
         self.revision += 1
 
-    def move(self, entry: Entry, state: FileState, reason: str | None = None) -> None:
+    def move(self, entry: Entry, state: FileState, reason: str | None = None, wait: Wait | None = None) -> None:
         """
-        Put *entry* into *state*. Raises ``ValueError`` for a transition that must not happen.
+        Put *entry* into *state*; where it waits, *wait* says for what.
+
+        Raises ``ValueError`` for a transition that must not happen.
 
         A final state takes it off the board.
         """
@@ -191,7 +194,7 @@ class Board(Herald):
             raise ValueError(f"{entry.path!r} cannot go from {entry.state} to {state}")
         if (state, reason) == (entry.state, entry.reason):
             return
-        entry.state, entry.reason = state, reason
+        entry.state, entry.reason, entry.wait = state, reason, wait
         if state == FileState.COPYING and entry.started_at is None:
             entry.started_at = trio.current_time()
         if state in FINAL:
@@ -300,6 +303,11 @@ class Board(Herald):
     def waits_for(self) -> str | None:
         """Say what all files wait for, and why; None where they need not wait."""
         return "; ".join(self.outages) or None
+
+    @property
+    def wait(self) -> Wait:
+        """The end that all files wait for: the source first, as nothing can be read."""
+        return Wait.DESTINATION if self.source is None else Wait.SOURCE
 
     @property
     def outages(self) -> list[str]:

@@ -65,10 +65,9 @@ class Journal:
                 self._note(entry, entry.state, "")
             self._forget(entry)
         elif entry.state == FileState.WAITING and entry.reason is not None:
-            # The figures in a reason may change at every look: its first word says what it is about.
-            kind = entry.reason.split()[0].rstrip(":")
+            # Not by the text: the figures in a reason may change at every look.
             text = entry.reason + (f" (failed attempts: {entry.attempt})" if entry.attempt else "")
-            self._note(entry, entry.state, text, kind, entry.attempt, entry.trouble, entry.bytes_verified)
+            self._note(entry, entry.state, text, entry.wait, entry.attempt, entry.trouble, entry.bytes_verified)
         elif entry.reason is not None:
             self._note(entry, entry.state, entry.reason, entry.reason, entry.attempt)
 

@@ -191,7 +191,7 @@ def open_source(src: int, item: Item) -> tuple[int, Result]:
     Open a source file and see whether it is the version asked for and nobody writes it.
 
     Returns the descriptor, which the caller closes, and a Result: one that says why it must not be copied now (with
-    the descriptor -1), or WRITTEN, with how sure it is that nobody writes it, for when it has been copied.
+    the descriptor -1), or OPEN, with how sure it is that nobody writes it, for when it has been copied.
     """
     return _open_if(src, item, _why_not_now)
 
@@ -214,7 +214,7 @@ def _open_if(src: int, item: Item, look: Callable[[int, Item], Result]) -> tuple
     except BaseException:
         close_quietly(fd)
         raise
-    if result.verdict == Verdict.WRITTEN:
+    if result.verdict == Verdict.OPEN:
         return fd, result
     close_quietly(fd)
     return -1, result
@@ -228,12 +228,12 @@ def _why_not_now(fd: int, item: Item) -> Result:
         return Result(Verdict.BUSY)
     if answer == answers.UNKNOWN and not item.settled:
         return Result(Verdict.UNPROVEN)
-    return Result(Verdict.WRITTEN, closed=writers.strength(fd, item.fingerprint.dev, answer, item.marked))
+    return Result(Verdict.OPEN, closed=writers.strength(fd, item.fingerprint.dev, answer, item.marked))
 
 
 def _why_not_ever(fd: int, item: Item) -> Result:
     same = current_fingerprint(fd, item.path)[:2] == item.fingerprint[:2]
-    return Result(Verdict.WRITTEN if same else Verdict.CHANGED)
+    return Result(Verdict.OPEN if same else Verdict.CHANGED)
 
 
 def has_changed(fd: int, item: Item) -> bool:
@@ -296,7 +296,7 @@ def remove_sources(
     What has a source's name and *marker* after it goes with it, as it speaks of a file that is there no more.
 
     A file goes only if it is still the version that was delivered (device, inode, size, mtime, ctime) and nobody
-    has it open for writing: BUSY and CHANGED say that it stays, GONE that it was gone already; PUBLISHED
+    has it open for writing: BUSY and CHANGED say that it stays, GONE that it was gone already; REMOVED
     means that it has gone now, and *writer* says on what proof that nobody was writing it. Where that cannot be
     proved, UNPROVEN, a file is not deleted; it may still be archived, since what somebody writes then is not lost.
     """
@@ -357,7 +357,7 @@ def _remove_one(src: int, path: bytes, fingerprint: Fingerprint, archive: bytes 
                     linux.rename_noreplace(path + marker, archived + marker, src)
         except OSError as error:
             note = f"its marker stays: {error.strerror}"
-    return Result(Verdict.PUBLISHED, writer=writer, note=note)
+    return Result(Verdict.REMOVED, writer=writer, note=note)
 
 
 def _move_to_archive(src: int, path: bytes, archive: bytes) -> bytes:

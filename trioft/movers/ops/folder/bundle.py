@@ -111,7 +111,7 @@ class _Bundle:
 
     def _open_source(self, n: int) -> None:
         fd, opening = open_source(self._src, self._items[n])
-        if opening.verdict == Verdict.WRITTEN:
+        if opening.verdict == Verdict.OPEN:
             self._open[n], self._openings[n] = fd, opening
             advise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
         else:
@@ -143,7 +143,7 @@ class _Bundle:
         close_written(dst_fd, partial)
         digest = _digest(data) if manner.verify != "size" else None
         its_sum = manifest.sum_of(manner.manifest, data) if manner.manifest != manifest.NONE else None
-        self.results[n] = self._openings[n]._replace(digest=digest, sum=its_sum)
+        self.results[n] = self._openings[n]._replace(verdict=Verdict.WRITTEN, digest=digest, sum=its_sum)
 
     def _open_partial(self, n: int) -> None:
         """Open a partial, make it durable, and have it read from behind the page cache."""

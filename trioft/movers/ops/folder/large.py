@@ -62,7 +62,7 @@ def prepare(
     """
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
         src_fd, opening = (open_growing if growing else open_source)(src, item)
-        if opening.verdict != Verdict.WRITTEN:
+        if opening.verdict != Verdict.OPEN:
             return opening
         try:
             if growing:

@@ -46,7 +46,7 @@ def sum_delivered(
     destination: Root, file: Unlisted, kind: str, resolution_ns: int, by_number: bool, progress: Progress
 ) -> Result:
     """
-    Read a delivered file at the destination, and return its sum: PUBLISHED, *target* and *sum*.
+    Read a delivered file at the destination, and return its sum: SUMMED, *target* and *sum*.
 
     It is read from behind the page cache, and compared with the digest of what was delivered: other bytes are a
     trouble. GONE and CHANGED say that it is not there any more, or not as it was delivered. One that is *doubtful* may
@@ -64,7 +64,7 @@ def sum_delivered(
                     hasher = manifest.hasher(kind)
                     digest = _read(fd, target, file.size, hasher, progress)
                     if file.digest in (None, digest):
-                        return Result(Verdict.PUBLISHED, target, sum=hasher.digest())
+                        return Result(Verdict.SUMMED, target, sum=hasher.digest())
                     if not file.doubtful:
                         text = "the destination holds other bytes than were delivered"
                         raise FileTrouble(Trouble(Side.DESTINATION, "read", target, None, None, text))
