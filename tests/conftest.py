@@ -4,6 +4,16 @@ The rules of these tests.
 They work on real files below ``tmp_path``, with real processes and real signals; the command line runs as a child
 process. No test sleeps for luck: it waits for something to happen, with a limit. Every test says in one sentence what
 trioft promises. Names of tests are sentences, names of helpers are in ``support``.
+
+The folders are those of the house, and a test lies where the module or the wing is that it tests: ``core``, ``config``,
+``ops`` and ``movers``, ``state``, ``pipeline``, ``agent``, ``serve``, ``cli``. Beside them:
+
+``promises``  what only whole runs can show, by promise: real agents, kills, faults, mounts, power cuts, shares
+``house``     the tests of what is no module: documents, layers, benches, tools
+``tools``     what tests are made of: it is on the path of all of them
+``bench``     how fast it is; measured by hand
+
+``sh tests/run.sh quick`` leaves the promises out and takes two minutes.
 """
 
 from __future__ import annotations
