@@ -166,7 +166,7 @@ def test_every_event_stands_in_the_readme() -> None:
     package = Path(trioft.__file__).parent
     readme = (package.parent / "README.md").read_text("utf-8")
     said = re.compile(r'(?:"(?:debug|info|warning|error)", |event=)"([a-z]+\.[a-z_]+)"')
-    names = {match[1] for path in package.glob("*.py") for match in said.finditer(path.read_text("utf-8"))}
+    names = {match[1] for path in package.rglob("*.py") for match in said.finditer(path.read_text("utf-8"))}
     assert len(names) > 20
     assert [name for name in sorted(names) if f"`{name}`" not in readme] == []
 

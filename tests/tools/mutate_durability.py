@@ -60,14 +60,14 @@ MUTATIONS = [
     ),
     Mutation(
         "recording: no fdatasync of what was rewritten",
-        "source",
+        "growing",
         "settle_ranges",
         "os.fdatasync(fd)",
         "pass",
     ),
     Mutation(
         "recording: no fsync of its attributes",
-        "source",
+        "growing",
         "finish_attributes",
         "os.fsync(dst_fd)",
         "pass",
@@ -84,7 +84,7 @@ MUTATIONS = [
     ),
     Mutation(
         "folders: no fsync of the parent of a new one",
-        "scan",
+        "listing",
         "make_folders",
         "sync_folder(dst, folder)",
         "pass",
@@ -132,7 +132,7 @@ MUTATIONS = [
         "finish: the source goes before the ledger has a row",
         "finish",
         "_record",
-        "await tools.ledger.call(Ledger.record, entries)",
+        "await tools.ledger.call(_record_all, entries, to_list)",
         "pass",
     ),
     Mutation(

@@ -50,7 +50,7 @@ def run(server: str, folder: Path) -> Report:
     ]
     for code in (HERE.parent, HERE.parents[2] / "trioft"):
         # The guest cannot keep what it compiles.
-        compileall.compile_dir(code, maxlevels=1, quiet=2)
+        compileall.compile_dir(code, maxlevels=3, quiet=2)
     environment = dict(os.environ)
     if shim := _build_shim(folder):
         environment["LD_PRELOAD"] = str(shim)
