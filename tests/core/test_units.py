@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioft.core import units as notation
+from trioft.core import units
 
 DURATION = "a duration with its unit, such as 10s"
 SIZE = "a size with its unit, such as 64MiB"
@@ -34,7 +34,7 @@ PERCENT = "a percentage from 0% to 100%"
 )
 def test_sizes(text: str, size: int) -> None:
     """KiB … TiB are powers of 1024, KB … TB powers of 1000."""
-    assert notation.parse_size(text) == size
+    assert units.parse_size(text) == size
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_sizes(text: str, size: int) -> None:
 )
 def test_durations(text: str, seconds: float) -> None:
     """Durations have their unit, and may have several, the largest first."""
-    assert notation.parse_duration(text) == seconds
+    assert units.parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,13 @@ def test_durations(text: str, seconds: float) -> None:
 )
 def test_rates(text: object, rate: int | None) -> None:
     """A rate is a size, ``/s`` goes without saying, and off is no rate at all, also where YAML has made false of it."""
-    assert notation.parse_rate(text) == rate
+    assert units.parse_rate(text) == rate
 
 
 @pytest.mark.parametrize(("text", "percent"), [("0%", 0.0), ("0.5%", 0.5), ("1%", 1.0), ("100%", 100.0)])
 def test_percentages(text: str, percent: float) -> None:
     """A percentage has its sign."""
-    assert notation.parse_percent(text) == percent
+    assert units.parse_percent(text) == percent
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_percentages(text: str, percent: float) -> None:
 )
 def test_sizes_are_written_in_the_unit_that_reads_best(size: int, text: str) -> None:
     """The shortest exact text is the one that a person would have written."""
-    assert notation.format_size(size) == text
+    assert units.format_size(size) == text
 
 
 @pytest.mark.parametrize(
@@ -96,23 +96,23 @@ def test_sizes_are_written_in_the_unit_that_reads_best(size: int, text: str) -> 
 )
 def test_durations_are_written_in_the_unit_that_reads_best(seconds: float, text: str) -> None:
     """Round durations are short, and none is rounded."""
-    assert notation.format_duration(seconds) == text
+    assert units.format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("parse", "text", "sentence"),
     [
-        (notation.parse_size, "64", f'found "64", expected {SIZE}'),
-        (notation.parse_duration, "10", f'found "10", expected {DURATION}'),
-        (notation.parse_duration, 10, f"found 10, expected {DURATION}"),
-        (notation.parse_rate, "20MiB/s/s", f'found "20MiB/s/s", expected {RATE}'),
-        (notation.parse_rate, "9999999999TiB", 'found "9999999999TiB", expected a size below 8388608TiB'),
-        (notation.parse_percent, "100.1%", f'found "100.1%", expected {PERCENT}'),
-        (notation.parse_percent, 1, f"found 1, expected {PERCENT}"),
-        (notation.parse_size, ["64MiB"], f"found a list, expected {SIZE}"),
-        (notation.parse_size, {"a": 1}, f"found a mapping, expected {SIZE}"),
-        (notation.parse_size, "64MiB\n", f'found "64MiB\\n", expected {SIZE}'),
-        (notation.parse_size, "\x1b[31m\u202e", f'found "\\u001b[31m\\u202e", expected {SIZE}'),
+        (units.parse_size, "64", f'found "64", expected {SIZE}'),
+        (units.parse_duration, "10", f'found "10", expected {DURATION}'),
+        (units.parse_duration, 10, f"found 10, expected {DURATION}"),
+        (units.parse_rate, "20MiB/s/s", f'found "20MiB/s/s", expected {RATE}'),
+        (units.parse_rate, "9999999999TiB", 'found "9999999999TiB", expected a size below 8388608TiB'),
+        (units.parse_percent, "100.1%", f'found "100.1%", expected {PERCENT}'),
+        (units.parse_percent, 1, f"found 1, expected {PERCENT}"),
+        (units.parse_size, ["64MiB"], f"found a list, expected {SIZE}"),
+        (units.parse_size, {"a": 1}, f"found a mapping, expected {SIZE}"),
+        (units.parse_size, "64MiB\n", f'found "64MiB\\n", expected {SIZE}'),
+        (units.parse_size, "\x1b[31m\u202e", f'found "\\u001b[31m\\u202e", expected {SIZE}'),
     ],
 )
 def test_what_cannot_be_parsed_is_told_in_a_sentence(
@@ -126,28 +126,28 @@ def test_what_cannot_be_parsed_is_told_in_a_sentence(
 
 @given(st.integers(0, 2**63 - 1))
 def test_sizes_survive_writing_and_reading(size: int) -> None:
-    """No byte is lost by notation."""
-    assert notation.parse_size(notation.format_size(size)) == size
-    assert notation.parse_rate(notation.format_rate(size or None)) == (size or None)
+    """No byte is lost by units."""
+    assert units.parse_size(units.format_size(size)) == size
+    assert units.parse_rate(units.format_rate(size or None)) == (size or None)
 
 
 @given(st.floats(0, 36500 * 86400, allow_subnormal=False))
 def test_durations_survive_writing_and_reading(seconds: float) -> None:
     """Every float in the range comes back exactly."""
-    assert notation.parse_duration(notation.format_duration(seconds)) == seconds
+    assert units.parse_duration(units.format_duration(seconds)) == seconds
 
 
 @given(st.floats(0, 100, allow_subnormal=False))
 def test_percentages_survive_writing_and_reading(percent: float) -> None:
     """Every float in the range comes back exactly."""
-    assert notation.parse_percent(notation.format_percent(percent)) == percent
+    assert units.parse_percent(units.format_percent(percent)) == percent
 
 
 @given(st.text())
 def test_nothing_that_a_terminal_obeys_is_left_in_a_visible_text(text: str) -> None:
     """A message shows what was found; it does not colour, move or hide anything."""
-    assert notation.visible(text).isprintable()
-    assert len(notation.as_written(text).splitlines()) == 1
+    assert units.visible(text).isprintable()
+    assert len(units.as_written(text).splitlines()) == 1
 
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -166,7 +166,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 )
 def test_moments(text: str, moment: datetime) -> None:
     """So long ago, or a date; without an offset by this machine's clock."""
-    assert notation.parse_moment(text, NOW) == moment
+    assert units.parse_moment(text, NOW) == moment
 
 
 @given(st.text() | st.datetimes().map(str) | st.from_regex(r"\A[0-9]{1,6}[dhms]{0,2}\Z"))
@@ -174,8 +174,8 @@ def test_no_text_makes_a_moment_that_cannot_be_told(text: str) -> None:
     """Whatever somebody types is a moment that the ledger can be asked for, or is refused in words."""
     refusal = ""
     try:
-        moment = notation.parse_moment(text, NOW)
+        moment = units.parse_moment(text, NOW)
     except ValueError as error:
         moment, refusal = NOW, str(error)
     assert not refusal or "expected a duration, such as 2h, or a date" in refusal
-    assert datetime.fromisoformat(notation.timestamp(moment)).tzinfo is not None
+    assert datetime.fromisoformat(units.timestamp(moment)).tzinfo is not None

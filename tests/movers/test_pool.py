@@ -24,7 +24,7 @@ import trio.testing
 import odd_mover
 from support import PATIENCE, TOOLS, TRIOFT, movers_of, wait_until
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify
-from trioft.movers import pool as movers_module
+from trioft.movers import pool as pool_module
 from trioft.movers.child import child_command
 from trioft.movers.ops.wire import LENGTH
 from trioft.movers.pool import MOST_STUCK, MoverBug, Movers, Stuck
@@ -171,7 +171,7 @@ async def test_movers_that_were_idle_for_long_are_retired(tmp_path: Path, monkey
             pids = await busy(tmp_path, 3)
             (tmp_path / "go").touch()
         assert mine() == pids
-        monkeypatch.setattr(movers_module, "_IDLE", 0)
+        monkeypatch.setattr(pool_module, "_IDLE", 0)
         await movers.call("who")
         assert not mine() & pids
         assert movers.replaced == 0
@@ -316,7 +316,7 @@ async def test_those_left_behind_do_not_count_once_something_else_is_mounted(
         for _ in range(MOST_STUCK):
             with pytest.raises(FileTrouble, match="no progress"):
                 await movers.call("hold", str(tmp_path))
-        monkeypatch.setattr(movers_module, "mounts_at", lambda paths: [1, 2])
+        monkeypatch.setattr(pool_module, "mounts_at", lambda paths: [1, 2])
         assert await movers.call("echo", "well") == "well"
         (tmp_path / "go").touch()
         await until(lambda: not movers.stuck.pids)

@@ -15,11 +15,9 @@ from support import pattern
 from trioft.core import digests
 from trioft.core.errors import IDENTIFY, FileTrouble, Remedy, Side, classify
 from trioft.core.model import BLOCK_SIZE, Result, Root, Verdict
-from trioft.movers.ops import files as fileio
-from trioft.movers.ops import linux, source, writers
+from trioft.movers.ops import files, linux, source, writers
 from trioft.movers.ops.files import Away
-from trioft.movers.ops.folder import existing as existingio
-from trioft.movers.ops.folder import partials
+from trioft.movers.ops.folder import existing, partials
 
 
 @pytest.fixture
@@ -56,7 +54,7 @@ def test_digest_of_a_file_is_the_digest_of_its_block_digests_in_order() -> None:
 def test_a_root_that_is_what_it_was_is_opened_and_closed(ground: Ground) -> None:
     """An operation reaches everything through one descriptor of the root, and leaves nothing open."""
     before = open_files()
-    with fileio.opened(root_of(ground.source), Side.SOURCE) as fd:
+    with files.opened(root_of(ground.source), Side.SOURCE) as fd:
         assert os.path.samestat(os.fstat(fd), ground.source.stat())
     assert open_files() == before
 
@@ -80,7 +78,7 @@ def test_a_root_that_is_not_what_it_was_is_away(ground: Ground, what: str, side:
         ground.dest.write_bytes(b"")
         root = Root(root.path + b"/below", root.dev)
     before = open_files()
-    with pytest.raises(Away) as caught, fileio.opened(root, side):
+    with pytest.raises(Away) as caught, files.opened(root, side):
         pytest.fail("it was opened")
     trouble = caught.value.trouble
     op = IDENTIFY if what.startswith("another") else "open"
@@ -95,7 +93,7 @@ def test_a_root_that_is_not_what_it_was_is_away(ground: Ground, what: str, side:
 def test_a_root_that_may_not_be_opened_is_a_trouble_of_its_own(ground: Ground) -> None:
     """A folder without access is not taken for one that is away."""
     ground.dest.chmod(0)
-    with ordinary_user(), pytest.raises(FileTrouble) as caught, fileio.opened(root_of(ground.dest), Side.DESTINATION):
+    with ordinary_user(), pytest.raises(FileTrouble) as caught, files.opened(root_of(ground.dest), Side.DESTINATION):
         pytest.fail("it was opened")
     assert not isinstance(caught.value, Away)
     assert caught.value.trouble.errno == errno.EACCES
@@ -110,7 +108,7 @@ def test_a_root_whose_server_does_not_answer_is_a_trouble(ground: Ground, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fstat", stale)
-        with pytest.raises(FileTrouble) as caught, fileio.opened(root_of(ground.dest), Side.DESTINATION):
+        with pytest.raises(FileTrouble) as caught, files.opened(root_of(ground.dest), Side.DESTINATION):
             pytest.fail("it was opened")
     assert (caught.value.trouble.side, caught.value.trouble.errno) == ("destination", errno.ESTALE)
     assert open_files() == before
@@ -386,10 +384,10 @@ def test_what_is_there_already_decides_with_the_policy(
     manner = MANNER._replace(if_exists=policy)
     if expected.get(policy) == Verdict.TROUBLE:
         with pytest.raises(FileTrouble) as caught:
-            existingio.look_for_existing(fd, dst, item, manner, ground.told.append)
+            existing.look_for_existing(fd, dst, item, manner, ground.told.append)
         assert (caught.value.trouble.op, caught.value.trouble.errno) == ("rename", errno.EISDIR)
         return
-    result = existingio.look_for_existing(fd, dst, item, manner, ground.told.append)
+    result = existing.look_for_existing(fd, dst, item, manner, ground.told.append)
     assert (result and result.verdict) == expected.get(policy)
     assert result is None or result.target == b"a.txt"
 
@@ -401,7 +399,7 @@ def test_a_renamed_copy_is_found_under_its_number(ground: Ground, src: int, dst:
     ground.old(b"take_1.mov", b"second")
     os.utime(ground.at_dest(b"take_1.mov"), ns=(0, item.fingerprint.mtime_ns))
     fd, _ = source.open_source(src, item)
-    result = existingio.look_for_existing(fd, dst, item, MANNER._replace(if_exists="rename"), ground.told.append)
+    result = existing.look_for_existing(fd, dst, item, MANNER._replace(if_exists="rename"), ground.told.append)
     assert result == Result(Verdict.ALREADY, b"take_1.mov")
 
 
@@ -411,7 +409,7 @@ def test_times_are_compared_as_exactly_as_the_destination_keeps_them(ground: Gro
     item = ground.add(b"a")
     ground.old(b"a", read(ground.at_source(b"a")))
     os.utime(ground.at_dest(b"a"), ns=(0, item.fingerprint.mtime_ns + off))
-    assert fileio.is_same(os.stat(ground.at_dest(b"a")), item.fingerprint, 100) == (abs(off) < 100)
+    assert files.is_same(os.stat(ground.at_dest(b"a")), item.fingerprint, 100) == (abs(off) < 100)
 
 
 @pytest.mark.parametrize("size", [0, 5, BLOCK_SIZE, BLOCK_SIZE + 1], ids=["empty", "small", "block", "more"])
@@ -425,7 +423,7 @@ def test_before_a_source_is_removed_what_is_there_is_compared_byte_for_byte(
     ground.same_times(item)
     fd, _ = source.open_source(src, item)
     manner = MANNER._replace(prove_existing=True)
-    result = existingio.look_for_existing(fd, dst, item, manner, ground.told.append)
+    result = existing.look_for_existing(fd, dst, item, manner, ground.told.append)
     blocks = [content[at : at + BLOCK_SIZE] for at in range(0, size, BLOCK_SIZE)]
     digest = digests.file_digest(b"".join(map(digests.block_digest, blocks)))
     assert result == Result(Verdict.ALREADY, b"a", digest)
@@ -435,7 +433,7 @@ def test_before_a_source_is_removed_what_is_there_is_compared_byte_for_byte(
             file.seek(size - 1)
             file.write(bytes([content[-1] ^ 1]))
         ground.same_times(item)
-        assert existingio.look_for_existing(fd, dst, item, manner, ground.told.append) is None
+        assert existing.look_for_existing(fd, dst, item, manner, ground.told.append) is None
 
 
 def test_what_is_there_is_compared_even_where_it_may_not_be_written(ground: Ground, src: int, dst: int) -> None:
@@ -446,7 +444,7 @@ def test_what_is_there_is_compared_even_where_it_may_not_be_written(ground: Grou
     os.chmod(ground.at_dest(b"a"), 0o444)
     fd, _ = source.open_source(src, item)
     with ordinary_user():
-        result = existingio.look_for_existing(fd, dst, item, MANNER._replace(prove_existing=True), ground.told.append)
+        result = existing.look_for_existing(fd, dst, item, MANNER._replace(prove_existing=True), ground.told.append)
     assert result is not None
     assert result.verdict == Verdict.ALREADY
 
@@ -464,7 +462,7 @@ def test_short_reads_and_writes_are_continued(ground: Ground, monkeypatch: pytes
     with monkeypatch.context() as patch:
         patch.setattr(os, "preadv", lambda fd, views, at: preadv(fd, [views[0][:7]], at))
         patch.setattr(os, "pwrite", lambda fd, view, at: pwrite(fd, view[:9], at))
-        data = fileio.read_exactly(source, Side.SOURCE, b"a", 100, 800)
+        data = files.read_exactly(source, Side.SOURCE, b"a", 100, 800)
         partials.write_all(target, b"a", 50, memoryview(data))
     assert data == content[100:900]
     assert read(ground.at_dest(b"a")) == bytes(50) + content[100:900]
@@ -475,7 +473,7 @@ def test_a_file_that_ends_too_soon_is_a_trouble_with_its_offset(ground: Ground) 
     ground.add(b"a", b"12345")
     fd = ground.open(ground.at_source(b"a"))
     with pytest.raises(FileTrouble) as caught:
-        fileio.read_exactly(fd, Side.SOURCE, b"a", 2, 4)
+        files.read_exactly(fd, Side.SOURCE, b"a", 2, 4)
     trouble = caught.value.trouble
     assert (trouble.side, trouble.op, trouble.path, trouble.offset) == ("source", "read", b"a", 5)
 
@@ -500,7 +498,7 @@ def test_errors_of_reads_and_writes_tell_the_byte(ground: Ground, monkeypatch: p
 
     monkeypatch.setattr(os, "preadv", fail)
     with pytest.raises(FileTrouble) as caught:
-        fileio.read_exactly(fd, Side.DESTINATION, b"a", 8, 1)
+        files.read_exactly(fd, Side.DESTINATION, b"a", 8, 1)
     assert caught.value.trouble[:5] == ("destination", "read", b"a", 8, errno.EIO)
 
 

@@ -32,9 +32,9 @@ from trioft.core.errors import FileTrouble, Remedy, classify
 from trioft.core.model import BLOCK_SIZE, BUNDLE_FILE_SIZE, VOID, Checkpoint, Ends, Item, Result, Root, Verdict
 from trioft.movers.ops import linux, writers
 from trioft.movers.ops.files import Away
-from trioft.movers.ops.folder import bundle as bundleio
-from trioft.movers.ops.folder import large as copyio
-from trioft.movers.ops.folder import publish as publishio
+from trioft.movers.ops.folder import bundle as bundle_module
+from trioft.movers.ops.folder import large as large_module
+from trioft.movers.ops.folder import publish
 
 LARGE = 2 * BLOCK_SIZE + 123  # three blocks, the last one short
 
@@ -49,7 +49,7 @@ def digests(content: bytes) -> bytes:
 
 
 def bundle(ground: Ground, items: list[Item], **manner: Any) -> list[Result]:
-    return bundleio.write_bundle(ground.ends, items, MANNER._replace(**manner), ground.told.append)
+    return bundle_module.write_bundle(ground.ends, items, MANNER._replace(**manner), ground.told.append)
 
 
 def verdicts(results: list[Result]) -> list[str]:
@@ -112,7 +112,7 @@ def test_every_legal_name_is_copied(ground: Ground, name: bytes) -> None:
     assert written.verdict == Verdict.WRITTEN
     (partial,) = files_of(ground.dest)
     assert len(os.path.basename(partial)) <= 255
-    (published,) = publishio.publish(ground.ends, [publication(item)], MANNER)
+    (published,) = publish.publish(ground.ends, [publication(item)], MANNER)
     assert published.verdict == Verdict.PUBLISHED
     assert files_of(ground.dest) == files_of(ground.source)
 
@@ -143,16 +143,16 @@ def test_a_write_protected_file_is_copied_and_stays_write_protected(ground: Grou
     partial = os.path.basename(ground.partial(big))
     with ordinary_user():
         assert verdicts(bundle(ground, [small])) == ["written"]
-        assert isinstance(copyio.prepare(ground.ends, big, None, MANNER, False, ground.told.append), Prepared)
-        copyio.copy_span(ground.ends, big, partial, 0, len(content), MANNER, ground.told.append)
+        assert isinstance(large_module.prepare(ground.ends, big, None, MANNER, False, ground.told.append), Prepared)
+        large_module.copy_span(ground.ends, big, partial, 0, len(content), MANNER, ground.told.append)
         destination = ground.ends.destination
-        assert copyio.settle(
+        assert large_module.settle(
             destination, partial, 0, len(content), digests(content), "readback", ground.told.append
         ) == []  # fmt: skip
         # A restart finds its partial and may go on with it.
-        assert isinstance(copyio.prepare(ground.ends, big, None, MANNER, False, ground.told.append), Prepared)
-        copyio.copy_span(ground.ends, big, partial, BLOCK_SIZE, len(content), MANNER, ground.told.append)
-        results = publishio.publish(ground.ends, [publication(small), publication(big)], MANNER)
+        assert isinstance(large_module.prepare(ground.ends, big, None, MANNER, False, ground.told.append), Prepared)
+        large_module.copy_span(ground.ends, big, partial, BLOCK_SIZE, len(content), MANNER, ground.told.append)
+        results = publish.publish(ground.ends, [publication(small), publication(big)], MANNER)
     assert verdicts(results) == ["published"] * 2
     assert files_of(ground.dest) == files_of(ground.source)
     assert [stat.S_IMODE(os.stat(ground.at_dest(path)).st_mode) for path in (b"small", b"big")] == [mode] * 2
@@ -368,10 +368,10 @@ def test_nothing_is_written_below_a_folder_that_is_not_the_destination(ground: G
     ends = Ends(ground.ends.source, Root(root.path, root.dev + 1))
     partial = os.path.basename(ground.partial(item))
     calls: dict[str, Callable[[], object]] = {
-        "write_bundle": lambda: bundleio.write_bundle(ends, [item], MANNER, ground.told.append),
-        "prepare": lambda: copyio.prepare(ends, item, None, MANNER, False, ground.told.append),
-        "copy_span": lambda: copyio.copy_span(ends, item, partial, 0, 100, MANNER, ground.told.append),
-        "settle": lambda: copyio.settle(ends.destination, partial, 0, 100, b"", "size", ground.told.append),
+        "write_bundle": lambda: bundle_module.write_bundle(ends, [item], MANNER, ground.told.append),
+        "prepare": lambda: large_module.prepare(ends, item, None, MANNER, False, ground.told.append),
+        "copy_span": lambda: large_module.copy_span(ends, item, partial, 0, 100, MANNER, ground.told.append),
+        "settle": lambda: large_module.settle(ends.destination, partial, 0, 100, b"", "size", ground.told.append),
     }
     with pytest.raises(Away):
         calls[call]()
@@ -382,7 +382,7 @@ def test_nothing_is_written_below_a_folder_that_is_not_the_destination(ground: G
 
 
 def prepare(ground: Ground, item: Item, checkpoint: Checkpoint | None = None, **manner: Any) -> Result | Prepared:
-    return copyio.prepare(ground.ends, item, checkpoint, MANNER._replace(**manner), False, ground.told.append)
+    return large_module.prepare(ground.ends, item, checkpoint, MANNER._replace(**manner), False, ground.told.append)
 
 
 def resumed(ground: Ground, item: Item, checkpoint: Checkpoint | None = None, **manner: Any) -> tuple[int, bytes]:
@@ -579,7 +579,7 @@ def test_a_partial_that_cannot_be_prepared_is_a_trouble(
 
 def span(ground: Ground, item: Item, start: int, end: int, **manner: Any) -> None:
     partial = os.path.basename(ground.partial(item))
-    copyio.copy_span(ground.ends, item, partial, start, end, MANNER._replace(**manner), ground.told.append)
+    large_module.copy_span(ground.ends, item, partial, start, end, MANNER._replace(**manner), ground.told.append)
 
 
 @pytest.mark.parametrize("cached", [False, True], ids=["not there", "there"])
@@ -751,7 +751,7 @@ def test_a_span_needs_both_files(ground: Ground, missing: str) -> None:
 def settle(ground: Ground, item: Item, start: int, end: int, verify: str = "readback") -> list[int]:
     partial = os.path.basename(ground.partial(item))
     wanted = digests(large()[start:end])
-    return copyio.settle(ground.ends.destination, partial, start, end, wanted, verify, ground.told.append)
+    return large_module.settle(ground.ends.destination, partial, start, end, wanted, verify, ground.told.append)
 
 
 def test_what_is_as_it_was_written_settles(ground: Ground) -> None:

@@ -24,9 +24,8 @@ from support import mounted
 from trioft.core.answers import KEEPS_NO_TIMES, Probed
 from trioft.core.errors import IDENTIFY, FileTrouble, Remedy, classify
 from trioft.core.model import Identity, Root
-from trioft.movers.ops import linux
-from trioft.movers.ops import mounts as endsio
-from trioft.movers.ops import scan as surveyio
+from trioft.movers.ops import linux, scan
+from trioft.movers.ops import mounts as mounts_module
 from trioft.movers.ops.files import Away
 from trioft.movers.ops.folder import probe as probe_module
 
@@ -46,7 +45,7 @@ def test_each_path_is_told_for_what_it_is(ground: Ground, tmp_path: Path) -> Non
     (tmp_path / "dangling").symlink_to("nowhere")
     (tmp_path / "loop").symlink_to("loop")
     names = ["source", "file", "pipe", "link", "dangling", "loop", "missing", "file/below", "missing/below"]
-    ends = endsio.inspect([os.fsencode(tmp_path / name) for name in names])
+    ends = mounts_module.inspect([os.fsencode(tmp_path / name) for name in names])
     assert dict(zip(names, [end.kind for end in ends], strict=True)) == {
         "source": "folder",
         "file": "file",
@@ -68,16 +67,16 @@ def test_each_path_is_told_for_what_it_is(ground: Ground, tmp_path: Path) -> Non
 def test_an_end_without_access_says_so(ground: Ground) -> None:
     """A folder that cannot be searched is known to be useless before the first copy."""
     ground.source.chmod(0o600)
-    (end,) = without_privileges(lambda: endsio.inspect([os.fsencode(ground.source)]))
+    (end,) = without_privileges(lambda: mounts_module.inspect([os.fsencode(ground.source)]))
     assert (end.kind, end.error) == ("folder", "Permission denied")
 
 
 def test_an_end_tells_what_is_mounted_there() -> None:
     """The kind and the name of the filesystem tell the right share from the local disk below it: promise 5."""
-    (end,) = endsio.inspect([b"/proc/self"])
+    (end,) = mounts_module.inspect([b"/proc/self"])
     assert end.mount[0] == "proc"
     assert not end.remote
-    (root,) = endsio.inspect([b"/"])
+    (root,) = mounts_module.inspect([b"/"])
     assert root.mount[0] not in ("", "proc")
 
 
@@ -90,11 +89,11 @@ def test_a_mount_point_of_any_name_is_found(tmp_path: Path, name: str) -> None:
 import json, os, subprocess, sys
 sys.path.extend({sys.path!r})
 from support import mounted
-from trioft.movers.ops import linux, mounts as endsio, scan as surveyio
+from trioft.movers.ops import linux, mounts as mounts_module, scan
 point = os.fsencode(sys.argv[1])
 subprocess.run(["mount", "-t", "tmpfs", "the right share", point], check=True)
 os.mkdir(point + b"/below")
-print(json.dumps([end.mount for end in endsio.inspect([point + b"/below", point, os.path.dirname(point)])]))
+print(json.dumps([end.mount for end in mounts_module.inspect([point + b"/below", point, os.path.dirname(point)])]))
 """
     command = ["unshare", "--map-root-user", "--mount", sys.executable, "-I", "-S", "-c", script, str(point)]
     if shutil.which("unshare") is None or subprocess.run([*command[:3], "true"], check=False).returncode:
@@ -112,23 +111,23 @@ def test_a_folder_contains_itself_and_what_is_below(ground: Ground, tmp_path: Pa
     (tmp_path / "link").symlink_to("dest")
     dest = os.fsencode(ground.dest)
     for below in (b"", b"/a", b"/a/b", b"/a/b/file", b"/a/missing", b"/missing/too"):
-        assert endsio.contains(dest, dest + below), below
+        assert mounts_module.contains(dest, dest + below), below
     for path in (os.fsencode(tmp_path), os.fsencode(ground.source), dest + b"+", b"/", b"/nowhere"):
-        assert not endsio.contains(dest, path), path
-    assert endsio.contains(dest, os.fsencode(tmp_path / "link" / "a"))
-    assert endsio.contains(os.fsencode(tmp_path / "link"), dest)
-    assert endsio.contains(b"/", dest)
-    assert not endsio.contains(b"/nowhere", dest)
+        assert not mounts_module.contains(dest, path), path
+    assert mounts_module.contains(dest, os.fsencode(tmp_path / "link" / "a"))
+    assert mounts_module.contains(os.fsencode(tmp_path / "link"), dest)
+    assert mounts_module.contains(b"/", dest)
+    assert not mounts_module.contains(b"/nowhere", dest)
 
 
 def test_two_filesystems_are_told_apart(ground: Ground) -> None:
     """A root on another device is another root, whatever lies in it."""
     with other_filesystem(ground.source) as elsewhere:
-        ours, theirs = endsio.inspect([os.fsencode(ground.source), os.fsencode(elsewhere)])
+        ours, theirs = mounts_module.inspect([os.fsencode(ground.source), os.fsencode(elsewhere)])
         assert ours.dev != theirs.dev
         assert ours.mount != theirs.mount
         with pytest.raises(Away):
-            surveyio.scan(Root(root_of(elsewhere).path, ours.dev), [b""], None, (), (), None, None)
+            scan.scan(Root(root_of(elsewhere).path, ours.dev), [b""], None, (), (), None, None)
 
 
 # --- probe -----------------------------------------------------------------------------------------------------------
@@ -260,14 +259,14 @@ def test_a_destination_that_is_full_can_be_probed(
 def test_a_mount_at_the_destination_is_noticed_without_touching_it(ground: Ground) -> None:
     """The agent may ask for this: the kernel's table says it, whatever has become of the mounts."""
     paths = [os.fsencode(ground.dest)]
-    before = endsio.mounts_at(paths)
+    before = mounts_module.mounts_at(paths)
     assert before
     with mounted("none", ground.source, "-t", "tmpfs"):
-        assert endsio.mounts_at(paths) == before, "it is mounted elsewhere"
+        assert mounts_module.mounts_at(paths) == before, "it is mounted elsewhere"
     with mounted("none", ground.dest, "-t", "tmpfs"):
-        assert len(endsio.mounts_at(paths)) == len(before) + 1
-        assert endsio.mounts_at([]) == []
-    assert endsio.mounts_at(paths) == before
+        assert len(mounts_module.mounts_at(paths)) == len(before) + 1
+        assert mounts_module.mounts_at([]) == []
+    assert mounts_module.mounts_at(paths) == before
 
 
 SHARE = Identity("nfs4", "nas:/media", "", b"/day", b"/mnt/nas")
@@ -288,7 +287,7 @@ BARE = Identity("ext4", "/dev/sda1", "77" * 16, b"/mnt/nas/day", b"/")
 )
 def test_the_same_place_is_known_again(was: Identity, now: Identity) -> None:
     """After a restart a share may be mounted elsewhere, and a disk be called otherwise: it is the same."""
-    assert endsio.why_not_same(was, now) is None
+    assert mounts_module.why_not_same(was, now) is None
 
 
 @pytest.mark.parametrize(
@@ -315,7 +314,7 @@ def test_the_same_place_is_known_again(was: Identity, now: Identity) -> None:
 )
 def test_another_place_is_told_from_the_right_one(was: Identity, now: Identity, text: str) -> None:
     """Promise 5: whatever lies at the path of the destination, it is used only if it is the destination."""
-    assert endsio.why_not_same(was, now) == text
+    assert mounts_module.why_not_same(was, now) == text
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "xfs", "ext4"])
@@ -324,20 +323,20 @@ def test_a_uuid_is_asked_for_where_it_is_on_the_disk(
 ) -> None:
     """A memory disk has another one at each mount: by that it would never be known again."""
     monkeypatch.setattr(linux, "filesystem_uuid", lambda fd: "33" * 16)
-    mounts = list(endsio._mounts())
-    monkeypatch.setattr(endsio, "_mounts", lambda: iter([mount._replace(kind=kind) for mount in mounts]))
+    mounts = list(mounts_module._mounts())
+    monkeypatch.setattr(mounts_module, "_mounts", lambda: iter([mount._replace(kind=kind) for mount in mounts]))
     assert probe(ground).identity.uuid == ("" if kind == "tmpfs" else "33" * 16)
 
 
 def test_a_source_is_probed_without_a_write(ground: Ground) -> None:
     """Another card in the same reader will do; the bare mount point will not: it is away, not empty."""
     path, before = os.fsencode(ground.source), ground.source.stat()
-    root, identity = endsio.probe_source(path, None)
+    root, identity = mounts_module.probe_source(path, None)
     assert (root.path, root.dev) == (path, before.st_dev)
     for was in (identity, identity._replace(source="/dev/card", uuid="5", place=b"/other"), None):
-        assert endsio.probe_source(path, was) == (root, identity)
+        assert mounts_module.probe_source(path, was) == (root, identity)
     with pytest.raises(FileTrouble, match="nothing is mounted at") as caught:
-        endsio.probe_source(path, Identity("vfat", "/dev/card", "", b"/", path))
+        mounts_module.probe_source(path, Identity("vfat", "/dev/card", "", b"/", path))
     assert classify(caught.value.trouble) == Remedy.SOURCE
     assert ground.source.stat().st_mtime_ns == before.st_mtime_ns
 
@@ -345,7 +344,7 @@ def test_a_source_is_probed_without_a_write(ground: Ground) -> None:
 def test_a_source_that_is_not_there_says_so(ground: Ground) -> None:
     """A folder that was unmounted and removed, as desktops do, is a trouble of the source."""
     with pytest.raises(FileTrouble) as caught:
-        endsio.probe_source(os.fsencode(ground.source / "none"), None)
+        mounts_module.probe_source(os.fsencode(ground.source / "none"), None)
     assert (caught.value.trouble.side, caught.value.trouble.errno) == ("source", errno.ENOENT)
 
 

@@ -30,7 +30,7 @@ from trioft.core.naming import is_partial
 from trioft.movers.ops import linux, source, writers
 from trioft.movers.ops.files import Away
 from trioft.movers.ops.folder import partials
-from trioft.movers.ops.folder import publish as publishio
+from trioft.movers.ops.folder import publish as publish_module
 
 POLICIES = ["overwrite", "rename", "skip", "fail"]
 
@@ -46,7 +46,7 @@ def ready(ground: Ground, path: bytes, content: bytes = b"new content", mode: in
 
 def publish(ground: Ground, *items: Item, **manner: Any) -> list[Result]:
     its = MANNER._replace(**manner)
-    return publishio.publish(ground.ends, [publication(item, its.if_exists) for item in items], its)
+    return publish_module.publish(ground.ends, [publication(item, its.if_exists) for item in items], its)
 
 
 # --- the final name --------------------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def test_nothing_is_published_when_a_root_is_not_what_it_was(ground: Ground, sid
     ends = ground.ends
     wrong = {side: Root(getattr(ends, side).path, getattr(ends, side).dev + 1)}
     with pytest.raises(Away) as caught:
-        publishio.publish(Ends(**{**ends._asdict(), **wrong}), [publication(item)], MANNER)
+        publish_module.publish(Ends(**{**ends._asdict(), **wrong}), [publication(item)], MANNER)
     assert caught.value.trouble.side == side
     assert not os.path.exists(ground.at_dest(b"a"))
 
@@ -470,7 +470,7 @@ def test_partials_that_nobody_continues_are_removed(ground: Ground) -> None:
     """What is there goes, what is not there, or was never possible, is no trouble."""
     ground.old(b"x/a.00000000.partial")
     ground.old(b"file")
-    publishio.discard(
+    publish_module.discard(
         ground.ends.destination,
         [b"x/a.00000000.partial", b"x/a.00000000.partial", b"none/b.00000000.partial", b"file/c.00000000.partial"],
     )
@@ -481,7 +481,7 @@ def test_a_partial_that_cannot_be_removed_is_a_trouble(ground: Ground, monkeypat
     """An error of the removal names the partial."""
     failing(monkeypatch, "unlink", errno.EIO)
     with pytest.raises(FileTrouble) as caught:
-        publishio.discard(ground.ends.destination, [b"a.00000000.partial"])
+        publish_module.discard(ground.ends.destination, [b"a.00000000.partial"])
     assert caught.value.trouble[:5] == ("destination", "unlink", b"a.00000000.partial", None, errno.EIO)
 
 

@@ -19,10 +19,8 @@ from trioft.core.answers import Prepared
 from trioft.core.digests import block_digest
 from trioft.core.errors import FileTrouble
 from trioft.core.model import VOID, Checkpoint, Item, Result, Verdict
-from trioft.movers.ops import source as growio
-from trioft.movers.ops.folder import existing as existingio
-from trioft.movers.ops.folder import large as copyio
-from trioft.movers.ops.folder import resume as resumeio
+from trioft.movers.ops import source
+from trioft.movers.ops.folder import existing, large, resume
 
 BLOCK = 4096  # what a block is here: see ``ground``
 BLOCKS = 5
@@ -32,7 +30,7 @@ LARGE = BLOCKS * BLOCK + TAIL  # the last block is a short one
 
 @pytest.fixture
 def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
-    for module in (copyio, existingio, growio, resumeio):
+    for module in (large, existing, source, resume):
         monkeypatch.setattr(module, "BLOCK_SIZE", BLOCK)
     with Ground(tmp_path) as place:
         yield place
@@ -74,7 +72,7 @@ def prepare(
     ground: Ground, item: Item, checkpoint: Checkpoint | None = None, *, growing: bool, **manner: Any
 ) -> Result | Prepared:
     """Prepare the partial as the movers do; how sure it is that the source is closed is left out."""
-    answer = copyio.prepare(ground.ends, item, checkpoint, MANNER._replace(**manner), growing, ground.told.append)
+    answer = large.prepare(ground.ends, item, checkpoint, MANNER._replace(**manner), growing, ground.told.append)
     return answer._replace(closed="") if isinstance(answer, Prepared) else answer
 
 
@@ -420,7 +418,7 @@ def test_only_a_growing_file_is_prepared_while_somebody_writes_it(ground: Ground
         with open(ground.at_source(b"a"), "ab") as file:
             file.write(content[BLOCK:])
         expected = Prepared(BLOCKS * BLOCK, digests(content[: BLOCKS * BLOCK]))
-        assert copyio.prepare(ground.ends, item, None, MANNER, True, ground.told.append) == expected
+        assert large.prepare(ground.ends, item, None, MANNER, True, ground.told.append) == expected
 
 
 def test_of_a_finished_file_it_is_told_how_sure_it_is_that_it_is_closed(ground: Ground) -> None:
@@ -431,7 +429,7 @@ def test_of_a_finished_file_it_is_told_how_sure_it_is_that_it_is_closed(ground: 
     put_partial(ground, item, content)
     checkpoint = checkpoint_of(ground, item, content, LARGE, growing=False)
     expected = Prepared(LARGE, digests(content), closed=answers.PROVED)
-    assert copyio.prepare(ground.ends, item, checkpoint, MANNER, False, ground.told.append) == expected
+    assert large.prepare(ground.ends, item, checkpoint, MANNER, False, ground.told.append) == expected
 
 
 @for_either

@@ -24,7 +24,7 @@ from trioft.core.answers import Listing
 from trioft.core.errors import FileTrouble, Remedy, classify
 from trioft.core.model import Found, Manner, Root
 from trioft.movers.ops import linux, writers
-from trioft.movers.ops import scan as surveyio
+from trioft.movers.ops import scan as scan_module
 from trioft.movers.ops.files import Away
 from trioft.movers.ops.folder import listing
 
@@ -42,7 +42,7 @@ def scan(
     destination = ground.ends.destination if compared else None
     listing = Listing([], [], folders or [b""], 0, [], [], [], [], 0.0)
     while listing.rest:
-        part = surveyio.scan(ground.ends.source, listing.rest, None, include, exclude, destination, compared)
+        part = scan_module.scan(ground.ends.source, listing.rest, None, include, exclude, destination, compared)
         listing = Listing(
             listing.folders + part.folders,
             listing.unchanged + part.unchanged,
@@ -197,7 +197,7 @@ def test_a_destination_that_is_gone_ends_the_scan(ground: Ground, monkeypatch: p
             scan(ground, compared=MANNER)
     assert classify(caught.value.trouble) == Remedy.DESTINATION
     with pytest.raises(Away):
-        surveyio.scan(ground.ends.source, [b""], None, (), (), Root(ground.ends.destination.path, 1), MANNER)
+        scan_module.scan(ground.ends.source, [b""], None, (), (), Root(ground.ends.destination.path, 1), MANNER)
 
 
 def test_a_file_that_vanishes_from_the_destination_meanwhile_is_missing(
@@ -234,12 +234,12 @@ def test_a_file_that_vanishes_from_the_destination_meanwhile_is_missing(
 
 def test_a_scan_is_cut_into_calls(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call returns after some thousand names with what is left, so that files are copied while the tree is read."""
-    monkeypatch.setattr(surveyio, "NAMES_A_CALL", 10)
+    monkeypatch.setattr(scan_module, "NAMES_A_CALL", 10)
     make_tree(ground.source, {f"folder {n}/file {m}": 1 for n in range(9) for m in range(4)})
     found: set[bytes] = set()
     calls, rest = 0, [b""]
     while rest:
-        listing = surveyio.scan(ground.ends.source, rest, None, (), (), None, None)
+        listing = scan_module.scan(ground.ends.source, rest, None, (), (), None, None)
         assert found.isdisjoint(paths(listing))
         found |= paths(listing)
         rest = listing.rest
@@ -262,7 +262,7 @@ def test_a_folder_in_which_nothing_changed_is_not_told_again(ground: Ground) -> 
     ]
 
     def scan_again(stamps: dict[bytes, bytes]) -> Listing:
-        return surveyio.scan(ground.ends.source, [b"still", b"x"], stamps, (), (), None, None)
+        return scan_module.scan(ground.ends.source, [b"still", b"x"], stamps, (), (), None, None)
 
     stamps = {folder.path: folder.stamp for folder in scan_again({}).folders}
     for change in changes:
@@ -280,8 +280,8 @@ def test_nothing_is_looked_at_below_another_filesystem(ground: Ground, operation
     ends = ground.ends
     source, destination = Root(ends.source.path, 1), Root(ends.destination.path, 1)
     calls: dict[str, Any] = {
-        "scan": lambda: surveyio.scan(source, [b""], None, (), (), None, None),
-        "look": lambda: surveyio.look(source, [b"a"], (), ()),
+        "scan": lambda: scan_module.scan(source, [b""], None, (), (), None, None),
+        "look": lambda: scan_module.look(source, [b"a"], (), ()),
         "make_folders": lambda: listing.make_folders(ends.source, destination, [b"a"]),
         "find_partials": lambda: listing.find_partials(destination, [b""]),
     }
@@ -304,7 +304,7 @@ def test_folders_are_made_and_what_cannot_be_made_is_told(ground: Ground) -> Non
 
 
 def look(ground: Ground, *asked: bytes, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> list[Any]:
-    return surveyio.look(ground.ends.source, list(asked), include, exclude)
+    return scan_module.look(ground.ends.source, list(asked), include, exclude)
 
 
 def test_a_look_tells_what_each_path_is_now(ground: Ground) -> None:

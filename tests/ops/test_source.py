@@ -36,8 +36,7 @@ from trioft.core.digests import block_digest
 from trioft.core.errors import FileTrouble
 from trioft.core.model import BLOCK_SIZE, KIB, VOID, Ends, Fingerprint, Found, Item, Root, Verdict
 from trioft.core.naming import partial_of
-from trioft.movers.ops import linux, writers
-from trioft.movers.ops import source as growio
+from trioft.movers.ops import linux, source, writers
 from trioft.movers.ops.files import Away
 from trioft.movers.ops.folder import growing
 
@@ -52,7 +51,7 @@ NOTHING = Known(0, b"")  # of a block that has not been copied before
 
 @pytest.fixture
 def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
-    for module in (growio, growing):
+    for module in (source, growing):
         monkeypatch.setattr(module, "BLOCK_SIZE", BLOCK)
         monkeypatch.setattr(module, "PIECE_SIZE", PIECE)
     before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # as in a mover: a lease that somebody meets ends nobody
@@ -122,13 +121,13 @@ def test_nothing_is_done_below_a_folder_that_is_another_filesystem(ground: Groun
     root = getattr(ground.ends, side)
     ends: Ends = ground.ends._replace(**{side: Root(root.path, root.dev + 1)})
     calls: dict[str, Callable[[], object]] = {
-        "peek": lambda: growio.peek(ends.source, NAME, identity, 0),
+        "peek": lambda: source.peek(ends.source, NAME, identity, 0),
         "copy_growing": lambda: growing.copy_growing(ends, item, partial, 0, 100, [NOTHING], True, tell),
         "copy_ranges": lambda: growing.copy_ranges(ends, item, partial, ranges_of(pattern(100), (0, 100)), tell),
         "settle_ranges": lambda: growing.settle_ranges(ends.destination, partial, [], "size", tell),
-        "compare_span": lambda: growio.compare_span(ends.source, NAME, 0, 100, [(VOID, b"")], tell),
+        "compare_span": lambda: source.compare_span(ends.source, NAME, 0, 100, [(VOID, b"")], tell),
         "finish_attributes": lambda: growing.finish_attributes(ends, item, partial, MANNER),
-        "locate": lambda: growio.locate(ends.source, NAME, identity, True, tell),
+        "locate": lambda: source.locate(ends.source, NAME, identity, True, tell),
         "adopt": lambda: growing.adopt(ends, b"old", identity, partial, b"new.partial"),
     }
     if call in {"source": ("settle_ranges",), "destination": ("peek", "compare_span", "locate")}[side]:
@@ -147,18 +146,18 @@ def test_what_is_only_read_may_fail_to_close(ground: Ground, monkeypatch: pytest
     put_partial(ground, item)
     identity, partial, tell = item.fingerprint[:2], partial_name(ground, item), ground.told.append
     calls: dict[str, tuple[Callable[[], object], object]] = {
-        "peek": (lambda: growio.peek(ground.ends.source, NAME, identity, 0).head, 100),
+        "peek": (lambda: source.peek(ground.ends.source, NAME, identity, 0).head, 100),
         "copy_growing": (lambda: growing.copy_growing(ground.ends, item, partial, 0, 100, [NOTHING], True, tell), None),
         "copy_ranges": (
             lambda: growing.copy_ranges(ground.ends, item, partial, ranges_of(content, (0, 100)), tell),
             [],
         ),
         "compare_span": (
-            lambda: growio.compare_span(ground.ends.source, NAME, 0, 100, [(VOID, b"")], tell),
+            lambda: source.compare_span(ground.ends.source, NAME, 0, 100, [(VOID, b"")], tell),
             differences_of(content, 0),
         ),
         "finish_attributes": (lambda: growing.finish_attributes(ground.ends, item, partial, MANNER), None),
-        "locate": (lambda: growio.locate(ground.ends.source, b"old", identity, False, tell), NAME),
+        "locate": (lambda: source.locate(ground.ends.source, b"old", identity, False, tell), NAME),
     }
     operation, answer = calls[call]
     with monkeypatch.context() as patch:
@@ -170,7 +169,7 @@ def test_what_is_only_read_may_fail_to_close(ground: Ground, monkeypatch: pytest
 
 
 def peek(ground: Ground, item: Item, copied: int = 0) -> Peek:
-    return growio.peek(ground.ends.source, item.path, item.fingerprint[:2], copied)
+    return source.peek(ground.ends.source, item.path, item.fingerprint[:2], copied)
 
 
 def nothing_proves(monkeypatch: pytest.MonkeyPatch, magic: int = FAT) -> None:
@@ -242,7 +241,7 @@ def test_device_and_inode_both_tell_a_file_from_another(ground: Ground, which: i
     item = ground.add(NAME)
     identity = list(item.fingerprint[:2])
     identity[which] += 1
-    assert growio.peek(ground.ends.source, NAME, (identity[0], identity[1]), 0) == Peek(Verdict.CHANGED)
+    assert source.peek(ground.ends.source, NAME, (identity[0], identity[1]), 0) == Peek(Verdict.CHANGED)
 
 
 def test_a_file_is_found_as_it_is_now(ground: Ground) -> None:
@@ -520,7 +519,7 @@ def test_the_head_is_the_first_hole_that_is_large_or_near_the_end(
                 break
     item = recording(ground, size * GRAIN, *[(n * GRAIN, (n + 1) * GRAIN) for n in range(size) if written[n]])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(growio, "_HOLE", block * GRAIN)
+        patch.setattr(source, "_HOLE", block * GRAIN)
         assert peek(ground, item, copied * GRAIN).head == head * GRAIN
 
 
@@ -1288,7 +1287,7 @@ def compare(
     ground: Ground, item: Item, start: int, end: int, expected: bytes, known: str = "digests"
 ) -> list[Difference]:
     copied = copied_of(expected, known)
-    return growio.compare_span(ground.ends.source, item.path, start, end, copied, ground.told.append)
+    return source.compare_span(ground.ends.source, item.path, start, end, copied, ground.told.append)
 
 
 def differences_of(content: bytes, *numbers: int) -> list[Difference]:
@@ -1335,7 +1334,7 @@ def test_a_block_without_a_digest_always_differs(ground: Ground) -> None:
     content = bytes(2 * BLOCK)
     ground.add(NAME, content)
     copied = [(VOID, b""), (block_digest(bytes(BLOCK)), b"")]
-    differences = growio.compare_span(ground.ends.source, NAME, 0, 2 * BLOCK, copied, ground.told.append)
+    differences = source.compare_span(ground.ends.source, NAME, 0, 2 * BLOCK, copied, ground.told.append)
     assert differences == differences_of(content, 0)
 
 
@@ -1345,7 +1344,7 @@ def test_a_block_of_which_less_was_copied_differs(ground: Ground) -> None:
     ground.add(NAME, content)
     for length in (1, PIECE, BLOCK - PIECE, BLOCK - 1):
         copied = [(b"", pieces(content[:length])), (b"", pieces(content[BLOCK:]))]
-        differences = growio.compare_span(ground.ends.source, NAME, 0, 2 * BLOCK, copied, ground.told.append)
+        differences = source.compare_span(ground.ends.source, NAME, 0, 2 * BLOCK, copied, ground.told.append)
         assert differences == differences_of(content, 0)
 
 
@@ -1580,7 +1579,7 @@ def test_a_destination_that_is_gone_is_no_attribute_to_do_without(
 
 
 def locate(ground: Ground, item: Item, *, everywhere: bool = True) -> bytes | None:
-    return growio.locate(ground.ends.source, item.path, item.fingerprint[:2], everywhere, ground.told.append)
+    return source.locate(ground.ends.source, item.path, item.fingerprint[:2], everywhere, ground.told.append)
 
 
 class Entry:
@@ -1674,7 +1673,7 @@ def test_only_the_file_with_this_device_and_inode_is_found(ground: Ground, which
     item = ground.add(b"a")
     identity = list(item.fingerprint[:2])
     identity[which] += 1
-    assert growio.locate(ground.ends.source, b"a", (identity[0], identity[1]), True, ground.told.append) is None
+    assert source.locate(ground.ends.source, b"a", (identity[0], identity[1]), True, ground.told.append) is None
 
 
 def test_links_lead_nowhere(ground: Ground) -> None:

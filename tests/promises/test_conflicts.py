@@ -20,8 +20,7 @@ from trioft.config.options import Config, Destination, Retry, Source
 from trioft.core.model import BLOCK_SIZE, Verdict
 from trioft.core.naming import is_partial
 from trioft.movers.ops import linux
-from trioft.movers.ops.folder import large as copyio
-from trioft.movers.ops.folder import publish as publishio
+from trioft.movers.ops.folder import large, publish
 from trioft.state.board import Board
 
 # Somebody takes the name x.mov just before trioft gives it, in whatever way it does that.
@@ -183,7 +182,7 @@ def test_a_partial_that_has_a_final_name_too_is_not_written_to(ground: Ground) -
     os.link(ground.partial(item), ground.at_dest(b"a"))
     with open(ground.at_source(b"a"), "ab") as file:
         file.write(b"more")
-    prepared = copyio.prepare(ground.ends, ground.item(b"a"), None, MANNER, False, ground.told.append)
+    prepared = large.prepare(ground.ends, ground.item(b"a"), None, MANNER, False, ground.told.append)
     assert prepared.offset == 0  # type: ignore[union-attr]
     assert os.stat(ground.partial(item)).st_size == 0
     assert read(ground.at_dest(b"a")) == content
@@ -207,7 +206,7 @@ def test_an_old_file_that_was_moved_aside_does_not_come_back_over_a_newer_one(
             ground.old(b"a", b"faster")
 
     monkeypatch.setattr(os, "rename", rename)
-    (result,) = publishio.publish(ground.ends, [publication(item)], MANNER)
+    (result,) = publish.publish(ground.ends, [publication(item)], MANNER)
     assert result.verdict == Verdict.TROUBLE
     assert sorted(files_of(ground.dest).values()) == [b"faster", b"old", b"ours"]
     assert read(ground.at_dest(b"a")) == b"faster"

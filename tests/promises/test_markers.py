@@ -18,7 +18,7 @@ from trioft.config.file import load_config
 from trioft.core.errors import ConfigError
 from trioft.core.model import MIB, Markers, Verdict
 from trioft.movers.ops import source
-from trioft.movers.ops.folder import publish as publishio
+from trioft.movers.ops.folder import publish
 from trioft.movers.ops.folder.markers import mark
 from truth import recorded
 
@@ -256,7 +256,7 @@ def test_a_marker_is_never_there_before_its_file_is_complete(ground: Ground, pol
         ground.old(name, b"" if name.endswith(b"done") else b"old")
     with open(ground.partial(item), "xb") as file:
         file.write(b"new")
-    (result,) = publishio.publish(ground.ends, [publication(item, policy)], manner)
+    (result,) = publish.publish(ground.ends, [publication(item, policy)], manner)
     target = b"a.mov" if policy == "overwrite" else b"a_1.mov"
     assert (result.verdict, result.target) == (Verdict.PUBLISHED, target)
     markers = {name for name in files_of(ground.dest) if name.endswith(b".done")}

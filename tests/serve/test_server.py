@@ -26,8 +26,7 @@ from trioft.config.kinds import Address
 from trioft.config.options import Config, Feed
 from trioft.core.errors import ConfigError, UnusableError
 from trioft.core.model import FileState
-from trioft.serve import http as front
-from trioft.serve import server
+from trioft.serve import http, server
 from trioft.serve.server import Server, listen, url_of
 from trioft.state.board import Board
 
@@ -451,7 +450,7 @@ async def test_what_is_too_much_is_refused(sent: bytes, status: bytes) -> None:
 @pytest.mark.parametrize("how", ["silent", "slow", "half a handshake"])
 async def test_who_does_not_finish_is_cut(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     """A head has ten seconds, however often a byte of it comes."""
-    monkeypatch.setattr(front, "_HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(http, "_HEAD_SECONDS", 0.5)
     async with serving(Agent()) as agent, await trio.open_tcp_stream("127.0.0.1", agent.port) as stream:
         begun = trio.current_time()
         data = handshake(agent.port)
@@ -472,7 +471,7 @@ async def test_who_does_not_finish_is_cut(monkeypatch: pytest.MonkeyPatch, how: 
 
 async def test_no_more_connections_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """One too many is closed at once; when another leaves there is room again."""
-    monkeypatch.setattr(front, "CONNECTIONS", 2)
+    monkeypatch.setattr(http, "CONNECTIONS", 2)
     async with serving(Agent()) as agent:
         async with connected(agent) as first, connected(agent) as second:
             for client in (first, second):
@@ -496,7 +495,7 @@ async def test_a_message_that_is_too_long_ends_the_conversation() -> None:
     """64 KiB are more than anybody has to say."""
     async with serving(Agent(control=True)) as agent, feed_of(agent) as socket:
         await read(socket)
-        await socket.send_message("x" * (front.BODY + 1))
+        await socket.send_message("x" * (http.BODY + 1))
         assert await closed(socket) == 1009
 
 

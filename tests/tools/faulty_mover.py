@@ -30,8 +30,7 @@ from typing import Any, NamedTuple
 
 from trioft.core.model import MIB
 from trioft.core.naming import is_partial, numbered
-from trioft.movers.ops import files as fileio
-from trioft.movers.ops import linux
+from trioft.movers.ops import files, linux
 from trioft.movers.ops import main as mover
 
 # The real ones: what this module does itself is not counted.
@@ -340,5 +339,5 @@ def content(path: bytes) -> bytes | None:
 def main(parent: int, plan: tuple[Any, ...]) -> None:
     """Serve as a mover, with *plan*."""
     Recorder(Plan(*plan)).install()
-    fileio._PIECE = 4 * MIB  # each call is one more run of a sweep: fewer of those that are all the same
+    files._PIECE = 4 * MIB  # each call is one more run of a sweep: fewer of those that are all the same
     mover.main(parent)
