@@ -25,6 +25,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from files import Ground, open_files
+from growing_files import small_blocks, written  # noqa: F401 (fixtures)
 from pages import browser, look, stage  # noqa: F401 (fixtures)
 from support import Site
 
