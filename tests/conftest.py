@@ -18,6 +18,7 @@ The folders are those of the house, and a test lies where the module or the wing
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,16 @@ def site(tmp_path: Path) -> Iterator[Site]:
     place = Site(tmp_path)
     yield place
     place.stop_all()
+
+
+@pytest.fixture
+def east_of_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Times are those of this machine: here it stands two hours east of Greenwich."""
+    monkeypatch.setenv("TZ", "CEST-2")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
 @pytest.fixture

@@ -126,7 +126,7 @@ def test_what_cannot_be_parsed_is_told_in_a_sentence(
 
 @given(st.integers(0, 2**63 - 1))
 def test_sizes_survive_writing_and_reading(size: int) -> None:
-    """No byte is lost by units."""
+    """No byte is lost by notation."""
     assert units.parse_size(units.format_size(size)) == size
     assert units.parse_rate(units.format_rate(size or None)) == (size or None)
 

@@ -1,36 +1,24 @@
-"""What `trioft sync` does with files: which it copies, what they are afterwards, and what happens to their sources."""
+"""What `trioft sync` does with files: which it copies, how, and what they are afterwards."""
 
 from __future__ import annotations
 
 import base64
-import json
 import os
 import re
 import shutil
-import signal
 import socket
-import sqlite3
 import stat
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import xxhash
 
-from support import OUTCOMES, Running, Site, files_of, make_tree, mounted, pattern, read_tree, wait_until
-from trioft.core.naming import partial_of
-
-BLOCK = 8 << 20
-LARGE = 3 * BLOCK  # a file that travels in spans, with checkpoints
-SMALL, SPANS = 10, 2_000_000  # sizes of files that travel in a bundle, and alone
-DAY = 24 * 60 * 60
-
-
-def partials_of(root: Path) -> list[Path]:
-    return sorted(path for path in root.rglob("*.partial") if not path.name.startswith(".trioft-probe"))
+from support import Running, Site, files_of, make_tree, mounted, pattern, read_tree, wait_until
+from synced import BLOCK, LARGE, SMALL, SPANS, interrupted, old, partials_of, snapshot
 
 
 def configured(site: Site, text: str) -> str:
@@ -38,46 +26,6 @@ def configured(site: Site, text: str) -> str:
     file = site.root / "trioft.yaml"
     file.write_text(text)
     return os.fspath(file)
-
-
-def old(path: Path, days: float) -> None:
-    """Make a file look as if nobody had touched it for days."""
-    os.utime(path, (time.time() - days * DAY,) * 2)
-
-
-def snapshot(*roots: Path) -> list[tuple[object, ...]]:
-    """Return all that a write to one of these trees would change, times of folders included."""
-    entries: list[tuple[object, ...]] = []
-    for root in roots:
-        for path in (root, *sorted(root.rglob("*"))):
-            status = path.lstat()
-            entries.append(
-                (path, status.st_mode, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            )
-    return entries
-
-
-def history(site: Site) -> list[tuple[str, bytes, bytes, str]]:
-    """Return event, path, target and detail of the outcomes that the ledger has recorded, in order."""
-    (ledger,) = site.state.glob("*.sqlite")
-    with closing(sqlite3.connect(ledger)) as db:
-        return db.execute(
-            f"SELECT event, path, target, detail FROM history WHERE event IN {OUTCOMES} ORDER BY id"
-        ).fetchall()
-
-
-def interrupted(site: Site, *options: str, blocks: int = 1, number: int = signal.SIGTERM) -> None:
-    """
-    Start a sync that copies a block every half second; stop it when some blocks of a file have been written.
-
-    That the last byte of a block is there does not do: it counts once its mover has closed the file. When the next
-    block begins, that was half a second ago.
-    """
-    running = site.start("sync", "--bwlimit", "16MiB/s", *options)
-    running.wait_for(lambda line: line.get("state") == "copying")
-    wait_until(lambda: any(path.stat().st_size > blocks * BLOCK for path in partials_of(site.dest)))
-    done = running.end(number)
-    assert done.code == (-signal.SIGKILL if number == signal.SIGKILL else 128 + number)
 
 
 # --- What is copied ---------------------------------------------------------------------------------------------------
@@ -256,122 +204,6 @@ def test_if_exists_says_what_happens_to_a_name_that_is_taken(
             assert line["reason"] == "another file has this name at the destination"
     assert site.sync(*options).code == code
     assert files_of(site.dest) == expected
-
-
-# --- What happens to the source ---------------------------------------------------------------------------------------
-
-
-def test_keep_leaves_the_source_as_it_is(site: Site) -> None:
-    """Without --on-success nothing at the source changes, not even a time."""
-    make_tree(site.source, {"a": SMALL, "folder/b": SPANS})
-    before = snapshot(site.source)
-    assert site.sync().code == 0
-    assert snapshot(site.source) == before
-
-
-def test_delete_removes_sources_that_were_delivered(site: Site) -> None:
-    """Promise 3: what was delivered is removed from the source, folders stay, and the proofs are on record."""
-    make_tree(site.source, {"a": SMALL, "folder/b": SPANS})
-    before = files_of(site.source)
-    done = site.sync("--on-success", "delete")
-    assert (done.code, done.summary["delivered"]) == (0, 2)
-    assert read_tree(site.source) == {b"folder": None}
-    assert files_of(site.dest) == before
-    events = history(site)
-    for path, content in before.items():
-        assert [event for event, its, *_ in events if its == path] == ["delivered", "removed"]
-        proofs = json.loads(next(detail for event, its, _, detail in events if (event, its) == ("removed", path)))
-        assert proofs["durable_and_verified"] == "readback"
-        assert proofs["no_writer"] == "closed"
-        assert proofs["source"]["size"] == len(content)
-
-
-def test_a_file_that_is_already_there_is_removed_only_after_a_comparison(site: Site) -> None:
-    """A source that the destination has already is removed once all of it was compared, and is not copied again."""
-    make_tree(site.source, {"a": SMALL, "b": SPANS})
-    assert site.sync().code == 0
-    before, there = files_of(site.source), snapshot(site.dest)
-    done = site.sync("--on-success", "delete")
-    assert (done.code, done.summary["already"], done.summary["bytes"]) == (0, 2, 0)
-    assert all(line["digest"] is not None for line in done.files("done").values())
-    assert os.listdir(site.source) == []
-    assert files_of(site.dest) == before
-    assert snapshot(site.dest)[1:] == there[1:]
-
-
-@pytest.mark.parametrize(
-    ("policy", "expected", "stays"),
-    [
-        ("overwrite", {"": "mine"}, False),
-        ("rename", {"": "other", "_1": "mine"}, False),
-        ("skip", {"": "other"}, True),
-        ("fail", {"": "other"}, True),
-    ],
-)
-def test_the_same_size_and_time_are_no_proof(site: Site, policy: str, expected: dict[str, str], stays: bool) -> None:
-    """A file that only looks the same at the destination costs no source: its content is delivered, or it stays."""
-    contents: dict[tuple[str, str], bytes] = {}
-    for name, size in (("a", SMALL), ("b", SPANS)):
-        contents["mine", name], contents["other", name] = pattern(size, 1), pattern(size - 1, 1) + b"?"
-        make_tree(site.source, {name: contents["mine", name]})
-        make_tree(site.dest, {name: contents["other", name]})
-        shutil.copystat(site.source / name, site.dest / name)
-    before = files_of(site.source)
-    done = site.sync("--on-success", "delete", "--if-exists", policy)
-    assert done.code == (1 if policy == "fail" else 0)
-    assert files_of(site.dest) == {
-        f"{name}{tail}".encode(): contents[content, name] for name in "ab" for tail, content in expected.items()
-    }
-    assert files_of(site.source) == (before if stays else {})
-
-
-@pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
-def test_archive_moves_sources_that_were_delivered(site: Site, relative: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`archive:DIR` moves delivered sources below DIR, in their folders, and never over a file that is there."""
-    make_tree(site.source, {"a.mov": b"1", "x/y/b": 2_000_000})
-    make_tree(site.root, {"archive/a.mov": b"an older one"})
-    before = files_of(site.source)
-    monkeypatch.chdir(site.root)
-    done = site.sync("--on-success", "archive:archive" if relative else f"archive:{site.root}/archive")
-    assert (done.code, done.err) == (0, "")
-    assert read_tree(site.source) == {b"x": None, b"x/y": None}
-    assert files_of(site.dest) == before
-    archived = {b"a.mov": b"an older one", b"a_1.mov": b"1", b"x/y/b": before[b"x/y/b"]}
-    assert files_of(site.root / "archive") == archived
-    assert sorted(path for event, path, *_ in history(site) if event == "removed") == [b"a.mov", b"x/y/b"]
-
-
-def test_an_archive_inside_the_source_is_left_out(site: Site) -> None:
-    """The archive may lie in the source: what is in it is not transferred, but others of the same name are."""
-    make_tree(site.source, {"a": b"1", "done/old": b"2", "x/done/b": b"3", "x/done*": b"4"})
-    assert site.sync("--on-success", f"archive:{site.source}/done").code == 0
-    assert files_of(site.dest) == {b"a": b"1", b"x/done/b": b"3", b"x/done*": b"4"}
-    assert set(files_of(site.source)) == {b"done/a", b"done/old", b"done/x/done/b", b"done/x/done*"}
-
-
-def test_an_archive_on_another_filesystem_keeps_the_source(site: Site) -> None:
-    """A source that cannot be moved to the archive stays, and counts as failed although it was delivered."""
-    make_tree(site.source, {"a": b"1"})
-    archive = site.root / "archive"
-    archive.mkdir()
-    with mounted("none", archive, "-t", "tmpfs", "-o", "size=1m"):
-        done = site.sync("--on-success", f"archive:{archive}")
-    assert done.code == 1
-    assert "hint: the archive folder must be on the source's filesystem" in done.err
-    assert files_of(site.source) == files_of(site.dest) == {b"a": b"1"}
-    assert [event for event, *_ in history(site)][:2] == ["delivered", "refused"]
-
-
-def test_a_source_that_changed_is_not_removed(site: Site) -> None:
-    """Promise 3: a file that is opened for writing while it is copied is delivered as it was, and not removed."""
-    make_tree(site.source, {"a": 2 * BLOCK})
-    before = files_of(site.source)
-    running = site.start("sync", "--on-success", "delete", "--bwlimit", "8MiB/s", "--growing", "wait")
-    wait_until(lambda: partials_of(site.dest) and partials_of(site.dest)[0].stat().st_size)
-    with open(site.source / "a", "ab"):
-        running.wait_for_file("a", "done")
-        running.end(0)
-    assert files_of(site.source) == files_of(site.dest) == before
 
 
 # --- Dry run ----------------------------------------------------------------------------------------------------------
@@ -572,147 +404,6 @@ def test_a_small_file_that_changes_all_the_time(site: Site) -> None:
     assert all(len(set(content)) == 1 and len(content) >= 1000 for content in seen)
     assert running.end(0).code in (0, 4)
     assert site.sync().code == 0
-    assert files_of(site.dest) == files_of(site.source)
-
-
-# --- Interrupted ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_an_interrupted_sync_goes_on_where_it_stopped(site: Site, number: int) -> None:
-    """A signal ends a sync with its exit code, no final name and a partial; the next run copies only the rest."""
-    make_tree(site.source, {"a": LARGE})
-    interrupted(site, number=number)
-    (partial,) = partials_of(site.dest)
-    assert re.fullmatch(r"a\.[0-9a-f]{8}\.partial", partial.name)
-    assert os.listdir(site.dest) == [partial.name]
-    done = site.sync()
-    assert (done.code, done.summary["delivered"]) == (0, 1)
-    assert done.summary["bytes_resumed"] >= BLOCK
-    assert done.summary["bytes"] + done.summary["bytes_resumed"] == LARGE
-    assert files_of(site.dest) == files_of(site.source)
-
-
-def test_a_source_that_has_another_device_number_goes_on_where_it_stopped(site: Site) -> None:
-    """Shares and disks get another one with each mount: a file is still the same, and begins not from zero."""
-    make_tree(site.source, {"a": LARGE})
-    interrupted(site)
-    (partial,) = partials_of(site.dest)
-    status = (site.source / "a").stat()
-    formerly = partial_of(b"a", status.st_dev + 1, status.st_ino)
-    partial.rename(site.dest / os.fsdecode(formerly))
-    (ledger,) = site.state.glob("*.sqlite")
-    with closing(sqlite3.connect(ledger)) as db, db:
-        db.execute("UPDATE checkpoint SET dev = dev + 1, partial = ?", (formerly,))
-    done = site.sync()
-    assert (done.code, done.summary["delivered"]) == (0, 1)
-    assert done.summary["bytes_resumed"] >= BLOCK
-    assert files_of(site.dest) == files_of(site.source)
-
-
-def test_a_file_that_is_renamed_over_another_interrupted_one_goes_on_where_it_stopped(site: Site) -> None:
-    """What had been copied of the one that it replaces is removed; what had been copied of it is not lost."""
-    make_tree(site.source, {"a": LARGE, "b": pattern(LARGE, 5)})
-    interrupted(site, "--exclude", "a")
-    running = site.start("sync", "--bwlimit", "16MiB/s", "--exclude", "b")
-    wait_until(lambda: any(path.stat().st_size > BLOCK for path in site.dest.glob("a.*.partial")))
-    assert running.end(signal.SIGTERM).code == 143
-    (site.source / "a").rename(site.source / "b")
-    done = site.sync()
-    assert (done.code, done.summary["delivered"]) == (0, 1)
-    assert done.summary["bytes_resumed"] >= BLOCK
-    assert files_of(site.dest) == files_of(site.source)
-    (ledger,) = site.state.glob("*.sqlite")
-    with closing(sqlite3.connect(ledger)) as db:
-        assert db.execute("SELECT path FROM checkpoint").fetchall() == []
-
-
-def test_without_a_ledger_partials_are_compared(site: Site) -> None:
-    """With the state directory lost, a partial is used as far as its blocks are those of the source."""
-    make_tree(site.source, {"a": LARGE})
-    interrupted(site, number=signal.SIGKILL)
-    shutil.rmtree(site.state)
-    done = site.sync()
-    assert done.code == 0
-    assert done.summary["bytes_resumed"] >= BLOCK
-    assert done.summary["bytes"] + done.summary["bytes_resumed"] == LARGE
-    assert files_of(site.dest) == files_of(site.source)
-
-
-@pytest.mark.parametrize("ledger", ["with the ledger", "without"])
-@pytest.mark.parametrize("at", [5, BLOCK + 5], ids=["first block", "second block"])
-def test_a_damaged_partial_never_becomes_a_file(site: Site, ledger: str, at: int) -> None:
-    """Promise 1: what happened to a partial while trioft was away does not get into the final file."""
-    make_tree(site.source, {"a": LARGE})
-    interrupted(site, blocks=2)
-    (partial,) = partials_of(site.dest)
-    times = partial.stat().st_mtime_ns
-    with open(partial, "r+b") as file:
-        file.seek(at)
-        file.write(b"damage")
-    os.utime(partial, ns=(times, times))
-    if ledger == "without":
-        shutil.rmtree(site.state)
-    assert site.sync().code == 0
-    assert files_of(site.dest) == files_of(site.source)
-
-
-@pytest.mark.parametrize("how", ["another file", "rewritten", "longer", "shorter", "only touched"])
-def test_two_versions_are_never_spliced(site: Site, how: str) -> None:
-    """A source that was replaced or rewritten between two runs arrives as it is now, all of it."""
-    make_tree(site.source, {"a": LARGE})
-    interrupted(site)
-    path = site.source / "a"
-    match how:
-        case "another file":
-            make_tree(site.root, {"new": pattern(LARGE, 7)})
-            (site.root / "new").rename(path)
-        case "rewritten":
-            path.write_bytes(pattern(LARGE, 7))
-        case "longer":
-            with path.open("ab") as file:
-                file.write(b"more")
-        case "shorter":
-            os.truncate(path, 2 * BLOCK - 1)
-        case "only touched":
-            path.touch()
-    done = site.sync()
-    assert done.code == 0
-    assert files_of(site.dest) == files_of(site.source)
-    if how in ("longer", "only touched"):
-        assert done.summary["bytes_resumed"] >= BLOCK
-
-
-# --- Orphaned partials ------------------------------------------------------------------------------------------------
-
-
-def test_orphaned_partials_are_removed(site: Site) -> None:
-    """Partials that nobody continues are reported and removed after a day, wherever they lie; younger ones are kept."""
-    make_tree(site.source, {"a": b"1"})
-    orphans = ["x.12345678.partial", "not/in/source/y.mov.00ff00ff.partial"]
-    others = ["young.12345678.partial", "no.1234567.partial", "NO.1234567G.partial", "folder.12345678.partial/file"]
-    make_tree(site.dest, dict.fromkeys(orphans + others, b"?"))
-    for name in orphans + others[1:]:
-        old(site.dest / name, 1.1)
-    old(site.dest / others[0], 0.9)
-    done = site.sync()
-    assert done.code == 0
-    assert set(files_of(site.dest)) == {b"a", *(name.encode() for name in others)}
-    told = [line["text"] for line in done.lines if line["event"] == "partial"]
-    assert sorted(text.rpartition(": ")[2] for text in told) == sorted(orphans)
-    assert all(name in done.err for name in orphans)
-
-
-def test_partials_that_can_be_continued_are_kept(site: Site) -> None:
-    """A partial with a checkpoint in the ledger is nobody's orphan, however old."""
-    make_tree(site.source, {"a": LARGE, "b": b"1"})
-    interrupted(site, "--exclude", "b")
-    (partial,) = partials_of(site.dest)
-    old(partial, 400)
-    done = site.sync("--exclude", "a")
-    assert done.code == 0
-    assert set(os.listdir(site.dest)) == {partial.name, "b"}
-    assert site.sync().summary["bytes_resumed"] >= BLOCK
     assert files_of(site.dest) == files_of(site.source)
 
 
