@@ -39,7 +39,10 @@ _PATTERN_LISTS = st.lists(_FILENAMES.filter(lambda name: name[0] != "/"), max_si
 _PATHS = st.none() | _FILENAMES | st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1)
 _COMMANDS = st.none() | st.lists(_FILENAMES.filter(lambda word: "{" not in word), min_size=1, max_size=3).map(tuple)
 _GATES = _COMMANDS.map(lambda words: words and (*words, "", "if={partial}{size}"))
-_SUFFIXES = st.none() | _FILENAMES.map(lambda name: name.replace("/", "|"))
+# None that makes a partial's name of a name: that is refused.
+_SUFFIXES = st.none() | _FILENAMES.map(lambda name: name.replace("/", "|")).filter(
+    lambda name: not name.endswith(".partial")
+)
 _RULES = st.builds(
     Rule, match=_FILENAMES.filter(lambda name: name[0] not in "/["), regex=st.just(""), to=st.just("{name}")
 ) | st.builds(
