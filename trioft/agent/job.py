@@ -161,7 +161,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 bundle_files=BUNDLE_FILES if config.copy.gate is None else 1,
                 mixed=storage.ends.destination.is_far,
             )
-            manner = how_to_copy(config, once, storage.resolution_ns)
+            manner = how_to_copy(config, once, storage.resolution_ns, permissions=storage.keeps_permissions)
             changes = Changes(backlog.wake, manner.markers.source)
 
             def ends() -> Ends:

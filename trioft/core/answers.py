@@ -151,6 +151,7 @@ class Prepared(NamedTuple):
     digests: bytes  # of the blocks below *offset*; VOID for those that have to be written again
     closed: str = ""  # how sure it is that nobody writes the source
     doubtful: bool = False  # a growing file may be another one than the partial was made of: all has to be compared
+    lost: tuple[str, ...] = ()  # extended attributes that the destination does not take
 
     @property
     def void(self) -> list[int]:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         Checkpoint,
         Ends,
         Fingerprint,
+        Former,
         Identity,
         Item,
         Manner,
@@ -152,7 +153,7 @@ COPY_RANGES: Operation[Step, list[int], Ends, Item, bytes, list[Range]] = Operat
 SETTLE_RANGES: Operation[Step, list[int], Root, bytes, list[Range], str] = Operation(
     "settle_ranges", DESTINATION, background=True
 )
-FINISH_ATTRIBUTES: Operation[Never, None, Ends, Item, bytes, Manner] = Operation(
+FINISH_ATTRIBUTES: Operation[Never, list[str], Ends, Item, bytes, Manner] = Operation(
     "finish_attributes", BOTH, patience=_BARRIER
 )
 ADOPT: Operation[Never, bool | None, Ends, bytes | None, tuple[int, int], bytes, bytes, bool] = Operation("adopt", BOTH)
@@ -164,6 +165,7 @@ FIND_PARTIALS: Operation[Never, Orphans, Root, list[bytes]] = Operation("find_pa
 
 SEAL: Operation[Never, Fingerprint, Root, bytes, int] = Operation("seal", DESTINATION)
 IS_SEALED: Operation[Step, bool, Root, bytes, Fingerprint, bytes | None] = Operation("is_sealed", DESTINATION)
+FIND_FORMER: Operation[Step, list[Former | None], Ends, list[Item]] = Operation("find_former", BOTH)
 PUBLISH: Operation[Never, list[Result], Ends, list[Publication], Manner] = Operation("publish", BOTH, patience=_BARRIER)
 MARK: Operation[Never, list[Trouble | None], Root, list[bytes], bytes] = Operation(
     "mark", DESTINATION, patience=_BARRIER

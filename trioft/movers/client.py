@@ -30,6 +30,7 @@ from trioft.core.model import (
     Checkpoint,
     Ends,
     Fingerprint,
+    Former,
     Item,
     Manner,
     Markers,
@@ -195,9 +196,9 @@ class Destination(_End):
         """Make a partial durable and read *ranges* back; return the offsets of those that differ."""
         return await self.call(ask.SETTLE_RANGES, self.root, partial, ranges, verify, owner=self.owner)
 
-    async def finish_attributes(self, item: Item, partial: bytes, manner: Manner) -> None:
-        """Give a partial the permission bits and attributes that the source has now, durably."""
-        await self.call(ask.FINISH_ATTRIBUTES, self.ends(), item, partial, manner, owner=self.owner)
+    async def finish_attributes(self, item: Item, partial: bytes, manner: Manner) -> list[str]:
+        """Give a partial the bits and attributes that the source has now, durably; return what is not taken of them."""
+        return await self.call(ask.FINISH_ATTRIBUTES, self.ends(), item, partial, manner, owner=self.owner)
 
     # --- the final name
 
@@ -208,6 +209,10 @@ class Destination(_End):
     async def is_sealed(self, partial: bytes, seal: Fingerprint, digest: bytes | None) -> bool:
         """Return whether a partial still holds what it did when it was sealed."""
         return await self.call(ask.IS_SEALED, self.root, partial, seal, digest, owner=self.owner)
+
+    async def find_former(self, items: list[Item]) -> list[Former | None]:
+        """Find the copies of earlier versions of *items* of which all is in the present ones, each read whole."""
+        return await self.call(ask.FIND_FORMER, self.ends(), items, owner=self.owner)
 
     async def publish(self, publications: list[Publication], manner: Manner) -> list[Result]:
         """Give verified partials their final names, durably. One result for each, in order."""

@@ -102,6 +102,9 @@ async def _take_named(job: Job, take: Take, backlog: Backlog, tools: Tools) -> N
             pending.append(p)
     if failed:
         await tools.ledger.call(Ledger.record, failed)
+    if items:
+        before = await tools.ledger.call(Ledger.delivered_as, [item.path for item in items])
+        items = [item._replace(before=before.get(item.path, b"")) for item in items]
     job = job._replace(items=tuple(items))
     if pending:
         # Should a mover get stuck for good, everybody knows on which files.

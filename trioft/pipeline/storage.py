@@ -124,6 +124,7 @@ class Storage:
         self.ends = ends
         self.identity = known  # of each side: what it was when it was used last
         self.resolution_ns = KEEPS_NO_TIMES
+        self.keeps_permissions = False
         self.source_mounted = trio.Event()  # set, and replaced, when the source may be another filesystem than before
         self.gates = {Side.SOURCE: Gate(board.set_source), Side.DESTINATION: Gate(board.set_destination)}
         self._config = config
@@ -214,6 +215,7 @@ class Storage:
         if not self._has_begun:
             self._has_begun = True
             self.resolution_ns = probed.resolution_ns
+            self.keeps_permissions = probed.keeps_permissions
             if probed.resolution_ns == KEEPS_NO_TIMES:
                 text = "the destination keeps no modification times: files are compared by size alone"
                 self._board.notice("storage", text, event="destination.limited")

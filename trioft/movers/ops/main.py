@@ -20,6 +20,7 @@ from trioft.core.operations import Operation
 from trioft.movers.ops import linux, mounts, scan, slate, source, writers
 from trioft.movers.ops.folder import (
     bundle,
+    existing,
     growing,
     large,
     listing,
@@ -82,6 +83,7 @@ does(asked.DISCARD, publish.discard)
 does(asked.FIND_PARTIALS, listing.find_partials)
 does(asked.SEAL, publish.seal)
 tells(asked.IS_SEALED, publish.is_sealed)
+tells(asked.FIND_FORMER, existing.find_former)
 does(asked.PUBLISH, publish.publish)
 does(asked.MARK, markers.mark)
 tells(asked.READ_DELIVERED, readback.read_delivered)

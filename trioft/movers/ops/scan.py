@@ -142,7 +142,7 @@ def _scan_folder(
                 listing.skipped.append((path, _RESERVED))
                 continue
             twin = there.get(entry.name)
-            if twin is not None and manner is not None and is_twin(twin, status, manner.resolution_ns, path):
+            if twin is not None and manner is not None and is_twin(twin, status, manner, path):
                 if not done or entry.name + done in there:
                     already += 1
                     continue

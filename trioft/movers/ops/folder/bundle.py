@@ -136,14 +136,16 @@ class _Bundle:
             if made.st_dev != self._device:
                 self._strays.add(partial)
             write_all(dst_fd, partial, 0, data)
-            copy_attributes(src_fd, dst_fd, item, manner, made.st_mode)
+            lost = copy_attributes(src_fd, dst_fd, item, manner, made.st_mode)
         except BaseException:
             close_quietly(dst_fd)
             raise
         close_written(dst_fd, partial)
         digest = _digest(data) if manner.verify != "size" else None
         its_sum = manifest.sum_of(manner.manifest, data) if manner.manifest != manifest.NONE else None
-        self.results[n] = self._openings[n]._replace(verdict=Verdict.WRITTEN, digest=digest, sum=its_sum)
+        self.results[n] = self._openings[n]._replace(
+            verdict=Verdict.WRITTEN, digest=digest, sum=its_sum, lost=tuple(lost)
+        )
 
     def _open_partial(self, n: int) -> None:
         """Open a partial, make it durable, and have it read from behind the page cache."""

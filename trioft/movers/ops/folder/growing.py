@@ -156,8 +156,12 @@ def settle_ranges(destination: Root, partial: bytes, ranges: list[Range], verify
     return bad
 
 
-def finish_attributes(ends: Ends, item: Item, partial: bytes, manner: Manner) -> None:
-    """Give the partial the permission bits and attributes that the source has now that it is closed, durably."""
+def finish_attributes(ends: Ends, item: Item, partial: bytes, manner: Manner) -> list[str]:
+    """
+    Give the partial the permission bits and attributes that the source has now that it is closed, durably.
+
+    Returns the names of the attributes that the destination does not take.
+    """
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
         src_fd, dst_fd = open_pair(src, dst, item.path, partial)
         try:
@@ -174,7 +178,7 @@ def finish_attributes(ends: Ends, item: Item, partial: bytes, manner: Manner) ->
                     for name in {*os.listxattr(dst_fd)} - kept:
                         if name.startswith("user."):
                             os.removexattr(dst_fd, name)
-            copy_attributes(src_fd, dst_fd, item, manner)
+            lost = copy_attributes(src_fd, dst_fd, item, manner)
             try:
                 os.fsync(dst_fd)
             except OSError as error:
@@ -185,6 +189,7 @@ def finish_attributes(ends: Ends, item: Item, partial: bytes, manner: Manner) ->
         finally:
             close_quietly(src_fd)
         close_written(dst_fd, partial)
+    return lost
 
 
 def adopt(

@@ -66,7 +66,8 @@ def prepare(
             return opening
         try:
             if growing:
-                item = item._replace(fingerprint=current_fingerprint(src_fd, item.path))
+                # What is to become of its earlier version is decided once it is complete.
+                item = item._replace(fingerprint=current_fingerprint(src_fd, item.path), before=b"")
             if existing := look_for_existing(src_fd, dst, item, manner, progress):
                 return existing
             partial = partial_for(item)
@@ -92,12 +93,12 @@ def prepare(
                         sync_folder(dst, os.path.dirname(partial))
                     elif status_of(fd, Side.DESTINATION, partial).st_size != prepared.offset:
                         _truncate(fd, partial, prepared.offset)
-                copy_attributes(src_fd, fd, item, manner)
+                lost = copy_attributes(src_fd, fd, item, manner)
             except BaseException:
                 close_quietly(fd)
                 raise
             close_written(fd, partial)
-            return prepared._replace(closed=opening.closed)
+            return prepared._replace(closed=opening.closed, lost=tuple(lost))
         finally:
             close_quietly(src_fd)
 

@@ -73,7 +73,9 @@ def make_folder(src: int, dst: int, folder: bytes, *, made_up: bool = False) -> 
         except FileNotFoundError:
             mode = _mode_of_new_folders() if made_up else 0
         touch(Side.DESTINATION)
-        os.chmod(folder, mode & 0o777 | 0o700, dir_fd=dst)
+        # A folder of a group gives its set-group-ID bit to those below it: what lies deeper belongs to the same group.
+        bits = mode | os.stat(folder, dir_fd=dst, follow_symlinks=False).st_mode
+        os.chmod(folder, mode & 0o777 | 0o700 | bits & stat.S_ISGID, dir_fd=dst)
     return [*changed, os.path.dirname(folder)]
 
 
@@ -165,33 +167,79 @@ def _mode_of_partial(mode: int) -> int:
     return mode & 0o777 | 0o600
 
 
-def copy_attributes(src_fd: int, dst_fd: int, item: Item, manner: Manner, mode: int | None = None) -> None:
+def copy_attributes(
+    src_fd: int, dst_fd: int, item: Item, manner: Manner, mode: int | None = None, *, whole: bool = False
+) -> list[str]:
     """
     Permission bits and user attributes, as far as the destination takes them: its probe says what it does not.
 
-    *mode* is what the partial has, where that is known: a server need not be asked for what is there.
+    *mode* is what the partial has, where that is known: a server need not be asked for what is there. A *whole* file is
+    no partial any more: it gets the very bits of the source, and loses the attributes that the source has not.
+    Returns the names of the attributes that the destination does not take, although it takes others.
     """
     touch(Side.DESTINATION)
-    if mode is None or stat.S_IMODE(mode) != _mode_of_partial(item.mode):
+    wanted = permission_bits(src_fd, dst_fd, item.mode) | (0 if whole else 0o600)
+    if mode is None or stat.S_IMODE(mode) != wanted:
         with as_far_as_possible("chmod", item.path):
-            os.fchmod(dst_fd, _mode_of_partial(item.mode))
-    if manner.xattrs:
-        with as_far_as_possible("setxattr", item.path):
-            touch(Side.SOURCE)
-            kept = {name: os.getxattr(src_fd, name) for name in os.listxattr(src_fd) if name.startswith("user.")}
-            touch(Side.DESTINATION)
-            for name, value in kept.items():
-                os.setxattr(dst_fd, name, value)
+            os.fchmod(dst_fd, wanted)
+    return copy_xattrs(src_fd, dst_fd, item.path, remove=whole) if manner.xattrs else []
+
+
+def permission_bits(src_fd: int, dst_fd: int, mode: int) -> int:
+    """
+    Return the permission bits that a copy gets of a source with *mode*.
+
+    Set-group-ID only where both belong to the same group: it lends the rights of the group. Set-user-ID never.
+    """
+    bits = mode & 0o777
+    if mode & stat.S_ISGID:
+        with contextlib.suppress(OSError):
+            bits |= stat.S_ISGID if os.fstat(src_fd).st_gid == os.fstat(dst_fd).st_gid else 0
+    return bits
+
+
+def copy_xattrs(src_fd: int, dst_fd: int, path: bytes, *, remove: bool = False) -> list[str]:
+    """
+    Copy the user attributes; *remove* those that the source has not. Returns the names of those that are not taken.
+
+    None are missed where the destination has no attributes at all: its filesystem, or its mount, does not know them.
+    """
+    kept: dict[str, bytes] = {}
+    touch(Side.SOURCE)
+    with as_far_as_possible("listxattr", path, Side.SOURCE):
+        for name in os.listxattr(src_fd):
+            if name.startswith("user."):
+                with as_far_as_possible("getxattr", path, Side.SOURCE):
+                    kept[name] = os.getxattr(src_fd, name)
+    touch(Side.DESTINATION)
+    if remove:
+        with as_far_as_possible("removexattr", path):
+            for name in {*os.listxattr(dst_fd)} - kept.keys():
+                if name.startswith("user."):
+                    os.removexattr(dst_fd, name)
+    refused: list[str] = []
+    # The small ones first: what a large one uses up is not missing for them then.
+    for name, value in sorted(kept.items(), key=lambda one: len(one[1])):
+        try:
+            os.setxattr(dst_fd, name, value)
+        except OSError as error:
+            trouble = trouble_of(error, Side.DESTINATION, "setxattr", path)
+            if classify(trouble) == Remedy.DESTINATION:
+                raise FileTrouble(trouble) from error
+            if error.errno == errno.EOPNOTSUPP:  # this filesystem has none
+                return []
+            refused.append(name)
+    return refused
 
 
 @contextlib.contextmanager
-def as_far_as_possible(op: str, path: bytes) -> Iterator[None]:
-    """Do without what cannot be done. That the destination is gone is another matter: then it can be done later."""
+def as_far_as_possible(op: str, path: bytes, side: Side = Side.DESTINATION) -> Iterator[None]:
+    """Do without what cannot be done. That the end is gone is another matter: then it can be done later."""
     try:
         yield
     except OSError as error:
-        trouble = trouble_of(error, Side.DESTINATION, op, path)
-        if classify(trouble) == Remedy.DESTINATION:
+        trouble = trouble_of(error, side, op, path)
+        if classify(trouble) in (Remedy.DESTINATION, Remedy.SOURCE):
             raise FileTrouble(trouble) from error
 
 

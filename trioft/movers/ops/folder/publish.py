@@ -12,7 +12,7 @@ import stat
 from trioft.core.answers import Step
 from trioft.core.digests import file_digest
 from trioft.core.errors import FileTrouble, Side, Trouble, trouble_of
-from trioft.core.model import BLOCK_SIZE, Ends, Fingerprint, Manner, Publication, Result, Root, Verdict
+from trioft.core.model import BLOCK_SIZE, Ends, Fingerprint, Former, Manner, Publication, Result, Root, Verdict
 from trioft.core.naming import numbered
 from trioft.movers.ops import linux
 from trioft.movers.ops.files import Progress, digest_of_block, fingerprint_of, is_same, opened
@@ -88,7 +88,8 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
                 sync_folder(dst, folder)
         if what.mode & 0o600 != 0o600:  # a partial's owner may always read and write it
             with as_far_as_possible("chmod", what.path):
-                os.chmod(what.partial, what.mode & 0o777, dir_fd=dst)
+                kept = os.stat(what.partial, dir_fd=dst, follow_symlinks=False).st_mode & stat.S_ISGID
+                os.chmod(what.partial, what.mode & 0o777 | kept, dir_fd=dst)
         op = "stat"
         ours = os.stat(what.partial, dir_fd=dst, follow_symlinks=False)
         if ours.st_size != what.fingerprint.size:  # somebody else was at it since it was verified
@@ -96,7 +97,11 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
             raise FileTrouble(Trouble(Side.DESTINATION, op, what.partial, None, None, text))
         op = "rename"
         target = None
-        if what.if_exists == "overwrite":
+        if what.former is not None and _is_still_there(dst, what.former):
+            target = what.former.target
+            remove_marker(dst, target, manner.markers.destination)
+            rename_over(dst, what.partial, target, ours)
+        elif what.if_exists == "overwrite":
             target = what.target
             remove_marker(dst, target, manner.markers.destination)
             rename_over(dst, what.partial, target, ours)
@@ -123,10 +128,22 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
     return Result(Verdict.PUBLISHED, target)
 
 
+def _is_still_there(dst: int, former: Former) -> bool:
+    """Is the copy of an earlier version, that may be replaced, what it was when it was compared?"""
+    with contextlib.suppress(OSError):
+        return fingerprint_of(os.stat(former.target, dir_fd=dst, follow_symlinks=False)) == former.there
+    return False
+
+
 def _find_published(dst: int, what: Publication, manner: Manner) -> bytes | None:
     """Find a partial that is gone under its final name; not where its source may be removed: this proves too little."""
     if manner.prove_existing:
         return None  # the next attempt compares every byte
+    if what.former is not None:
+        with contextlib.suppress(FileNotFoundError):
+            there = os.stat(what.former.target, dir_fd=dst, follow_symlinks=False)
+            if is_same(there, what.fingerprint, manner.resolution_ns):
+                return what.former.target
     for candidate in numbered(what.target):
         try:
             there = os.stat(candidate, dir_fd=dst, follow_symlinks=False)
