@@ -1,7 +1,7 @@
 """
 Kinds: what the values of an option may be, and how they are read and written.
 
-``config`` declares every option with one of these. A kind reads what YAML made of the file, strictly: nothing is
+``config.options`` declares every option with one of these. A kind reads what YAML made of the file, strictly: nothing is
 converted that a person did not write.
 """
 

@@ -1,7 +1,7 @@
 """
 File operations: plain synchronous functions, run one at a time in a mover.
 
-This module holds what the operations share; they are in the other modules called ``…io``. Together they are
+This module holds what the operations share; they are in the other modules here, and in ``folder``. Together they are
 the only code that touches the source and the destination. Every operation is
 
 * stateless: it opens what it needs below the two roots, and leaves nothing open, so that a descriptor that has met

@@ -1,5 +1,5 @@
 """
-The operations that look: at the source's tree, at single files, for partials. Run in a mover.
+The operations that look at the source: at its tree, folder by folder, and at single files. Run in a mover.
 """
 
 from __future__ import annotations

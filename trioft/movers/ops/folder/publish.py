@@ -1,5 +1,5 @@
 """
-The operations that finish: a verified partial gets its final name, and a delivered source may go. Run in a mover.
+The operations that finish: a verified partial gets its final name, or is removed. Run in a mover.
 """
 
 from __future__ import annotations
