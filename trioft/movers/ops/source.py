@@ -1,6 +1,6 @@
 """
-The operations on one source file: open it if it may be copied, look at its write head, compare what was copied with what
-it holds, find it again under another name, and, in the end, remove or archive it. Run in a mover.
+The operations on one source file: open it if it may be copied, look at its write head, compare what was copied with
+what it holds, find it again under another name, and, in the end, remove or archive it. Run in a mover.
 
 None of them disturbs whoever records: a lease is held for no longer than the question takes, and what is read of the
 source does not stay in the page cache.
