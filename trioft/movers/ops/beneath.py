@@ -176,6 +176,12 @@ def below(path: bytes) -> Iterator[Top]:
         _close(top)
 
 
+def look_anew(dir_fd: int) -> None:
+    """From now on paths below *dir_fd* lead, in this thread, to what they lead to now."""
+    if isinstance(dir_fd, Top):
+        dir_fd.forget()
+
+
 # --- the way to a folder ---------------------------------------------------------------------------------------------
 
 

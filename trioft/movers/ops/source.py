@@ -334,6 +334,7 @@ def _remove_one(src: int, path: bytes, fingerprint: Fingerprint, archive: bytes 
         if writer == answers.BUSY:
             return Result(Verdict.BUSY)
         # Last, by name and by descriptor: what is removed is what was asked about.
+        beneath.look_anew(src)
         named = beneath.stat_of(path, dir_fd=src)
         if fingerprint_of(os.fstat(fd)) != fingerprint or fingerprint_of(named) != fingerprint:
             return Result(Verdict.CHANGED)

@@ -62,8 +62,7 @@ def make_folder(src: int, dst: int, folder: bytes, *, made_up: bool = False) -> 
         try:
             beneath.mkdir(folder, 0o700, dir_fd=dst)
         except FileNotFoundError:
-            if isinstance(dst, beneath.Top):
-                dst.forget()  # the folder above may be another one by now
+            beneath.look_anew(dst)  # the folder above may be another one by now
             changed = make_folder(src, dst, os.path.dirname(folder), made_up=made_up)
             beneath.mkdir(folder, 0o700, dir_fd=dst)
     except FileExistsError:
