@@ -318,7 +318,8 @@ class Recorder:
         path = self.paths.get(fd) if isinstance(fd, int) else None
         if path is None:
             return real(fd, *args, **kwargs)
-        if call in ("pwrite", "ftruncate", "setxattr", "fchmod") and self.is_final(path):
+        is_change = call in ("pwrite", "ftruncate", "setxattr", "fchmod")
+        if is_change and self.is_final(path) and not stat.S_ISDIR(_fstat(fd).st_mode):
             self.violation(f"{call} of {path!r}, which has its final name")
         try:
             value = self.run(call, path, real, (fd, *args), kwargs)
