@@ -183,7 +183,7 @@ async def test_delivered_version_is_not_delivered_again(autojump_clock: MockCloc
     ],
 )
 async def test_what_the_ledger_knows_decides(autojump_clock: MockClock, known: Known, again: bool) -> None:
-    """The same version is taken up again only for its attributes, a removal cut short, or a failure that may be mended."""
+    """The same version is taken up again only for its attributes, a removal cut short, or a failure that is mended."""
     world = World(source=source())
     world.known[b"a"] = known
     world.put(b"a", mtime=1e9)

@@ -19,6 +19,7 @@ from trioft.pipeline.finish import finish
 from trioft.pipeline.outcomes import report, report_all
 from trioft.pipeline.strategies import STRATEGIES, choose_strategy
 from trioft.pipeline.transfer import is_of
+from trioft.state import versions
 from trioft.state.claims import Take
 from trioft.state.ledger import ARRIVED, Entry, Ledger
 
@@ -103,7 +104,7 @@ async def _take_named(job: Job, take: Take, backlog: Backlog, tools: Tools) -> N
     if failed:
         await tools.ledger.call(Ledger.record, failed)
     if items:
-        before = await tools.ledger.call(Ledger.delivered_as, [item.path for item in items])
+        before = await tools.ledger.call(versions.delivered_as, [item.path for item in items])
         items = [item._replace(before=before.get(item.path, b"")) for item in items]
     job = job._replace(items=tuple(items))
     if pending:

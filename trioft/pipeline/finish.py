@@ -19,7 +19,7 @@ from trioft.core.naming import partial_for
 from trioft.core.units import timestamp
 from trioft.movers.programs import filled_in, run_command
 from trioft.pipeline.context import Tools
-from trioft.state import claims, unlisted
+from trioft.state import claims, unlisted, versions
 from trioft.state.ledger import Entry, Ledger, Removal
 
 # So many versions of one file within so many seconds, each under a name of its own, are worth a warning.
@@ -202,7 +202,7 @@ async def _warn_of_versions(job: Job, results: list[Result], tools: Tools) -> No
     for item, result in zip(job.items, results, strict=True):
         if result.verdict != Verdict.PUBLISHED or result.target == item.target or not item.before:
             continue
-        count = await tools.ledger.call(Ledger.count_versions, item.path, since)
+        count = await tools.ledger.call(versions.count_versions, item.path, since)
         if count == _MANY:
             text = (
                 f"{show_path(item.path)} was delivered {count} times within an hour, each time with other content, and"
@@ -214,6 +214,7 @@ async def _warn_of_versions(job: Job, results: list[Result], tools: Tools) -> No
 
 
 def _record_all(ledger: Ledger, entries: list[Entry], to_list: list[tuple[bytes, Unlisted]]) -> None:
+    entries = versions.with_digests(ledger, entries)
     claims.pass_on(ledger, entries)
     unlisted.record(ledger, entries, to_list)
 

@@ -265,7 +265,8 @@ class Scanner:
         if not known.is_still(found.fingerprint) or known.removal == "pending":
             return True
         # One that has only got other permission bits since is looked at by a copier, who gives them to its copy.
-        return self.manner.permissions and not known.removal and known.has_other_attributes(found.fingerprint)
+        has_changed = known.outcome in ARRIVED and known.ctime_ns != found.fingerprint.ctime_ns
+        return has_changed and self.manner.permissions and not known.removal
 
     def _may_be_followed(self, pending: Pending) -> bool:
         growing, found = self.config.growing, pending.found

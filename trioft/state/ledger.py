@@ -71,10 +71,6 @@ class Known(NamedTuple):
         same = (self.size, self.mtime_ns) == (fingerprint.size, fingerprint.mtime_ns)
         return same and (self.outcome in ARRIVED or self.ctime_ns == fingerprint.ctime_ns)
 
-    def has_other_attributes(self, fingerprint: Fingerprint) -> bool:
-        """Has this delivered version, which is the one of *fingerprint*, got other permissions since, for example?"""
-        return self.outcome in ARRIVED and self.ctime_ns != fingerprint.ctime_ns
-
 
 class Entry(NamedTuple):
     """An outcome, to be recorded."""
@@ -264,16 +260,6 @@ class Ledger:
                 known[path] = Known(*row)
         return known
 
-    def delivered_as(self, paths: Iterable[bytes]) -> dict[bytes, bytes]:
-        """Return the names at the destination under which earlier versions of *paths* were delivered."""
-        known = self.known(paths)
-        return {path: its.target for path, its in known.items() if its.outcome in ARRIVED and its.target}
-
-    def count_versions(self, path: bytes, since: str) -> int:
-        """Return under how many names at the destination *path* was delivered *since*."""
-        query = "SELECT count(DISTINCT target) FROM history WHERE path = ? AND event = 'delivered' AND time >= ?"
-        return int(self._db.execute(query, (path, since)).fetchone()[0])
-
     def checkpoint_of(self, path: bytes) -> Checkpoint | None:
         row = self._db.execute(
             "SELECT partial, dev, ino, size, mtime_ns, ctime_ns, offset, digests, growing"
@@ -325,7 +311,7 @@ class Ledger:
     def record(self, entries: Iterable[Entry]) -> None:
         """Record outcomes: the newest knowledge about each file, and one line of history."""
         time = now()
-        entries = [self._with_digest(entry) for entry in entries]
+        entries = list(entries)
         self._db.executemany(
             "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -347,18 +333,6 @@ class Ledger:
         self.add_history(
             Line(time, e.outcome, e.path, e.target, e.fingerprint.size, e.digest, e.detail) for e in entries
         )
-
-    def _with_digest(self, entry: Entry) -> Entry:
-        """Return *entry* with what was proved of this very version before, where it was only found to be there."""
-        if entry.outcome != "already" or entry.digest is not None:
-            return entry
-        query = (
-            "SELECT digest, closed FROM file WHERE folder = ? AND name = ? AND target = ? AND size = ? AND mtime_ns = ?"
-            " AND outcome IN ('delivered', 'already')"
-        )
-        version = entry.target, entry.fingerprint.size, entry.fingerprint.mtime_ns
-        row = self._db.execute(query, (*os.path.split(entry.path), *version)).fetchone()
-        return entry if row is None else entry._replace(digest=row[0], closed=entry.closed or row[1])
 
     def forget_failure(self, path: bytes) -> None:
         """Let a file that failed, or was skipped, be tried again by this run."""

@@ -15,6 +15,7 @@ from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify, tro
 from trioft.core.manifest import ASC_MHL
 from trioft.core.model import BLOCK_SIZE, Ends, Former, Item, Manner, Result, Verdict, policy_for
 from trioft.core.naming import numbered
+from trioft.movers.ops import beneath
 from trioft.movers.ops.files import (
     READ,
     Progress,
@@ -37,7 +38,7 @@ def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progres
     for target in numbered(item.target):
         touch(Side.DESTINATION)
         try:
-            there = os.stat(target, dir_fd=dst, follow_symlinks=False)
+            there = beneath.stat_of(target, dir_fd=dst)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -97,7 +98,7 @@ def _find_former_of(src: int, dst: int, item: Item, progress: Progress) -> Forme
     touch(Side.DESTINATION)
     for target in numbered(item.target):
         try:
-            there = os.stat(target, dir_fd=dst, follow_symlinks=False)
+            there = beneath.stat_of(target, dir_fd=dst)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -108,7 +109,7 @@ def _find_former_of(src: int, dst: int, item: Item, progress: Progress) -> Forme
         return None
     touch(Side.SOURCE)
     try:
-        src_fd = os.open(item.path, READ, dir_fd=src)
+        src_fd = beneath.open_file(item.path, READ, dir_fd=src)
     except OSError as error:
         raise FileTrouble(trouble_of(error, Side.SOURCE, "open", item.path)) from error
     try:
@@ -125,7 +126,7 @@ def set_bits(src_fd: int, dst: int, target: bytes, item: Item) -> None:
     op = "open"
     touch(Side.DESTINATION)
     try:
-        fd = os.open(target, READ, dir_fd=dst)
+        fd = beneath.open_file(target, READ, dir_fd=dst)
         try:
             op = "chmod"
             with as_far_as_possible(op, target):
@@ -142,7 +143,7 @@ def renew_attributes(src_fd: int, dst: int, target: bytes, item: Item, manner: M
     op = "open"
     touch(Side.DESTINATION)
     try:
-        fd = os.open(target, READ, dir_fd=dst)
+        fd = beneath.open_file(target, READ, dir_fd=dst)
         try:
             copy_attributes(src_fd, fd, item, manner, whole=True)
             touch(Side.SOURCE)
@@ -155,7 +156,7 @@ def renew_attributes(src_fd: int, dst: int, target: bytes, item: Item, manner: M
         op = "utimens"
         # By its name, after the close: a CIFS mount, asked through a descriptor, does not tell the truth for a second.
         with as_far_as_possible(op, target):
-            os.utime(target, ns=(source.st_atime_ns, source.st_mtime_ns), dir_fd=dst, follow_symlinks=False)
+            beneath.utime(target, (source.st_atime_ns, source.st_mtime_ns), dir_fd=dst)
     except OSError as error:
         raise FileTrouble(trouble_of(error, Side.DESTINATION, op, target)) from error
 
@@ -164,7 +165,7 @@ def _is_continued(src_fd: int, dst: int, target: bytes, item: Item) -> bool:
     """Is what the destination has the chain of the source, with generations that trioft has added to it?"""
     touch(Side.DESTINATION)
     try:
-        there = os.open(target, READ, dir_fd=dst)
+        there = beneath.open_file(target, READ, dir_fd=dst)
     except OSError as error:
         raise FileTrouble(trouble_of(error, Side.DESTINATION, "open", target)) from error
     try:
@@ -210,8 +211,8 @@ def _open_to_sync(target: bytes, dst: int) -> int:
     """Open a delivered file for reading, and for writing where it is allowed: some servers sync for writers only."""
     flags = os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        return os.open(target, os.O_RDWR | flags, dir_fd=dst)
+        return beneath.open_file(target, os.O_RDWR | flags, dir_fd=dst)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.ETXTBSY):
             raise
-        return os.open(target, os.O_RDONLY | flags, dir_fd=dst)
+        return beneath.open_file(target, os.O_RDONLY | flags, dir_fd=dst)
