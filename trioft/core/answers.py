@@ -67,6 +67,7 @@ class Probed(NamedTuple):
     total: int
     resolution_ns: int
     keeps_permissions: bool
+    files: int | None = None  # that this user may still make, whatever their size; None: nobody counts them
 
 
 class Folder(NamedTuple):

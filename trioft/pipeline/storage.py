@@ -30,6 +30,8 @@ _MEASURED = 10.0
 # When the space will be used up is shown from this many seconds before on, and a warning given this many before.
 _FORESEEN = 24 * 60 * 60
 _WARNED = 60 * 60
+# Inodes that are not given away: a probe makes a file, and folders need some.
+_KEPT_FILES = 2
 
 
 class Gate:
@@ -133,6 +135,8 @@ class Storage:
         self._active: set[Entry] = set()
         self._grown: dict[Entry, tuple[float, int, float]] = {}  # recordings: seen when, how long, growing how fast
         self._free = self._total = self._copied_before = 0
+        self._files: int | None = None  # that may still be made there, whatever their size
+        self._why_out: str | None = None  # what a probe met that could not even make its own file
         self._has_begun = self._is_warned = False
         self._probing = trio.Lock()
 
@@ -202,7 +206,7 @@ class Storage:
         except FileTrouble as error:
             if classify(error.trouble) != Remedy.SPACE or not self._has_begun:
                 raise
-            self.ran_out()
+            self.ran_out(str(error))
             return
         # The same share, mounted again, may have another device number.
         self.ends = self.ends._replace(destination=probed.root)
@@ -211,6 +215,7 @@ class Storage:
 
     def _take(self, probed: Probed) -> None:
         self._free, self._total = probed.free, probed.total
+        self._files, self._why_out = probed.files, None
         self._copied_before = self._board.totals.bytes
         if not self._has_begun:
             self._has_begun = True
@@ -240,8 +245,16 @@ class Storage:
         """What files under way still need, and recordings will in the next minute."""
         return self._promised() + self._will_grow()
 
-    def why_not_admit(self, size: int) -> str | None:
-        """Say why there is no room for *size* more bytes, or None if there is."""
+    def why_not_admit(self, size: int, files: int = 0) -> str | None:
+        """Say why there is no room for *size* more bytes in so many new *files*, or None if there is."""
+        if self._why_out is not None:
+            return f"space: {self._why_out}"
+        if self._files is not None and files > self._files - _KEPT_FILES:
+            free = size_text(max(0, self._left()))
+            return (
+                f"space: the destination has no inode for one more file ({self._files} are left, and needed by others),"
+                f" although {free} are free: remove files there, or make it anew with more inodes"
+            )
         floor, promised = self._floor(), self.reserved_bytes
         if size <= self._left() - promised - floor:
             return None
@@ -297,6 +310,11 @@ class Storage:
             for entry in entries:
                 self._grown.pop(entry, None)
 
-    def ran_out(self) -> None:
+    def makes(self, files: int) -> None:
+        """So many files are about to be made: until the next look they are taken off the number that may be."""
+        if self._files is not None:
+            self._files = max(0, self._files - files)
+
+    def ran_out(self, why: str | None = None) -> None:
         """A write said that there is no space, whatever the figures say: believe it until the next look."""
-        self._free = 0
+        self._free, self._why_out = 0, why

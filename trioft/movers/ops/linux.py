@@ -26,6 +26,8 @@ CIFS = {0xFF534D42, 0xFE534D42}  # with SMB 1, and later
 # On these other machines may write: NFS, CIFS, SMB, SMB2, FUSE (sshfs, virtiofs, …), 9p, Ceph, AFS.
 SHARED = {0x6969, 0xFF534D42, 0x517B, 0xFE534D42, 0x65735546, 0x01021997, 0x00C36400, 0x5346414F}
 
+_LARGEST_ON_FAT = 2**32 - 1
+
 RENAME_NOREPLACE = 1
 # What is answered where a file cannot have a second name, or this one cannot.
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK}
@@ -72,6 +74,18 @@ def filesystem_magic(fd: int) -> int:
     except OSError:
         return 0
     return int(buffer[0])
+
+
+def largest_file(fd: int) -> tuple[int, str]:
+    """Return how many bytes a file on the filesystem of *fd* can have, as far as that is known, and who says so."""
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if filesystem_magic(fd) == FAT and (limit == resource.RLIM_INFINITY or limit > _LARGEST_ON_FAT):
+        return _LARGEST_ON_FAT, "the destination is a FAT, which holds"
+    if limit != resource.RLIM_INFINITY:
+        return limit, "this process may write (ulimit -f)"
+    return 2**63 - 1, ""
 
 
 def filesystem_uuid(fd: int) -> str:

@@ -28,8 +28,12 @@ from trioft.movers.ops.files import (
     status_of,
 )
 from trioft.movers.ops.folder.partials import as_far_as_possible, copy_attributes, permission_bits, sync_folder
+from trioft.movers.ops.folder.probe import time_as_kept
 from trioft.movers.ops.slate import touch
 from trioft.movers.ops.source import has_changed
+
+# Times, in nanoseconds, that every filesystem can hold: FAT begins in 1980, and 32 bits end in 2038.
+_SURELY_HELD = 315_619_200 * 10**9, 2**31 * 10**9
 
 
 def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progress: Progress) -> Result | None:
@@ -43,7 +47,7 @@ def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progres
             return None
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, "stat", target)) from error
-        if is_same(there, item.fingerprint, manner.resolution_ns):
+        if is_same(there, item.fingerprint, manner.resolution_ns) or _is_as_kept(dst, target, there, item, manner):
             digest = _compare_contents(src_fd, dst, target, item, progress) if manner.prove_existing else None
             if digest is not None or not manner.prove_existing:
                 note = ""
@@ -69,6 +73,16 @@ def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progres
                 )
             return None
     raise AssertionError("numbered() does not end")
+
+
+def _is_as_kept(dst: int, target: bytes, there: os.stat_result, item: Item, manner: Manner) -> bool:
+    """Is this the file's own copy, with all that the destination can hold of its time: not before 1980, for one?"""
+    if target != item.before or not _is_file_of(there, item.fingerprint.size):
+        return False
+    if _SURELY_HELD[0] <= item.fingerprint.mtime_ns < _SURELY_HELD[1]:
+        return False
+    kept = time_as_kept(dst, item.fingerprint.mtime_ns)
+    return is_same(there, item.fingerprint._replace(mtime_ns=kept), manner.resolution_ns)
 
 
 def _is_file_of(there: os.stat_result, size: int) -> bool:

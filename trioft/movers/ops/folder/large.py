@@ -5,13 +5,14 @@ The operations that copy a large file: prepared, copied span by span, settled. R
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 
 import xxhash
 
 from trioft.core.answers import Prepared, Step, Written
-from trioft.core.errors import FileTrouble, Side, mismatch, trouble_of
+from trioft.core.errors import FileTrouble, Side, Trouble, mismatch, trouble_of
 from trioft.core.model import (
     BLOCK_SIZE,
     MIB,
@@ -24,6 +25,7 @@ from trioft.core.model import (
     Verdict,
 )
 from trioft.core.naming import partial_for
+from trioft.core.units import size_text
 from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.files import (
     READ,
@@ -71,6 +73,7 @@ def prepare(
             if existing := look_for_existing(src_fd, dst, item, manner, progress):
                 return existing
             partial = partial_for(item)
+            check_size(dst, item, partial)
             folders: set[bytes] = set()  # that have a new entry
             try:
                 fd = _open_partial(dst, partial)
@@ -101,6 +104,15 @@ def prepare(
             return prepared._replace(closed=opening.closed, lost=tuple(lost))
         finally:
             close_quietly(src_fd)
+
+
+def check_size(dst: int, item: Item, partial: bytes) -> None:
+    """Refuse a file that is larger than any that can be there, before anything of it is copied."""
+    touch(Side.DESTINATION)
+    most, why = linux.largest_file(dst)
+    if item.fingerprint.size > most:
+        text = f"{why} no file of more than {size_text(most)}, and this one has {size_text(item.fingerprint.size)}"
+        raise FileTrouble(Trouble(Side.DESTINATION, "create", partial, None, errno.EFBIG, text))
 
 
 def _open_partial(dst: int, partial: bytes) -> int:

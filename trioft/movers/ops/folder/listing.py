@@ -18,7 +18,7 @@ from trioft.core.model import Found, Manner, Root
 from trioft.core.naming import is_partial
 from trioft.movers.ops import beneath
 from trioft.movers.ops.files import NAMES_A_CALL, close_quietly, is_same, opened
-from trioft.movers.ops.folder.partials import make_folder, sync_folder
+from trioft.movers.ops.folder.partials import make_folder, no_room, sync_folder
 from trioft.movers.ops.slate import touch
 
 
@@ -122,7 +122,7 @@ def make_folders(source: Root, destination: Root, folders: list[bytes]) -> list[
             try:
                 changed.update(make_folder(src, dst, folder))
             except OSError as error:
-                troubles.append(trouble_of(error, Side.DESTINATION, "mkdir", folder))
+                troubles.append(no_room(trouble_of(error, Side.DESTINATION, "mkdir", folder), dst))
         for folder in changed:
             sync_folder(dst, folder)
     return troubles

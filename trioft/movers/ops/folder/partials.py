@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
-from trioft.core.model import Item, Manner
+from trioft.core.model import MIB, Item, Manner
+from trioft.core.units import size_text
 from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.slate import begin_thread, clear, touch
 
@@ -92,6 +93,28 @@ def _mode_of_new_folders() -> int:
     return 0o700
 
 
+def no_room(trouble: Trouble, dst: int) -> Trouble:
+    """
+    Say what there is none of, where that is not space: what may be made at *dst* can be counted in other ways too.
+
+    An inode is used up by each file, whatever its size; and a root folder of FAT has so many names, and no more.
+    """
+    if trouble.errno != errno.ENOSPC or trouble.op not in ("create", "mkdir"):
+        return trouble
+    try:
+        space = os.fstatvfs(dst)
+    except OSError:
+        return trouble
+    free = space.f_bavail * space.f_frsize
+    if space.f_files and not space.f_favail:
+        text = f"no inodes are left there ({space.f_files} are in use), so no more files can be made"
+    elif free >= MIB:
+        text = "no more names fit in there (the root folder of a FAT, for one, has a fixed number of them)"
+    else:
+        return trouble
+    return trouble._replace(text=f"{text}, although {size_text(free)} are free")
+
+
 def sync_folder(dst: int, folder: bytes) -> None:
     """Make the entries of *folder* durable."""
     touch(Side.DESTINATION)
@@ -158,9 +181,9 @@ def create_partial(
             try:
                 folders = make_folder(src, dst, folder, made_up=routed) or [folder]
             except OSError as other:
-                raise FileTrouble(trouble_of(other, Side.DESTINATION, "mkdir", folder)) from other
+                raise FileTrouble(no_room(trouble_of(other, Side.DESTINATION, "mkdir", folder), dst)) from other
         except OSError as error:
-            raise FileTrouble(trouble_of(error, Side.DESTINATION, op, partial)) from error
+            raise FileTrouble(no_room(trouble_of(error, Side.DESTINATION, op, partial), dst)) from error
     # It cannot be created because it is there, and not be removed because it is not: a server that waits for somebody.
     raise FileTrouble(Trouble(Side.DESTINATION, op, partial, None, errno.EBUSY, os.strerror(errno.EBUSY)))
 
