@@ -26,7 +26,7 @@ KEEPS_NO_TIMES = 1 << 62  # any two times are the same
 class Step(NamedTuple):
     """Something was done: an operation is not stuck. *amount* is in bytes where bytes are what was worked on."""
 
-    what: str  # bytes (written), synced, verified, compared, changed, read
+    what: str  # bytes (written, or a hole), holes (of these), synced, verified, compared, changed, read
     amount: int
 
 

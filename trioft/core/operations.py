@@ -158,6 +158,7 @@ FINISH_ATTRIBUTES: Operation[Never, list[str], Ends, Item, bytes, Manner] = Oper
 )
 ADOPT: Operation[Never, bool | None, Ends, bytes | None, tuple[int, int], bytes, bytes, bool] = Operation("adopt", BOTH)
 SIZE_OF: Operation[Never, int, Root, bytes] = Operation("size_of", DESTINATION)
+HOLES_OF: Operation[Never, int, Ends, bytes] = Operation("holes_of", BOTH)
 DISCARD: Operation[Never, None, Root, list[bytes]] = Operation("discard", DESTINATION)
 FIND_PARTIALS: Operation[Never, Orphans, Root, list[bytes]] = Operation("find_partials", DESTINATION)
 

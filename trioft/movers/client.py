@@ -148,6 +148,10 @@ class Destination(_End):
         """Return how many bytes *partial* has; 0 where there is none."""
         return await self.call(ask.SIZE_OF, self.root, partial, owner=self.owner)
 
+    async def holes_of(self, path: bytes) -> int:
+        """Return how many bytes of a source file are holes, and stay so at the destination."""
+        return await self.call(ask.HOLES_OF, self.ends(), path, owner=self.owner)
+
     async def discard(self, partials: list[bytes]) -> None:
         """Remove *partials*. One that is not there is fine."""
         await self.call(ask.DISCARD, self.root, partials, owner=self.owner)

@@ -181,7 +181,14 @@ async def _admit(name: str, pending: list[Pending], partial: bytes, backlog: Bac
     admitted: list[Pending] = []
     for p in pending:
         its = max(0, p.entry.size - max(p.entry.bytes_copied, held))
-        if (why_not := storage.why_not_admit(size + its, len(admitted) + (not held))) is not None:
+        why_not = storage.why_not_admit(size + its, len(admitted) + (not held))
+        if why_not is not None and name != "bundle":
+            # Holes are looked for only then: they need no room.
+            with contextlib.suppress(FileTrouble):
+                p.entry.holes = await tools.destination.holes_of(p.found.path)
+            its = max(0, min(its, p.entry.size - p.entry.holes))
+            why_not = storage.why_not_admit(size + its, len(admitted) + (not held))
+        if why_not is not None:
             break
         size += its
         admitted.append(p)

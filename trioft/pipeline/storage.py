@@ -271,7 +271,7 @@ class Storage:
         return self._config.destination.min_free.floor(self._total)
 
     def _promised(self) -> int:
-        return sum(max(0, entry.size - entry.bytes_copied) for entry in self._active)
+        return sum(max(0, min(entry.size - entry.holes, entry.size - entry.bytes_copied)) for entry in self._active)
 
     def _will_grow(self) -> int:
         """Return what the recordings that are followed will write in the next minute."""
@@ -309,6 +309,10 @@ class Storage:
             self._active.difference_update(entries)
             for entry in entries:
                 self._grown.pop(entry, None)
+
+    def left_out(self, count: int) -> None:
+        """So many of the bytes that count as written were a hole, and take no room."""
+        self._copied_before += count
 
     def makes(self, files: int) -> None:
         """So many files are about to be made: until the next look they are taken off the number that may be."""

@@ -20,12 +20,17 @@ XFS = 0x58465342
 BTRFS = 0x9123683E
 TMPFS = 0x01021994
 OVERLAYFS = 0x794C7630
+F2FS = 0xF2F52010
+ZFS = 0x2FC12FC1
+NFS = 0x6969
 FAT = 0x4D44
+EXFAT = 0x2011BAB0
 FUSE = 0x65735546
 CIFS = {0xFF534D42, 0xFE534D42}  # with SMB 1, and later
 # On these other machines may write: NFS, CIFS, SMB, SMB2, FUSE (sshfs, virtiofs, …), 9p, Ceph, AFS.
 SHARED = {0x6969, 0xFF534D42, 0x517B, 0xFE534D42, 0x65735546, 0x01021997, 0x00C36400, 0x5346414F}
 
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _LARGEST_ON_FAT = 2**32 - 1
 
 RENAME_NOREPLACE = 1
@@ -164,6 +169,14 @@ def openat2(path: bytes, flags: int, dir_fd: int, resolve: int) -> int:
     how = (ctypes.c_uint64 * 3)(flags, 0, resolve)  # struct open_how: flags, mode, resolve
     arguments = ctypes.c_int(dir_fd), ctypes.c_char_p(path), ctypes.byref(how), ctypes.c_size_t(24)
     return _call("syscall", ctypes.c_long(_OPENAT2), *arguments)
+
+
+def punch_hole(fd: int, offset: int, length: int) -> None:
+    """Have a range of a file take no space any more, and read as zeros. Raises ``OSError`` where that is not known."""
+    import ctypes
+
+    arguments = ctypes.c_int(_KEEP_SIZE | _PUNCH_HOLE), ctypes.c_int64(offset), ctypes.c_int64(length)
+    _call("fallocate", ctypes.c_int(fd), *arguments)
 
 
 def renameat2(old: bytes, new: bytes, dir_fd: int, flags: int, new_dir_fd: int | None = None) -> None:

@@ -29,6 +29,7 @@ from trioft.movers.ops.folder import (
     probe,
     publish,
     readback,
+    sparse,
 )
 from trioft.movers.ops.wire import receive, send
 
@@ -78,6 +79,7 @@ tells(asked.SETTLE_RANGES, growing.settle_ranges)
 does(asked.FINISH_ATTRIBUTES, growing.finish_attributes)
 does(asked.ADOPT, growing.adopt)
 does(asked.SIZE_OF, publish.size_of)
+does(asked.HOLES_OF, sparse.holes_of)
 does(asked.DISCARD, publish.discard)
 does(asked.FIND_PARTIALS, listing.find_partials)
 does(asked.SEAL, publish.seal)

@@ -32,6 +32,7 @@ from trioft.movers.ops.folder.partials import (
     make_folder,
     sync_folder,
 )
+from trioft.movers.ops.folder.sparse import Holes
 from trioft.movers.ops.slate import touch
 from trioft.movers.ops.source import current_fingerprint
 
@@ -53,6 +54,7 @@ def copy_growing(
         try:
             if current_fingerprint(src_fd, item.path)[:2] != item.fingerprint[:2]:
                 raise FileTrouble(trouble_of(FileNotFoundError(errno.ENOENT, ""), Side.SOURCE, "open", item.path))
+            holes = Holes(src_fd, dst_fd, partial)
             for offset, before in zip(range(start, end, BLOCK_SIZE), known, strict=True):
                 stop = min(BLOCK_SIZE, end - offset)
                 is_last = final or stop == BLOCK_SIZE
@@ -60,7 +62,8 @@ def copy_growing(
                 length = begin + _read_up_to(src_fd, item.path, offset + begin, buffer[begin:stop])
                 pieces, changed = _what_changed(buffer[:length], begin, before)
                 for low, high in changed:
-                    write_block(dst_fd, partial, offset + low, buffer[low:high], progress)
+                    write_block(dst_fd, partial, offset + low, buffer[low:high], progress, holes)
+                holes.extend(offset + length)
                 digest = block_digest(buffer[:length]) if is_last else b""
                 progress(Written(offset // BLOCK_SIZE, length, digest, pieces))
                 if length < stop:

@@ -36,12 +36,12 @@ from trioft.movers.ops.files import (
     digest_of_block,
     forget,
     opened,
-    pieces,
     status_of,
 )
 from trioft.movers.ops.folder.existing import look_for_existing
 from trioft.movers.ops.folder.partials import close_written, copy_attributes, create_partial, sync_folder, write_all
 from trioft.movers.ops.folder.resume import plan_resume, plan_resume_growing
+from trioft.movers.ops.folder.sparse import Holes
 from trioft.movers.ops.slate import touch
 from trioft.movers.ops.source import check_unchanged, current_fingerprint, open_growing, open_source
 
@@ -152,14 +152,18 @@ def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, mann
             # Of the half that may be there, some was read ahead by the span before.
             there = linux.bytes_in_cache(src_fd, start, end - start)
             passes = there is not None and there < (end - start) // 2
+            holes = Holes(src_fd, dst_fd, partial)
             for offset in range(start, end, BLOCK_SIZE):
                 length = min(BLOCK_SIZE, end - offset)
                 hasher = xxhash.xxh3_128() if manner.verify != "size" else None
                 told, when = offset, time.monotonic()
-                for at, piece in pieces(src_fd, Side.SOURCE, item.path, offset, length):
+                for at, piece in holes.pieces(item.path, offset, length):
                     if hasher is not None:
                         hasher.update(piece)
-                    write_all(dst_fd, partial, at, piece)
+                    if holes.leaves_out(at, piece):
+                        progress(Step("holes", len(piece)))
+                    else:
+                        write_all(dst_fd, partial, at, piece)
                     if time.monotonic() - when > _TELL_EVERY:
                         progress(Step("bytes", at + len(piece) - told))
                         told, when = at + len(piece), time.monotonic()
@@ -170,6 +174,7 @@ def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, mann
                     with contextlib.suppress(OSError):
                         forget(src_fd, offset, length)
                 progress(Written(offset // BLOCK_SIZE, length, digest))
+            holes.extend(end)
             check_unchanged(src_fd, item, start)
         except BaseException:
             close_quietly(dst_fd)
@@ -187,11 +192,16 @@ def _begin_write_back(fd: int, partial: bytes, offset: int, length: int) -> None
         raise FileTrouble(trouble_of(error, Side.DESTINATION, "write", partial, offset)) from error
 
 
-def write_block(fd: int, partial: bytes, offset: int, data: memoryview, progress: Progress) -> None:
-    """Write *data* at *offset*, telling ``("bytes", count)`` now and then and at the end."""
+def write_block(
+    fd: int, partial: bytes, offset: int, data: memoryview, progress: Progress, holes: Holes | None = None
+) -> None:
+    """Write *data*, but for *holes*, at *offset*, telling ``("bytes", count)`` now and then and at the end."""
     told, when = 0, time.monotonic()
     for at in range(0, len(data), _SLICE):
-        write_all(fd, partial, offset + at, data[at : at + _SLICE])
+        if holes is not None and holes.leaves_out(offset + at, data[at : at + _SLICE]):
+            progress(Step("holes", len(data[at : at + _SLICE])))
+        else:
+            write_all(fd, partial, offset + at, data[at : at + _SLICE])
         if time.monotonic() - when > _TELL_EVERY:
             done = min(at + _SLICE, len(data))
             progress(Step("bytes", done - told))
