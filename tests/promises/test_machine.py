@@ -102,7 +102,7 @@ class Life(RuleBasedStateMachine):
     def check_final_names(self) -> None:
         """Promise 1: what is not called a partial is, as a whole, what the source once had under this name."""
         for name, path in files_below(self.site.dest).items():
-            if not name.endswith(".partial"):
+            if not name.endswith("partial"):
                 assert digest_of(path) in self.versions[name], f"{name} is no version that there ever was"
 
     def check_delivered(self, expected: dict[str, bytes]) -> None:

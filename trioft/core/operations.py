@@ -18,9 +18,9 @@ if TYPE_CHECKING:
         Difference,
         End,
         Known,
+        Leftovers,
         Listing,
         Look,
-        Orphans,
         Peek,
         Piece,
         Prepared,
@@ -158,7 +158,8 @@ FINISH_ATTRIBUTES: Operation[Never, None, Ends, Item, bytes, Manner] = Operation
 ADOPT: Operation[Never, bool | None, Ends, bytes | None, tuple[int, int], bytes, bytes, bool] = Operation("adopt", BOTH)
 SIZE_OF: Operation[Never, int, Root, bytes] = Operation("size_of", DESTINATION)
 DISCARD: Operation[Never, None, Root, list[bytes]] = Operation("discard", DESTINATION)
-FIND_PARTIALS: Operation[Never, Orphans, Root, list[bytes]] = Operation("find_partials", DESTINATION)
+FIND_LEFTOVERS: Operation[Never, Leftovers, Root, list[bytes]] = Operation("find_leftovers", DESTINATION)
+PUT_BACK: Operation[Never, list[bytes], Root, list[bytes]] = Operation("put_back", DESTINATION)
 
 # --- finishing -------------------------------------------------------------------------------------------------------
 
