@@ -88,7 +88,7 @@ class Recording:
 
     def is_copied(self, dest: Path) -> bool:
         """Is the first block at the destination?"""
-        return any(path.stat().st_size > BLOCK_SIZE for path in dest.glob("take.mxf.*.partial"))
+        return any(path.stat().st_size > BLOCK_SIZE for path in dest.glob("take.mxf.*.trioft-partial"))
 
     async def go_on(self, dest: Path) -> None:
         """Write the rest as soon as a block has been copied, or when nobody is going to copy anything."""

@@ -118,7 +118,7 @@ def configured(site: Site, growing: str = "") -> tuple[str, ...]:
 def copied(site: Site) -> int:
     """How many bytes the partials at the destination hold."""
     sizes = []
-    for path in site.dest.glob("*.partial"):
+    for path in site.dest.glob("*.trioft-partial"):
         try:
             sizes.append(path.stat().st_size)
         except FileNotFoundError:  # it has got its final name, or another one

@@ -57,7 +57,7 @@ def test_gate_looks_at_the_whole_copy_before_it_has_its_name(site: Site, size: i
     seen = (site.root / "seen").read_text()
     assert seen.startswith(f"{size} [")
     assert "'take.mov'" not in seen
-    assert seen.endswith(".partial']")
+    assert seen.endswith(".trioft-partial']")
     assert files_of(site.dest) == files_of(site.source)
 
 
@@ -120,7 +120,7 @@ def test_a_gate_that_changes_the_copy_gets_nothing_delivered(site: Site) -> None
     assert all("it has changed the copy" in line["reason"] for line in failed.values())
     for path, content in files_of(site.dest).items():
         assert path.endswith(b"partial") or content == files_of(site.source)[path]
-    for left in site.dest.rglob("*.partial"):
+    for left in site.dest.rglob("*.trioft-partial"):
         if left.is_dir():
             left.rmdir()
     done = site.sync(*gate(site, "true", "{partial}", verify="transfer"))

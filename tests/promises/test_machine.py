@@ -84,11 +84,11 @@ class Life(RuleBasedStateMachine):
         return {name: digest_of(path) for name, path in self.sources().items()}
 
     def partials(self) -> list[Path]:
-        return sorted(path for path in self.site.dest.rglob("*.partial") if path.is_file())
+        return sorted(path for path in self.site.dest.rglob("*.trioft-partial") if path.is_file())
 
     def bytes_written(self) -> int:
         total = 0
-        for path in self.site.dest.rglob("*.partial"):
+        for path in self.site.dest.rglob("*.trioft-partial"):
             with contextlib.suppress(FileNotFoundError):  # it has got its final name
                 total += path.stat().st_size
         return total

@@ -146,7 +146,7 @@ class Trial:
     def is_begun(self) -> bool:
         """Has a block of the recording been copied, or the power been cut?"""
         try:
-            sizes = [path.stat().st_size for path in self.site.dest.glob("take*.partial")]
+            sizes = [path.stat().st_size for path in self.site.dest.glob("take*.trioft-partial")]
         except OSError:
             return True
         return bool(self.cut) or any(size >= BLOCK_SIZE for size in sizes)

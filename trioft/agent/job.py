@@ -25,6 +25,7 @@ from trioft.movers.events import Changes, run_events
 from trioft.movers.pool import Call, Movers, Stuck
 from trioft.movers.programs import check_programs
 from trioft.pipeline.backlog import Backlog
+from trioft.pipeline.claiming import Claiming
 from trioft.pipeline.context import Owners, Tools
 from trioft.pipeline.copier import run_copier
 from trioft.pipeline.ends import Pair, check_ends, find_ends, with_patience
@@ -133,12 +134,16 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
             return
         copying.warm_up(1)
         stuck.paths = {Side.SOURCE: pair.source.path, Side.DESTINATION: pair.destination.path}
-        with _ledger_of(pair, config, state_dir) as ledger:
+        async with contextlib.AsyncExitStack() as held:
+            ledger = held.enter_context(_ledger_of(pair, config, state_dir))
             port, requests = open_port(_REQUESTS)
             known = {side: None if side in run.accept_new else ledger.identity_of(side) for side in Side}
             storage = Storage(pair.ends, known, config, board)
             with shutdown.until_stopped():
                 await with_patience(lambda: check_ends(storage, looking.call), config, board, patient=not once)
+                claiming = Claiming(pair, ledger.id, storage, looking.call, board)
+                held.push_async_callback(claiming.end)
+                await with_patience(claiming.begin, config, board, patient=not once)
             if shutdown.stopped:
                 return
             with ledger.transaction():
@@ -187,6 +192,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 with port, run.control.of(backlog, changes, port.clone()):
                     async with trio.open_nursery() as helpers:
                         helpers.start_soon(storage.run, probing.call, backlog.offer_again)
+                        helpers.start_soon(claiming.keep)
                         helpers.start_soon(run.throttle.follow, lambda: config.copy.bwlimit.now())
                         helpers.start_soon(forget_old_history, port.clone(), config.state.keep_history)
                         helpers.start_soon(run.journal.run, port.clone())
@@ -283,14 +289,12 @@ def bundle_bytes(rate: int | None) -> int:
 @contextlib.contextmanager
 def _ledger_of(pair: Pair, config: Config, state_dir: str) -> Iterator[Ledger]:
     path = ledger_path(state_dir, pair.ledger_source, pair.destination.path)
-    lock = Lock(path.removesuffix(".sqlite") + ".lock")
-    try:
+    with contextlib.ExitStack() as locks:
+        locks.callback(Lock(path.removesuffix(".sqlite") + ".lock").release)
         with contextlib.closing(Ledger(path)) as ledger:
             with ledger.transaction():
                 ledger.begin_run(pair.ledger_source, pair.destination.path)
             yield ledger
-    finally:
-        lock.release()
 
 
 async def _watch_source(pair: Pair, storage: Storage, changes: Changes, board: Board) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Written,
     )
     from trioft.core.ascmhl import Creator
+    from trioft.core.claim import Claimed, Holder
     from trioft.core.errors import Trouble
     from trioft.core.measured import Measured, Planted
     from trioft.core.model import (
@@ -90,6 +91,10 @@ CONTAINS: Operation[Never, bool, Place, Place] = Operation("contains", BOTH)
 PROBE_SOURCE: Operation[Never, tuple[Root, Identity], bytes, Identity | None] = Operation("probe_source", SOURCE)
 PROBE: Operation[Never, Probed, bytes, Identity | None, bytes | None, bool] = Operation("probe", DESTINATION)
 RECOGNIZE: Operation[Never, Root, bytes, Identity | None, bytes | None, bool] = Operation("recognize", DESTINATION)
+
+CLAIM: Operation[Never, Claimed, Root, bytes, Holder] = Operation("claim", DESTINATION)
+BEAT: Operation[Never, Claimed, Root, bytes, Holder] = Operation("beat", DESTINATION)
+RELEASE: Operation[Never, None, Root, bytes, Holder] = Operation("release", DESTINATION)
 
 # --- looking at the source -------------------------------------------------------------------------------------------
 

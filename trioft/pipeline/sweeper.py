@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import trio
 
+from trioft.core.claim import is_claim
 from trioft.core.errors import FileTrouble, show_path
 from trioft.core.naming import belongs_to, is_former, is_partial, is_probe, target_of_aside
 from trioft.movers.client import Destination, Source
@@ -40,7 +41,8 @@ async def sweep(
                 aside = [one.path for one in files if belongs_to(one.path, backlog.ledger) and not is_partial(one.path)]
                 await _put_back(aside, destination, board)
                 old = [one for one in files if one.age > _OLD]
-                await destination.discard([one.path for one in old if is_probe(one.path, one.size)])
+                litter = [one.path for one in old if is_probe(one.path, one.size) or is_claim(one.path)]
+                await destination.discard(litter)
                 partials = [one.path for one in old if is_partial(one.path) or is_former(one.path)]
                 orphans = await _orphans_among(partials, source, backlog, ledger)
                 await _remove(orphans, destination, ledger, board)

@@ -20,6 +20,7 @@ from trioft.core.operations import Operation
 from trioft.movers.ops import linux, mounts, scan, slate, source, writers
 from trioft.movers.ops.folder import (
     bundle,
+    claims,
     growing,
     large,
     listing,
@@ -59,6 +60,9 @@ does(asked.CONTAINS, mounts.contains)
 does(asked.PROBE_SOURCE, mounts.probe_source)
 does(asked.PROBE, probe.probe)
 does(asked.RECOGNIZE, probe.recognize)
+does(asked.CLAIM, claims.claim)
+does(asked.BEAT, claims.beat)
+does(asked.RELEASE, claims.release)
 does(asked.SCAN, scan.scan)
 does(asked.COMPARE, scan.scan)
 does(asked.LOOK, scan.look)
