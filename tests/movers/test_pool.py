@@ -366,7 +366,8 @@ async def test_those_left_behind_at_one_end_leave_the_other_to_work(tmp_path: Pa
 @pytest.mark.parametrize("sides", [[Side.SOURCE], [Side.DESTINATION, Side.SOURCE], [Side.SOURCE, Side.DESTINATION]])
 async def test_a_hang_is_blamed_on_the_end_that_was_touched_last(sides: list[Side], tmp_path: Path) -> None:
     """An operation on both ends says which one it touches while it does: it cannot say so when it hangs there."""
-    async with pool(stall_timeout=0.2) as movers:
+    async with pool(stall_timeout=1) as movers:
+        await movers.call(WHO.with_patience(100))  # it has been started by then
         with pytest.raises(FileTrouble, match="no progress") as caught:
             await movers.call(HOLD_AT, str(tmp_path), sides)
         assert caught.value.trouble.side == sides[-1]
