@@ -37,7 +37,7 @@ S = FileState
 PRINT = Fingerprint(dev=1, ino=2, size=3, mtime_ns=4, ctime_ns=5)
 
 LEGAL = {
-    S.SETTLING: "ready growing gone",
+    S.SETTLING: "ready growing failed gone",
     S.GROWING: "settling ready copying verifying waiting failed gone",
     S.READY: "settling copying waiting failed gone",
     S.COPYING: "settling verifying waiting done failed skipped gone",

@@ -204,7 +204,7 @@ def test_a_quiet_source_is_opened(ground: Ground, src: int) -> None:
     """A file that is the version asked for, and that nobody writes, may be copied."""
     item = ground.add(b"a", b"content")
     fd, opening = source.open_source(src, item)
-    assert opening == Result(Verdict.WRITTEN, closed=opening.closed)
+    assert opening == Result(Verdict.OPEN, closed=opening.closed)
     assert os.read(fd, 10) == b"content"
 
 
@@ -270,7 +270,7 @@ def test_a_source_that_somebody_writes_is_busy(ground: Ground, src: int) -> None
     item = ground.add(b"a")
     with held(ground.at_source(b"a"), "writer"):
         assert source.open_source(src, item) == (-1, Result(Verdict.BUSY))
-    assert source.open_source(src, item)[1] == Result(Verdict.WRITTEN, closed="proved")
+    assert source.open_source(src, item)[1] == Result(Verdict.OPEN, closed="proved")
 
 
 def test_where_nothing_can_be_proved_only_a_settled_file_is_copied(
@@ -281,7 +281,7 @@ def test_where_nothing_can_be_proved_only_a_settled_file_is_copied(
     monkeypatch.setattr(writers, "_magic_of_device", {})
     monkeypatch.setattr(linux, "filesystem_magic", lambda fd: 0x6969)  # NFS
     assert source.open_source(src, ground.item(b"a", settled=False)) == (-1, Result(Verdict.UNPROVEN))
-    assert source.open_source(src, ground.item(b"a", settled=True))[1] == Result(Verdict.WRITTEN, closed="timeout")
+    assert source.open_source(src, ground.item(b"a", settled=True))[1] == Result(Verdict.OPEN, closed="timeout")
 
 
 @pytest.mark.parametrize("change", ["nothing", "appended", "truncated", "time", "attributes"])
@@ -301,7 +301,7 @@ def test_a_growing_source_is_opened_in_whatever_version(ground: Ground, src: int
             case "attributes":
                 path.chmod(0o600)
         fd, opening = source.open_growing(src, item)
-    assert opening == Result(Verdict.WRITTEN)
+    assert opening == Result(Verdict.OPEN)
     assert os.read(fd, 10) == read(path)
 
 
