@@ -300,10 +300,12 @@ async def test_movers_that_have_nothing_to_do_make_room_for_those_of_another_poo
         idle.warm_up(4)
         usual = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), usual[1]))
-        try:
+        with contextlib.ExitStack() as taken:
+            taken.callback(resource.setrlimit, resource.RLIMIT_NOFILE, usual)
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.callback(os.close, os.open(os.devnull, os.O_RDONLY))
             assert await needy.call(WHO)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, usual)
         assert idle.alive == 0
 
 
