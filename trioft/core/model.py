@@ -152,6 +152,8 @@ class Item(NamedTuple):
     place: bytes = b""  # its partial lies beside this name; empty: beside its own
     rival: bytes = b""  # another source file that has this name at the destination, which is not replaced therefore
     before: bytes = b""  # the name under which an earlier version of this very file was delivered; empty: none is known
+    ledger: bytes = b""  # the id of the ledger that its partial belongs to
+    name_max: int = 255  # bytes of a name, at the destination
 
     @property
     def target(self) -> bytes:
@@ -218,6 +220,10 @@ class Checkpoint(NamedTuple):
     offset: int
     digests: bytes  # 16 bytes a block, in order, VOID for those that are being written again; empty at level `size`
     growing: bool = False  # *fingerprint* is what it was then: what is below *offset* may have been rewritten since
+
+    def is_coherent(self, block_size: int = BLOCK_SIZE) -> bool:
+        """Return whether it has one digest for each block below *offset*, or, as at level `size`, none at all."""
+        return not self.digests or len(self.digests) == -(-self.offset // block_size) * 16
 
 
 class Former(NamedTuple):
