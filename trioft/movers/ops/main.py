@@ -18,7 +18,7 @@ from typing import Any, Never, TypeVar, TypeVarTuple
 from trioft.core import operations as asked
 from trioft.core.errors import FileTrouble
 from trioft.core.operations import Operation
-from trioft.movers.ops import linux, mounts, scan, slate, source, writers
+from trioft.movers.ops import identity, linux, mounts, scan, slate, source, writers
 from trioft.movers.ops.folder import (
     bundle,
     claims,
@@ -140,6 +140,7 @@ def _run(answers: int, operation: str, arguments: tuple[object, ...]) -> tuple[s
     if operation in TELLING:
         arguments = (*arguments, lambda value: send(answers, ("progress", value)))
     slate.clear()
+    identity.begin_operation()
     try:
         return "done", OPERATIONS[operation](*arguments)
     except FileTrouble as error:

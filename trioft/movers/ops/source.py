@@ -28,11 +28,11 @@ from trioft.movers.ops.files import (
     Progress,
     advise,
     close_quietly,
-    fingerprint_of,
     opened,
     read_into,
     status_of,
 )
+from trioft.movers.ops.identity import goes_by_path, identify, number_of
 from trioft.movers.ops.slate import touch
 
 # What a folder answers in which nothing can be found: gone, a link by now, not ours to read, too deep for any path.
@@ -70,10 +70,10 @@ def peek(
             raise FileTrouble(trouble_of(error, Side.SOURCE, "open", path)) from error
         try:
             writer = writers.ask_lease(fd, identity[0])
-            if writer == answers.UNKNOWN and writers.find_writers([identity]):
+            if writer == answers.UNKNOWN and writers.has_writer(fd):
                 writer = answers.BUSY
             status = os.fstat(fd)
-            fingerprint = fingerprint_of(status)
+            fingerprint = identify(status, path, fd=fd)
             if fingerprint[:2] != identity or not stat.S_ISREG(status.st_mode):
                 return Peek(Verdict.CHANGED)
             marked = is_marked(src, path, marker, fingerprint)
@@ -172,10 +172,11 @@ def _search(
     """Return the path of the file *identity* in *folder*, or None; the folders in it are added to *below*."""
     fd = beneath.open_folder(folder, dir_fd=src)
     try:
+        by_path = goes_by_path(fd)
         with os.scandir(fd) as entries:
             for entry in entries:
                 name = prefix + os.fsencode(entry.name)
-                if entry.inode() == identity[1]:
+                if (number_of(name) if by_path else entry.inode()) == identity[1]:
                     with contextlib.suppress(FileNotFoundError):  # renamed once more
                         if entry.stat(follow_symlinks=False).st_dev == identity[0]:
                             return name
@@ -255,7 +256,7 @@ def check_unchanged(fd: int, item: Item, offset: int) -> None:
 
 def current_fingerprint(fd: int, path: bytes) -> Fingerprint:
     """Return which version the source file *path*, open as *fd*, is now."""
-    return fingerprint_of(status_of(fd, Side.SOURCE, path))
+    return identify(status_of(fd, Side.SOURCE, path), path, fd=fd)
 
 
 def is_marked(src: int, path: bytes, suffix: bytes, fingerprint: Fingerprint) -> bool | None:
@@ -283,7 +284,7 @@ def marker_of(src: int, path: bytes, marker: bytes) -> Fingerprint | None:
     with contextlib.suppress(OSError):
         status = beneath.stat_of(path + marker, dir_fd=src)
         if marker and stat.S_ISREG(status.st_mode):
-            return fingerprint_of(status)
+            return identify(status, path + marker, top=src)
     return None
 
 
@@ -329,14 +330,14 @@ def _remove_one(src: int, path: bytes, fingerprint: Fingerprint, archive: bytes 
     fd = beneath.open_file(path, READ, dir_fd=src)
     try:
         writer = writers.ask_lease(fd, fingerprint.dev)
-        if writer == answers.UNKNOWN and writers.find_writers([fingerprint[:2]]):
+        if writer == answers.UNKNOWN and writers.has_writer(fd):
             writer = answers.BUSY
         if writer == answers.BUSY:
             return Result(Verdict.BUSY)
         # Last, by name and by descriptor: what is removed is what was asked about.
         beneath.look_anew(src)
         named = beneath.stat_of(path, dir_fd=src)
-        if fingerprint_of(os.fstat(fd)) != fingerprint or fingerprint_of(named) != fingerprint:
+        if any(identify(its, path, fd=fd) != fingerprint for its in (os.fstat(fd), named)):
             return Result(Verdict.CHANGED)
         if writer == answers.UNKNOWN and archive is None:
             return Result(Verdict.UNPROVEN)

@@ -33,6 +33,7 @@ from trioft.movers.ops.folder.partials import (
     sync_folder,
 )
 from trioft.movers.ops.folder.sparse import Holes
+from trioft.movers.ops.identity import identify
 from trioft.movers.ops.slate import touch
 from trioft.movers.ops.source import current_fingerprint
 
@@ -215,7 +216,7 @@ def adopt(
         try:
             if old is not None:
                 status = beneath.stat_of(old, dir_fd=src)
-                if (status.st_dev, status.st_ino) == identity:
+                if identify(status, old, top=src)[:2] == identity:
                     return False
         except (FileNotFoundError, NotADirectoryError):
             pass

@@ -103,7 +103,7 @@ def _recognized(
 
 def time_as_kept(dst: int, mtime_ns: int) -> int:
     """Return what the destination makes of a modification time that it may not be able to hold, by setting it once."""
-    name = b".trioft-time-%d-%d" % (os.getpid(), time.monotonic_ns())
+    name = PROBE + b"time-%d-%d" % (os.getpid(), time.monotonic_ns())
     try:
         fd = beneath.open_file(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dst)
         os.close(fd)

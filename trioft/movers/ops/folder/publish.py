@@ -18,6 +18,7 @@ from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.files import Progress, digest_of_block, fingerprint_of, is_same, opened
 from trioft.movers.ops.folder.markers import remove_marker
 from trioft.movers.ops.folder.partials import as_far_as_possible, each, make_folder, remove_partial, sync_folder
+from trioft.movers.ops.identity import identify
 from trioft.movers.ops.slate import touch
 
 # What a server answers that will not replace a name: somebody has it open, or it never does.
@@ -65,7 +66,7 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
         return Result(Verdict.GONE)
     except OSError as error:
         raise FileTrouble(trouble_of(error, Side.SOURCE, "stat", what.path)) from error
-    if fingerprint_of(source) != what.fingerprint:
+    if identify(source, what.path, top=src) != what.fingerprint:
         return Result(Verdict.CHANGED)
     op = "utimens"
     touch(Side.DESTINATION)
