@@ -17,8 +17,8 @@ from trioft.core.model import Fingerprint
 from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.files import close_quietly, fingerprint_of
 
-# Where inodes are made up by whoever mounts.
-_BY_PATH = {linux.FAT, linux.EXFAT, linux.FUSE}
+# Where inodes are made up by whoever mounts. 0: a mount, most likely of FUSE, that cannot say what it is.
+_BY_PATH = {0, linux.FAT, linux.EXFAT, linux.FUSE}
 # Where an inode and the time of its last change tell versions of files apart, from one mount to the next.
 _LASTING = {linux.EXT4, linux.XFS, linux.BTRFS, linux.TMPFS, linux.OVERLAYFS, linux.F2FS, linux.ZFS, linux.NFS}
 
@@ -62,10 +62,15 @@ def _find_magic(device: int, path: bytes, fd: int | None, top: int | None) -> in
     for known in (fd, top):
         if known is not None and os.fstat(known).st_dev == device:
             return linux.filesystem_magic(known)
-    if top is None:
-        return 0
-    its = beneath.open_file(path, os.O_PATH | os.O_NOFOLLOW, dir_fd=top)  # below another mount
+    # Something else is mounted there.
     try:
-        return linux.filesystem_magic(its) if os.fstat(its).st_dev == device else 0
+        if top is not None:
+            its = beneath.open_file(path, os.O_PATH, dir_fd=top)
+        else:
+            its = os.open(path.rpartition(b"/")[2], os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+    except OSError:
+        return 0  # it is not there any more
+    try:
+        return linux.filesystem_magic(its)
     finally:
         close_quietly(its)
