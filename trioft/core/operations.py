@@ -137,6 +137,7 @@ COMPARE_SPAN: Operation[Step, list[Difference], Root, bytes, int, int, list[tupl
 REMOVE_SOURCES: Operation[Never, list[Result], Root, list[tuple[bytes, Fingerprint]], bytes | None, bytes] = Operation(
     "remove_sources", SOURCE
 )
+REMOVE_EMPTIED: Operation[Never, list[bytes], Root, list[bytes]] = Operation("remove_emptied", SOURCE)
 
 # --- copying ---------------------------------------------------------------------------------------------------------
 

@@ -54,7 +54,19 @@ async def finish(job: Job, results: list[Result], tools: Tools) -> list[Result]:
         # 6. The gate: only what is recorded may be removed, and only if it is still what was delivered.
         if tools.config.copy.on_success.action != "keep" and delivered:
             results = await _remove_sources(job, results, delivered, tools)
+            if tools.config.source.remove_empty_folders:
+                await _remove_emptied({os.path.dirname(job.items[n].path) for n in delivered}, tools)
     return results
+
+
+async def _remove_emptied(folders: set[bytes], tools: Tools) -> None:
+    """Remove the folders that deliveries have emptied. One that cannot be removed stays, and harms nobody."""
+    try:
+        removed = await tools.source.remove_emptied(sorted(folders - {b""}))
+    except FileTrouble:
+        return
+    for folder in removed:
+        tools.board.record("info", "folder.removed", path=show_path(folder))
 
 
 async def _ask(item: Item, result: Result, tools: Tools) -> Result:

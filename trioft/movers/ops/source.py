@@ -373,3 +373,23 @@ def _move_to_archive(src: int, path: bytes, archive: bytes) -> bytes:
                 beneath.rename_noreplace(path, candidate, dir_fd=src, new_dir_fd=top)
                 return candidate
     raise AssertionError("numbered() does not end")
+
+
+def remove_emptied(source: Root, folders: list[bytes]) -> list[bytes]:
+    """
+    Remove those of *folders*, and of those above them, in which nothing is left; return which have gone.
+
+    Never the source itself. What cannot be removed, for whatever reason, stays.
+    """
+    removed: list[bytes] = []
+    with opened(source, Side.SOURCE) as src:
+        for folder in sorted(folders, reverse=True):
+            while folder:
+                try:
+                    beneath.rmdir(folder, dir_fd=src)
+                except OSError:
+                    break
+                removed.append(folder)
+                beneath.look_anew(src)
+                folder = os.path.dirname(folder)
+    return removed
