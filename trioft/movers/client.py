@@ -166,9 +166,9 @@ class Destination(_End):
 
     # --- content
 
-    async def write_bundle(self, items: list[Item], manner: Manner) -> list[Result]:
+    async def write_bundle(self, items: list[Item], manner: Manner, tell: Tell) -> list[Result]:
         """Write small files under their partial names, durable and verified. One result for each, in order."""
-        return await self.call(ask.WRITE_BUNDLE, self.ends(), items, manner, owner=self.owner)
+        return await self.call(ask.WRITE_BUNDLE, self.ends(), items, manner, tell=tell, owner=self.owner)
 
     async def adopt(
         self, old: bytes | None, identity: tuple[int, int], partial: bytes, new_partial: bytes, *, routed: bool

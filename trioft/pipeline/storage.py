@@ -8,6 +8,7 @@ pauses, and the gate opens when a probe has succeeded; at the destination, a pro
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -16,7 +17,7 @@ import trio
 
 from trioft.config.options import Config
 from trioft.core import operations as ask
-from trioft.core.answers import KEEPS_NO_TIMES, Probed
+from trioft.core.answers import KEEPS_NO_TIMES, Probed, Step
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify
 from trioft.core.model import Ends, Identity
 from trioft.core.units import size_text, span_text
@@ -138,6 +139,7 @@ class Storage:
         self._files: int | None = None  # that may still be made there, whatever their size
         self._why_out: str | None = None  # what a probe met that could not even make its own file
         self._has_begun = self._is_warned = False
+        self._stirred = 0
         self._probing = trio.Lock()
 
     # --- health and identity
@@ -199,11 +201,14 @@ class Storage:
     async def _probe(self, call: Call) -> None:
         settings, was = self._config.destination, self.identity[Side.DESTINATION]
         marker = settings.marker.encode("utf-8", "surrogateescape") if settings.marker else None
+        moved = self._moved()
         try:
             async with self._probing:
                 path, must_be_mounted = self.ends.destination.path, settings.require_mount
                 probed = await call(ask.PROBE, path, was, marker, must_be_mounted)
         except FileTrouble as error:
+            if error.trouble.errno == errno.ETIMEDOUT and self._has_begun and self._moved() != moved:
+                return  # it waits behind what is being sent: the link is slow, not dead
             if classify(error.trouble) != Remedy.SPACE or not self._has_begun:
                 raise
             self.ran_out(str(error))
@@ -212,6 +217,14 @@ class Storage:
         self.ends = self.ends._replace(destination=probed.root)
         self.identity[Side.DESTINATION] = probed.identity
         self._take(probed)
+
+    def stirs(self, _: Step) -> None:
+        """A mover has told that something arrives at the destination."""
+        self._stirred += 1
+
+    def _moved(self) -> tuple[int, int, int]:
+        """Return what changes when bytes arrive at the destination, or come back from it."""
+        return self._stirred, self._board.totals.bytes, sum(entry.bytes_verified for entry in self._active)
 
     def _take(self, probed: Probed) -> None:
         self._free, self._total = probed.free, probed.total

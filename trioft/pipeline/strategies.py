@@ -36,7 +36,7 @@ async def bundle(job: Job, tools: Tools) -> list[Result]:
     """Many small files: one call, one durability barrier, one read-back."""
     await tools.throttle.take(job.size)
     async with tools.shutdown.shield():  # it is short: better finished than littered about
-        results = await tools.destination.write_bundle(list(job.items), tools.manner)
+        results = await tools.destination.write_bundle(list(job.items), tools.manner, tools.storage.stirs)
     for item, result in zip(job.items, results, strict=True):
         if result.verdict == Verdict.WRITTEN:
             tools.board.copied(tools.entry(item), item.fingerprint.size)

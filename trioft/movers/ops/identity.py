@@ -66,8 +66,10 @@ def _find_magic(device: int, path: bytes, fd: int | None, top: int | None) -> in
     try:
         if top is not None:
             its = beneath.open_file(path, os.O_PATH, dir_fd=top)
+        elif fd is not None:
+            its = beneath.open_file(path.rpartition(b"/")[2], os.O_PATH, dir_fd=fd)
         else:
-            its = os.open(path.rpartition(b"/")[2], os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            return 0
     except OSError:
         return 0  # it is not there any more
     try:

@@ -208,8 +208,8 @@ def _compare_contents(src_fd: int, dst: int, target: bytes, item: Item, progress
             os.posix_fadvise(there, 0, 0, os.POSIX_FADV_DONTNEED)
             for offset in range(0, item.fingerprint.size, BLOCK_SIZE):
                 length = min(BLOCK_SIZE, item.fingerprint.size - offset)
-                mine = digest_of_block(src_fd, Side.SOURCE, item.path, offset, length)
-                if mine != digest_of_block(there, Side.DESTINATION, target, offset, length):
+                mine = digest_of_block(src_fd, Side.SOURCE, item.path, offset, length, progress)
+                if mine != digest_of_block(there, Side.DESTINATION, target, offset, length, progress):
                     return None
                 digests += mine
                 progress(Step("compared", length))

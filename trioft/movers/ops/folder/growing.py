@@ -151,7 +151,7 @@ def settle_ranges(destination: Root, partial: bytes, ranges: list[Range], verify
                 op = "read back"
                 for offset, length, digest in ranges if verify == "readback" else ():
                     forget(fd, offset, length)
-                    if digest_of_block(fd, Side.DESTINATION, partial, offset, length) != digest:
+                    if digest_of_block(fd, Side.DESTINATION, partial, offset, length, progress) != digest:
                         bad.append(offset)
                     progress(Step("verified", length))
             finally:

@@ -39,7 +39,8 @@ from trioft.movers.ops.files import (
     status_of,
 )
 from trioft.movers.ops.folder.existing import look_for_existing
-from trioft.movers.ops.folder.partials import close_written, copy_attributes, create_partial, sync_folder, write_all
+from trioft.movers.ops.folder.pace import Pace
+from trioft.movers.ops.folder.partials import close_written, copy_attributes, create_partial, sync_folder
 from trioft.movers.ops.folder.resume import plan_resume, plan_resume_growing
 from trioft.movers.ops.folder.sparse import Holes
 from trioft.movers.ops.slate import touch
@@ -152,7 +153,7 @@ def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, mann
             # Of the half that may be there, some was read ahead by the span before.
             there = linux.bytes_in_cache(src_fd, start, end - start)
             passes = there is not None and there < (end - start) // 2
-            holes = Holes(src_fd, dst_fd, partial)
+            holes, pace = Holes(src_fd, dst_fd, partial), Pace(dst_fd, partial, progress)
             for offset in range(start, end, BLOCK_SIZE):
                 length = min(BLOCK_SIZE, end - offset)
                 hasher = xxhash.xxh3_128() if manner.verify != "size" else None
@@ -163,7 +164,7 @@ def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, mann
                     if holes.leaves_out(at, piece):
                         progress(Step("holes", len(piece)))
                     else:
-                        write_all(dst_fd, partial, at, piece)
+                        pace.write(at, piece)
                     if time.monotonic() - when > _TELL_EVERY:
                         progress(Step("bytes", at + len(piece) - told))
                         told, when = at + len(piece), time.monotonic()
@@ -197,11 +198,12 @@ def write_block(
 ) -> None:
     """Write *data*, but for *holes*, at *offset*, telling ``("bytes", count)`` now and then and at the end."""
     told, when = 0, time.monotonic()
+    pace = Pace(fd, partial, progress)
     for at in range(0, len(data), _SLICE):
         if holes is not None and holes.leaves_out(offset + at, data[at : at + _SLICE]):
             progress(Step("holes", len(data[at : at + _SLICE])))
         else:
-            write_all(fd, partial, offset + at, data[at : at + _SLICE])
+            pace.write(offset + at, data[at : at + _SLICE])
         if time.monotonic() - when > _TELL_EVERY:
             done = min(at + _SLICE, len(data))
             progress(Step("bytes", done - told))
@@ -254,7 +256,7 @@ def settle(
                     advise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
                     for number, offset in enumerate(range(start, end, BLOCK_SIZE)):
                         length = min(BLOCK_SIZE, end - offset)
-                        digest = digest_of_block(fd, Side.DESTINATION, partial, offset, length)
+                        digest = digest_of_block(fd, Side.DESTINATION, partial, offset, length, progress)
                         if digest != digests[16 * number : 16 * number + 16]:
                             bad.append(offset // BLOCK_SIZE)
                         progress(Step("verified", length))

@@ -260,7 +260,7 @@ def is_sealed(destination: Root, partial: bytes, seal: Fingerprint, digest: byte
                 digests = bytearray()
                 for offset in range(0, seal.size, BLOCK_SIZE):
                     length = min(BLOCK_SIZE, seal.size - offset)
-                    digests += digest_of_block(fd, Side.DESTINATION, partial, offset, length)
+                    digests += digest_of_block(fd, Side.DESTINATION, partial, offset, length, progress)
                     progress(Step("compared", length))
             finally:
                 os.close(fd)

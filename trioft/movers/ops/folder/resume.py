@@ -73,7 +73,7 @@ def plan_resume_growing(
             return Prepared(0, b"")
         held = checkpoint._replace(offset=offset, digests=checkpoint.digests[: offset // BLOCK_SIZE * 16])
         digests = _check(fd, partial, held, manner, progress)
-        last = digest_of_block(src_fd, Side.SOURCE, item.path, offset - BLOCK_SIZE, BLOCK_SIZE)
+        last = digest_of_block(src_fd, Side.SOURCE, item.path, offset - BLOCK_SIZE, BLOCK_SIZE, progress)
         return Prepared(offset, digests, doubtful=last != digests[-16:] or not is_lasting(src_fd))
     except OSError as error:
         raise FileTrouble(trouble_of(error, Side.DESTINATION, "fsync", partial)) from error
@@ -93,7 +93,7 @@ def _check(fd: int, partial: bytes, checkpoint: Checkpoint, manner: Manner, prog
         if digests[at] == VOID:
             continue
         length = min(BLOCK_SIZE, checkpoint.offset - start)
-        if digest_of_block(fd, Side.DESTINATION, partial, start, length) != digests[at]:
+        if digest_of_block(fd, Side.DESTINATION, partial, start, length, progress) != digests[at]:
             digests[at] = VOID
         progress(Step("compared", length))
     return bytes(digests)
@@ -111,7 +111,7 @@ def _check_source(src_fd: int, item: Item, offset: int, digests: bytes, progress
         if checked[at] == VOID:
             continue
         length = min(BLOCK_SIZE, offset - start)
-        if digest_of_block(src_fd, Side.SOURCE, item.path, start, length) != digests[at]:
+        if digest_of_block(src_fd, Side.SOURCE, item.path, start, length, progress) != digests[at]:
             checked[at] = VOID
         progress(Step("compared", length))
     return bytes(checked)
@@ -125,8 +125,8 @@ def _compare(src_fd: int, fd: int, item: Item, partial: bytes, size: int, progre
     kept = 0
     # Whole blocks only: the last, shorter one is cheap to write again.
     for offset in range(0, size // BLOCK_SIZE * BLOCK_SIZE, BLOCK_SIZE):
-        there = digest_of_block(fd, Side.DESTINATION, partial, offset, BLOCK_SIZE)
-        if there == digest_of_block(src_fd, Side.SOURCE, item.path, offset, BLOCK_SIZE):
+        there = digest_of_block(fd, Side.DESTINATION, partial, offset, BLOCK_SIZE, progress)
+        if there == digest_of_block(src_fd, Side.SOURCE, item.path, offset, BLOCK_SIZE, progress):
             kept = offset + BLOCK_SIZE
         else:
             there = VOID
