@@ -57,6 +57,7 @@ def tells(
 
 does(asked.INSPECT, mounts.inspect)
 does(asked.CONTAINS, mounts.contains)
+does(asked.CAN_MOVE, mounts.can_move)
 does(asked.PROBE_SOURCE, mounts.probe_source)
 does(asked.PROBE, probe.probe)
 does(asked.RECOGNIZE, probe.recognize)
