@@ -88,15 +88,17 @@ async def resolved(paths: list[bytes], patience: float) -> list[bytes]:
 def check_archives(jobs: Sequence[Config]) -> None:
     """Raise ``ConfigError`` if files of a source cannot be moved to its archive. A source that is away is not asked."""
 
+    ends = [
+        (os.fsencode(os.path.abspath(source)), os.fsencode(os.path.abspath(archive)))
+        for job in jobs
+        if (source := job.source.path) is not None and (archive := job.copy.on_success.folder) is not None
+    ]
+
     async def check() -> None:
-        patience = min(_RESOLVING, *[job.copy.stall_timeout for job in jobs])
-        async with Movers(1, patience) as movers:
-            for job in jobs:
-                source, archive = job.source.path, job.copy.on_success.folder
-                if source is not None and archive is not None:
-                    with contextlib.suppress(FileTrouble):
-                        ends = [os.fsencode(os.path.abspath(path)) for path in (source, archive)]
-                        await refuse_archive_elsewhere(movers.call, *ends)
+        async with Movers(1, min(_RESOLVING, *[job.copy.stall_timeout for job in jobs])) as movers:
+            for source, archive in ends:
+                with contextlib.suppress(FileTrouble):
+                    await refuse_archive_elsewhere(movers.call, source, archive)
 
     try:
         trio.run(check)

@@ -218,7 +218,7 @@ def _keys(cls: type[Any]) -> list[str]:
 
 
 def _conflicts(config: Config) -> Iterator[tuple[str, str, str, str]]:
-    """Yield group, key, other key (GROUP.KEY where that is in another group) and what is wrong, for values that clash."""
+    """Yield group, key, other key (or GROUP.KEY) and what is wrong, for values that do not go together."""
     for group, cls in GROUPS.items():
         values = getattr(config, group)
         for field in attrs.fields(cls):

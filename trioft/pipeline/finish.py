@@ -23,7 +23,8 @@ from trioft.state.ledger import Entry, Ledger, Removal
 
 UNPROVEN = (
     "delivered sources are not deleted where nobody can prove that they are not being written"
-    " (a network source, or files of other users); --on-success archive:DIR is possible"
+    " (a network source, an overlay, a folder exported by NFS, or files of other users);"
+    " --on-success archive:DIR is possible"
 )
 
 
