@@ -1,8 +1,8 @@
 """
 Kinds: what the values of an option may be, and how they are read and written.
 
-``config`` declares every option with one of these. A kind reads what YAML made of the file, strictly: nothing is
-converted that a person did not write.
+``config.options`` declares every option with one of these. A kind reads what YAML made of the file, strictly:
+nothing is converted that a person did not write.
 """
 
 from __future__ import annotations
