@@ -20,6 +20,15 @@ _PARTIAL = re.compile(rb"\.[0-9a-f]{8}\.partial\Z", re.DOTALL)
 _PARTIAL_SUFFIX = len(b".12345678.partial")
 
 
+# What a delivered source is taken aside to, beside it, before it goes.
+GOING = b".trioft-going-"
+
+
+def is_going(name: bytes) -> bool:
+    """Is this what trioft calls a folder of sources on their way out, or the path of such a folder, or of one in it?"""
+    return b"/" + GOING in b"/" + name
+
+
 def partial_of(path: bytes, dev: int, ino: int, life: int = 0, place: bytes = b"") -> bytes:
     """
     Return the partial's path for a source file: ``NAME.<8 hex of the source's identity>.partial``.
@@ -136,11 +145,11 @@ class Wanted:
 
     def folder(self, path: bytes) -> bool:
         """May anything below this folder be wanted?"""
-        return self._exclude is None or not _matches(self._exclude, path)
+        return not is_going(path) and (self._exclude is None or not _matches(self._exclude, path))
 
     def file(self, path: bytes) -> bool:
         """Is this file (or link, or device) wanted? trioft's own partials never are."""
-        if is_partial(path) or (self._exclude is not None and _matches(self._exclude, path)):
+        if is_partial(path) or is_going(path) or (self._exclude is not None and _matches(self._exclude, path)):
             return False
         return self._include is None or _matches(self._include, path)
 
@@ -149,6 +158,8 @@ def why_not_wanted(path: bytes, include: Sequence[str], exclude: Sequence[str]) 
     """Say why the file *path* is not wanted, or None."""
     if is_partial(path):
         return "this is a name of trioft's own partials"
+    if is_going(path):
+        return "trioft takes sources aside there before they go"
     for pattern in exclude:
         if Wanted((pattern,), ()).file(path):
             return f"excluded by {pattern!r}"

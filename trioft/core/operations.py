@@ -132,6 +132,7 @@ COMPARE_SPAN: Operation[Step, list[Difference], Root, bytes, int, int, list[tupl
 REMOVE_SOURCES: Operation[Never, list[Result], Root, list[tuple[bytes, Fingerprint]], bytes | None, bytes] = Operation(
     "remove_sources", SOURCE
 )
+PUT_BACK: Operation[Never, list[bytes], Root, list[bytes]] = Operation("put_back", SOURCE)
 
 # --- copying ---------------------------------------------------------------------------------------------------------
 
