@@ -39,7 +39,7 @@ The eight promises
 1. **A final name is a finished file.** Under its final name the destination only ever holds complete, verified content.
 2. **A checkpoint never leads.** Every byte below a recorded offset is durable at the destination and verified.
 3. **A source is removed only by one gate**, evaluated last (``pipeline.finish``, then
-   ``movers.ops.source.remove_sources``): content durable,
+   ``movers.ops.removal.remove_sources``): content durable,
    verified and renamed, folder fsynced, ledger row committed, source still the same file, nobody has it open for
    writing.
 4. **One owner per file.** At any moment one task may change a file's state; an impossible transition raises

@@ -371,7 +371,12 @@ def check(config: ConfigFile = None) -> None:
     """Read the configuration file and report every problem at once."""
     if config is None:
         raise ConfigError(["no configuration file given"], hint="name one with -c FILE or TRIOFT_CONFIG")
-    load({"config": config}, ends=False)
+    checked = load({"config": config}, ends=False)
+    jobs = list(checked.jobs.values()) or [checked]
+    if any(job.copy.on_success.folder is not None for job in jobs):
+        from trioft.cli.pairs import check_archives
+
+        check_archives(jobs)
     typer.echo(f"{config}: ok")
 
 

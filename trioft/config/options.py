@@ -106,7 +106,7 @@ class Destination:
     if_exists: Literal["rename", "overwrite", "skip", "fail"] | None = option(
         None,
         one_of("rename", "overwrite", "skip", "fail", None),
-        "For names that are taken; null: overwrite in sync, and rename in watch, to lose no recording.",
+        "For names that are taken; null: rename in watch, and where on_success is not keep; else overwrite.",
     )
     min_free: MinFree = option(
         "1%", MIN_FREE, "Files wait rather than leave less space than this, as others write there too.", live=True

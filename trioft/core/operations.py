@@ -88,6 +88,7 @@ class Operation(Generic[Told, Answer, *Arguments]):
 
 INSPECT: Operation[Never, list[End], Sequence[Place]] = Operation("inspect", BOTH)
 CONTAINS: Operation[Never, bool, Place, Place] = Operation("contains", BOTH)
+CAN_MOVE: Operation[Never, bool, bytes, bytes] = Operation("can_move", SOURCE)
 PROBE_SOURCE: Operation[Never, tuple[Root, Identity], bytes, Identity | None] = Operation("probe_source", SOURCE)
 PROBE: Operation[Never, Probed, bytes, Identity | None, bytes | None, bool] = Operation("probe", DESTINATION)
 RECOGNIZE: Operation[Never, Root, bytes, Identity | None, bytes | None, bool] = Operation("recognize", DESTINATION)
@@ -136,6 +137,7 @@ COMPARE_SPAN: Operation[Step, list[Difference], Root, bytes, int, int, list[tupl
 REMOVE_SOURCES: Operation[Never, list[Result], Root, list[tuple[bytes, Fingerprint]], bytes | None, bytes] = Operation(
     "remove_sources", SOURCE
 )
+PUT_BACK_SOURCES: Operation[Never, list[bytes], Root, list[bytes]] = Operation("put_back_sources", SOURCE)
 
 # --- copying ---------------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,8 @@ from trioft.state.ledger import Entry, Ledger, Removal
 
 UNPROVEN = (
     "delivered sources are not deleted where nobody can prove that they are not being written"
-    " (a network source, or files of other users); --on-success archive:DIR is possible"
+    " (a network source, an overlay, a folder exported by NFS, or files of other users);"
+    " --on-success archive:DIR is possible"
 )
 
 
@@ -192,6 +193,18 @@ def _detail(item: Item, result: Result, tools: Tools) -> str:
     return "; ".join(details)
 
 
+def _log_removal(item: Item, removal: Result, archive: bytes | None, tools: Tools) -> None:
+    """Write to the log what has gone, and where to; have its marker looked at, if that is a file of its own."""
+    path = show_path(os.path.join(tools.source.root.path, item.path))
+    if archive is None:
+        tools.board.record("info", "source.removed", path=path)
+    else:
+        place = removal.target or os.path.join(archive, item.path)
+        tools.board.record("info", "source.archived", path=path, to=show_path(place))
+    if tools.manner.markers.source:
+        tools.changes.add([item.path + tools.manner.markers.source])
+
+
 def _absolute(folder: str) -> bytes:
     return os.fsencode(os.path.abspath(folder))
 
@@ -223,6 +236,8 @@ async def _remove_sources(job: Job, results: list[Result], delivered: list[int],
                 "closed": result.closed,
             }
             rows.append(Removal(item.path, result.target, item.fingerprint.size, "removed", json.dumps(proofs)))
+            if removal.verdict == Verdict.REMOVED:
+                _log_removal(item, removal, archive, tools)
             if removal.note:
                 text = f"{show_path(item.path)}: removed, but {removal.note}"
                 tools.board.notice("source", text, event="marker.kept")
@@ -235,6 +250,10 @@ async def _remove_sources(job: Job, results: list[Result], delivered: list[int],
             tools.board.notice_once("source", UNPROVEN, event="source.kept")
         else:  # it stays pending in the ledger: the next look delivers and proves it once more
             why = "somebody writes it" if removal.verdict == Verdict.BUSY else "it, or another name of it, has changed"
+            if removal.verdict == Verdict.UNMARKED:
+                continue  # it goes when its file has gone
+            if removal.note:
+                why += f"; {removal.note}"
             tools.board.notice(
                 "source", f"{show_path(item.path)}: delivered, but its source stays: {why}", event="source.kept"
             )

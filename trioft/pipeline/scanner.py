@@ -15,6 +15,7 @@ copied while it is being written, in a lane of its own.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import OrderedDict
@@ -27,7 +28,7 @@ from trioft.config import options
 from trioft.config.options import Config
 from trioft.core import answers
 from trioft.core.answers import Folder, Listing
-from trioft.core.errors import FileTrouble, Trouble
+from trioft.core.errors import FileTrouble, Trouble, show_path
 from trioft.core.model import BUNDLE_FILE_SIZE, FileState, Fingerprint, Found, Job, Manner
 from trioft.core.naming import Wanted
 from trioft.movers.client import Destination, Source
@@ -162,6 +163,8 @@ class Scanner:
         return cost
 
     async def _take_in(self, listing: Listing, idle: dict[bytes, bytes]) -> None:
+        if listing.going:
+            await self._put_back(listing)
         for path, reason in listing.skipped:
             if self._tell_once(path, reason):
                 self.board.skip(path, reason)
@@ -192,6 +195,15 @@ class Scanner:
                 is_idle = not self._consider(found, None if self.once else before) and is_idle
             if is_idle and folder.stamp:
                 self._remember([(folder.path, folder.stamp)])
+
+    async def _put_back(self, listing: Listing) -> None:
+        """What a run that was killed had taken aside, to be removed, gets its name again, and is looked at."""
+        with contextlib.suppress(FileTrouble):  # the next scan finds it
+            names = await self.source.put_back(list(listing.going))
+            for name in names:
+                text = f"{show_path(name)}: put back: a run that was to remove it was killed"
+                self.board.notice("source", text, level="info", event="source.kept", path=show_path(name))
+            self.changes.add(names)
 
     async def _take_in_alike(self, listing: Listing) -> None:
         """Something like these files is at the destination. Is it them? The ledger knows, or else a copier compares."""

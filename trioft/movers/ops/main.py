@@ -18,7 +18,7 @@ from typing import Any, Never, TypeVar, TypeVarTuple
 from trioft.core import operations as asked
 from trioft.core.errors import FileTrouble
 from trioft.core.operations import Operation
-from trioft.movers.ops import linux, mounts, scan, slate, source, writers
+from trioft.movers.ops import linux, mounts, removal, scan, slate, source, writers
 from trioft.movers.ops.folder import (
     bundle,
     claims,
@@ -58,6 +58,7 @@ def tells(
 
 does(asked.INSPECT, mounts.inspect)
 does(asked.CONTAINS, mounts.contains)
+does(asked.CAN_MOVE, mounts.can_move)
 does(asked.PROBE_SOURCE, mounts.probe_source)
 does(asked.PROBE, probe.probe)
 does(asked.RECOGNIZE, probe.recognize)
@@ -70,7 +71,8 @@ does(asked.LOOK, scan.look)
 does(asked.PEEK, source.peek)
 tells(asked.LOCATE, source.locate)
 tells(asked.COMPARE_SPAN, source.compare_span)
-does(asked.REMOVE_SOURCES, source.remove_sources)
+does(asked.REMOVE_SOURCES, removal.remove_sources)
+does(asked.PUT_BACK_SOURCES, removal.put_back)
 does(asked.MAKE_FOLDERS, listing.make_folders)
 tells(asked.WRITE_BUNDLE, bundle.write_bundle)
 tells(asked.PREPARE, large.prepare)

@@ -68,7 +68,7 @@ def release(destination: Root, name: bytes, mine: Holder) -> None:
     """Take the claim *name* away, if it is *mine*."""
     with opened(destination, Side.DESTINATION) as dst:
         there = _read(dst, name)
-        if there is not None and there[0] is not None and there[0].token == mine.token:
+        if there is not None and there[0] is not None and there[0].token in (mine.token, _NOBODY.token):
             touch(Side.DESTINATION)
             try:
                 beneath.unlink(name, dir_fd=dst)
@@ -84,6 +84,8 @@ def lives(holder: Holder | None, age: float, mine: Holder) -> bool:
 
     A process of this machine is looked for; whoever is elsewhere has to be heard of now and then.
     """
+    if holder == _NOBODY:
+        return False
     is_fresh = abs(age) < STALE
     if holder is None:
         return is_fresh  # it is being written, or it is none
@@ -132,6 +134,7 @@ def _take(dst: int, name: bytes, made: bytes, now: float, mine: Holder) -> Claim
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
 
+_NOBODY = Holder("", 0, 0, "", "", "", "", "", "", "")
 _UNKNOWN = Holder("a host that nobody knows", 0, 0, "", "", "", "", "", "a moment ago", "")
 
 
@@ -163,7 +166,8 @@ def _read(dst: int, path: bytes) -> tuple[Holder | None, float] | None:
         return None
     try:
         content = os.read(fd, _LARGEST)
-        return holder_in(content), os.fstat(fd).st_mtime
+        # It had content when it got its name: a power cut has taken that, and whoever held it.
+        return (holder_in(content) if content else _NOBODY), os.fstat(fd).st_mtime
     except OSError as error:
         _unless_away(error)
         return None
