@@ -15,16 +15,16 @@ import pytest
 from support import Done, Site, files_of, make_tree, mounted, run_without_privilege
 from trioft import __version__
 
-EXIT_CODES = ["0", "1", "2", "3", "4", "130", "143"]
+EXIT_CODES = ["0", "1", "2", "3", "4", "5", "130", "143"]
 
 
 def assert_refused(done: Done, code: int, *fragments: str) -> None:
-    """Check the exit code, that stderr holds every fragment and is made of sentences, and that stdout holds no data."""
+    """Check the exit code, that stderr holds every fragment and is made of sentences, and that stdout holds no data but a summary."""
     assert done.code == code, done.err
     for fragment in fragments:
         assert fragment in done.err
     assert "Traceback" not in done.err
-    assert done.out == ""
+    assert [(line["event"], line["exit_code"]) for line in done.lines] in ([], [("summary", code)])
 
 
 def untouched(site: Site) -> bool:

@@ -28,9 +28,7 @@ class Desk:
     """A claim, and a destination that gives the answers of a test."""
 
     def __init__(self, folder: Path) -> None:
-        ends = [
-            End(bytes(folder / name), "folder", 1, n, ("ext4", "/dev/x"), False, None) for n, name in enumerate("ab")
-        ]
+        ends = [End(bytes(folder / name), "folder", 1, n, ("ext4", "x"), False, None) for n, name in enumerate("ab")]
         pair = Pair(source=ends[0], destination=ends[1], only=None, own=())
         self.board = Board()
         self.said: list[str] = []

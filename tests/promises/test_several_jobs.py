@@ -315,8 +315,8 @@ def test_a_watch_that_is_stopped_while_a_job_cannot_run_says_so_with_its_exit_co
     make_tree(station.source["b"], {"x": b"1"})
     agent.wait_for(of("b", "x", "done"))
     done = agent.end()
-    assert done.code == 3
-    assert [job["exit_code"] for job in done.summary["jobs"]] == [3, 0]
+    assert done.code == 5
+    assert [job["exit_code"] for job in done.summary["jobs"]] == [5, 0]
     assert other.end().code == 0
 
 
