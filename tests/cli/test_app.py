@@ -19,7 +19,7 @@ EXIT_CODES = ["0", "1", "2", "3", "4", "5", "130", "143"]
 
 
 def assert_refused(done: Done, code: int, *fragments: str) -> None:
-    """Check the exit code, that stderr holds every fragment and is made of sentences, and that stdout holds no data but a summary."""
+    """Check the exit code, and that stderr holds every fragment, in sentences, and stdout no data but a summary."""
     assert done.code == code, done.err
     for fragment in fragments:
         assert fragment in done.err

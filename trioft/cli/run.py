@@ -29,6 +29,7 @@ from trioft.config.options import Config
 from trioft.core.errors import LockedError, Side, TrioftError, show_path
 from trioft.core.model import Found
 from trioft.core.units import size_text
+from trioft.movers import descriptors
 from trioft.state.board import Board, Totals, named
 from trioft.state.fields import path_fields
 from trioft.state.ledger import now
@@ -135,6 +136,7 @@ def _run(
         )
 
     began = _monotonic()
+    descriptors.raise_limit()
     gc.freeze()  # what was imported is no garbage: to look through it, the last time at the end, takes 50 ms
     try:
         with contextlib.nullcontext() if dry_run else stops.kept_safe():

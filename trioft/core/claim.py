@@ -7,7 +7,6 @@ its holder lives. It is a courtesy, no lock: what keeps bytes right is that each
 
 from __future__ import annotations
 
-import json
 from typing import NamedTuple
 
 from trioft.core.naming import HIDDEN
@@ -62,11 +61,15 @@ class Standing(NamedTuple):
 
 def content_of(holder: Holder, beat: str) -> bytes:
     """Return what the file of a claim holds; as long for each *beat*, so that it can be written over."""
+    import json  # slow to load, and movers that copy need none
+
     return json.dumps({"trioft": 1, **holder._asdict(), "beat": beat}, indent=1).encode("ascii") + b"\n"
 
 
 def holder_in(content: bytes) -> Holder | None:
     """Return who holds a claim with this content; None where it is none."""
+    import json
+
     try:
         written = json.loads(content)
         fields = {name: written[name] for name in Holder._fields}

@@ -1,5 +1,5 @@
 """
-The backlog: the files that are not delivered yet, and when to look at each again. Bounded.
+The backlog: the files that are not delivered yet, which of them goes next, and when to look at each again. Bounded.
 
 The scanner puts files in and hands out jobs; the copiers take jobs and say what came of them. All by plain calls.
 """

@@ -13,14 +13,13 @@ from datetime import UTC, datetime
 from trioft.core.claim import CLAIMING, STALE, Claimed, Holder, Standing, content_of, holder_in
 from trioft.core.errors import FileTrouble, Remedy, Side, classify, trouble_of
 from trioft.core.model import Root
-from trioft.core.units import timestamp
-from trioft.movers.ops import linux
+from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.files import close_quietly, opened
 from trioft.movers.ops.slate import touch
 
 _LARGEST = 64 * 1024  # bytes of a claim that is read
 _TRIES = 5
-_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
 def claim(destination: Root, name: bytes, mine: Holder) -> Claimed:
@@ -44,7 +43,7 @@ def claim(destination: Root, name: bytes, mine: Holder) -> Claimed:
             return _not_written(error)
         finally:
             with contextlib.suppress(OSError):
-                os.unlink(made, dir_fd=dst)
+                beneath.unlink(made, dir_fd=dst)
 
 
 def beat(destination: Root, name: bytes, mine: Holder) -> Claimed:
@@ -54,7 +53,7 @@ def beat(destination: Root, name: bytes, mine: Holder) -> Claimed:
         if there is not None and there[0] is not None and there[0].token == mine.token:
             touch(Side.DESTINATION)
             try:
-                fd = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+                fd = beneath.open_file(name, os.O_WRONLY, dir_fd=dst)
                 try:
                     os.pwrite(fd, content_of(mine, _now()), 0)
                 finally:
@@ -72,7 +71,7 @@ def release(destination: Root, name: bytes, mine: Holder) -> None:
         if there is not None and there[0] is not None and there[0].token == mine.token:
             touch(Side.DESTINATION)
             try:
-                os.unlink(name, dir_fd=dst)
+                beneath.unlink(name, dir_fd=dst)
             except FileNotFoundError:
                 pass
             except OSError as error:
@@ -113,7 +112,7 @@ def _take(dst: int, name: bytes, made: bytes, now: float, mine: Holder) -> Claim
     for _ in range(_TRIES):
         touch(Side.DESTINATION)
         try:
-            linux.rename_noreplace(made, name, dst)
+            beneath.rename_noreplace(made, name, dir_fd=dst)
             return Claimed(instead_of=gone)
         except FileExistsError:
             pass
@@ -125,14 +124,14 @@ def _take(dst: int, name: bytes, made: bytes, now: float, mine: Holder) -> Claim
         # Two may find it stale at a time: who moves it aside looks whether it still is what both have seen.
         aside = made + b"-former"
         try:
-            os.rename(name, aside, src_dir_fd=dst, dst_dir_fd=dst)
+            beneath.rename(name, aside, dir_fd=dst)
         except FileNotFoundError:
             continue
         if _read(dst, aside) != there:
             with contextlib.suppress(FileExistsError):
-                linux.rename_noreplace(aside, name, dst)
+                beneath.rename_noreplace(aside, name, dir_fd=dst)
             continue
-        os.unlink(aside, dir_fd=dst)
+        beneath.unlink(aside, dir_fd=dst)
         gone = there[0]
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
@@ -143,7 +142,7 @@ _UNKNOWN = Holder("a host that nobody knows", 0, 0, "", "", "", "", "", "a momen
 def _write(dst: int, path: bytes, content: bytes) -> float:
     """Write a new file; return when that was by the clock of the destination."""
     touch(Side.DESTINATION)
-    fd = os.open(path, _WRITE, 0o644, dir_fd=dst)
+    fd = beneath.open_file(path, _WRITE, 0o644, dir_fd=dst)
     try:
         try:
             if os.write(fd, content) != len(content):
@@ -154,7 +153,7 @@ def _write(dst: int, path: bytes, content: bytes) -> float:
         return now
     except OSError:
         with contextlib.suppress(OSError):
-            os.unlink(path, dir_fd=dst)
+            beneath.unlink(path, dir_fd=dst)
         raise
 
 
@@ -162,7 +161,7 @@ def _read(dst: int, path: bytes) -> tuple[Holder | None, float] | None:
     """Return who holds a claim, and when it was written last; None where there is none that can be read."""
     touch(Side.DESTINATION)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dst)
+        fd = beneath.open_file(path, os.O_RDONLY | os.O_NONBLOCK, dir_fd=dst)
     except OSError as error:
         _unless_away(error)
         return None
@@ -177,6 +176,8 @@ def _read(dst: int, path: bytes) -> tuple[Holder | None, float] | None:
 
 
 def _now() -> str:
+    from trioft.core.units import timestamp  # slow to load, and movers that copy need none
+
     return timestamp(datetime.now(UTC))
 
 
