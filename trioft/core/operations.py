@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         Written,
     )
     from trioft.core.ascmhl import Creator
-    from trioft.core.claim import Claimed, Holder
+    from trioft.core.claim import Claimed, Holder, Standing
     from trioft.core.errors import Trouble
     from trioft.core.measured import Measured, Planted
     from trioft.core.model import (
@@ -95,6 +95,7 @@ RECOGNIZE: Operation[Never, Root, bytes, Identity | None, bytes | None, bool] = 
 
 CLAIM: Operation[Never, Claimed, Root, bytes, Holder] = Operation("claim", DESTINATION)
 BEAT: Operation[Never, Claimed, Root, bytes, Holder] = Operation("beat", DESTINATION)
+READ_CLAIMS: Operation[Never, list[Standing], Root, list[bytes], Holder] = Operation("read_claims", DESTINATION)
 RELEASE: Operation[Never, None, Root, bytes, Holder] = Operation("release", DESTINATION)
 
 # --- looking at the source -------------------------------------------------------------------------------------------

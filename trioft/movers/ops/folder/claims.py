@@ -10,7 +10,7 @@ import os
 import time
 from datetime import UTC, datetime
 
-from trioft.core.claim import CLAIMING, STALE, Claimed, Holder, content_of, holder_in
+from trioft.core.claim import CLAIMING, STALE, Claimed, Holder, Standing, content_of, holder_in
 from trioft.core.errors import FileTrouble, Remedy, Side, classify, trouble_of
 from trioft.core.model import Root
 from trioft.movers.ops import beneath, linux
@@ -98,10 +98,14 @@ def lives(holder: Holder | None, age: float, mine: Holder) -> bool:
     return is_fresh
 
 
-def find_holder(dst: int, name: bytes, mine: Holder, now: float) -> tuple[Holder | None, bool] | None:
-    """Return who holds the claim *name*, and whether he lives; None where there is no such claim."""
-    there = _read(dst, name)
-    return None if there is None else (there[0], lives(there[0], now - there[1], mine))
+def read_claims(destination: Root, names: list[bytes], mine: Holder) -> list[Standing]:
+    """Return who holds the claims *names*, and whether he lives; those that are gone by now are left out."""
+    standing = []
+    with opened(destination, Side.DESTINATION) as dst:
+        for name in names:
+            if (there := _read(dst, name)) is not None:
+                standing.append(Standing(name, there[0], lives(there[0], time.time() - there[1], mine)))
+    return standing
 
 
 def _take(dst: int, name: bytes, made: bytes, now: float, mine: Holder) -> Claimed:
