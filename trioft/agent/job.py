@@ -360,7 +360,7 @@ async def _watch_source(pair: Pair, storage: Storage, changes: Changes, starts: 
                 nursery.start_soon(run_events, pair.source.path, changes, starts, lambda text: _no_events(text, board))
                 await mounted.wait()
                 nursery.cancel_scope.cancel()
-            changes.add(None)
+            changes.look_everywhere()
 
 
 def _no_events(text: str, board: Board) -> None:
