@@ -55,10 +55,13 @@ class Patience:
 
 
 async def run_ledger(
-    ledger: Ledger, requests: trio.MemoryReceiveChannel[Request], patience: Patience | None = None
+    ledger: Ledger,
+    requests: trio.MemoryReceiveChannel[Request],
+    patience: Patience | None = None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> None:
     """
-    Serve *requests*, many in one transaction.
+    Serve *requests*, many in one transaction. What is wrong with rows that are not believed is told, once for each.
 
     Shielded: a pipeline that ends, in whatever way, still gets its last rows committed. An error of SQLite that does
     not pass closes the ledger for good and leaves as ``LedgerError``, to all who wait and as this task's end.
@@ -93,6 +96,8 @@ async def run_ledger(
                     failed.error = LedgerError(f"the ledger has failed: {error}", hint=hint)
                     failed.done.set()
                 raise
+            for text in ledger.doubts():
+                tell(text)
             for served in batch:
                 served.done.set()
 
