@@ -68,9 +68,11 @@ class Scanner:
     _idle: dict[bytes, bytes] = attrs.field(factory=dict, init=False)
     _told: OrderedDict[bytes, None] = attrs.field(factory=OrderedDict, init=False)
     _incomplete: bool = attrs.field(default=False, init=False)  # the last scan found more than there was room for
+    _is_cut: bool = attrs.field(default=False, init=False)  # it ended before it had looked at everything
     _jobs: trio.MemorySendChannel[Job] = attrs.field(init=False)
     _growing: trio.MemorySendChannel[Job] = attrs.field(init=False)
-    _scanned_for: options.Source = attrs.field(init=False)  # the settings that the last scan was made with
+    # The settings that the last scan was made with.
+    _scanned_for: options.Source | None = attrs.field(default=None, init=False)
     _unseen: dict[bytes, int] = attrs.field(factory=dict, init=False)  # what a sync could not look at, and how often
     _walk: Walk = attrs.field(init=False)
 
@@ -102,18 +104,25 @@ class Scanner:
         self._jobs, self._growing = jobs, growing
         with jobs, growing, self.ledger:
             next_scan = rested = -math.inf
+            ended, cost = 0.0, 0.0
             while True:
                 self._note_progress()
                 if trio.current_time() >= next_scan:
-                    self._incomplete, begun, self._scanned_for = False, trio.current_time(), self.config.source
+                    begun, is_same = trio.current_time(), self._scanned_for is self.config.source
+                    self.changes.scan_begins(after_all=is_same and not (self._incomplete or self._is_cut))
+                    self._incomplete = self._is_cut = False
+                    self._scanned_for = self.config.source
                     cost = await self._scan_all()
                     self.board.scanned, self.board.scan_seconds = True, trio.current_time() - begun
-                    share = _SHARE_WITH_EVENTS if self.changes.are_told else _SHARE
-                    rested = trio.current_time() + cost / share
-                    pause = self.config.source.scan_interval
-                    next_scan = math.inf if self.once else max(rested, trio.current_time() + pause)
+                    ended, next_scan = trio.current_time(), math.inf
                 if await self._look_at_changes():
                     next_scan = min(next_scan, rested)
+                if (path := self.changes.missed()) is not None:
+                    text = f"file events are not reliable: none told of {show_path(path)}, which a scan has found"
+                    self.board.notice_once("events", f"{text}; the source is scanned instead", event="events.missed")
+                if not self.once:  # as often as it has to be by now: events may have come to an end
+                    rested = ended + cost / (_SHARE_WITH_EVENTS if self.changes.are_told else _SHARE)
+                    next_scan = min(next_scan, max(rested, ended + self.config.source.scan_interval))
                 if self._scanned_for is not self.config.source and not self.once:  # a sync would count files twice
                     next_scan = -math.inf
                 await self._serve()
@@ -123,7 +132,7 @@ class Scanner:
                     next_scan = -math.inf
                     continue
                 if not self.changes:
-                    await self._rest_until(min(next_scan, self.backlog.next_due()))
+                    await self._rest_until(min(next_scan, self.backlog.next_due(), self.changes.judged_at))
                 self.backlog.changed = trio.Event()
 
     async def _rest_until(self, time: float) -> None:
@@ -144,25 +153,26 @@ class Scanner:
             await self._look_at([self.only])
             return 0.0
         former, self._idle = self._idle, {}
-        return await self._scan([b""], former)
+        return await self._scan([b""], former, is_all=True)
 
-    async def _scan(self, folders: list[bytes], idle: dict[bytes, bytes]) -> float:
+    async def _scan(self, folders: list[bytes], idle: dict[bytes, bytes], *, is_all: bool = False) -> float:
         """Scan *folders* and those below them, but for files of *idle* ones; return the processor time it took."""
         cost = 0.0
         while folders:
             self._note_progress()
             listings = await self._walk.read(folders, idle)
             if listings is None:
+                self._is_cut = True
                 return cost
             for listing in listings:
                 begun = time.process_time()
                 self.board.totals.already += listing.already
-                await self._take_in(listing, idle)
+                await self._take_in(listing, idle, is_all=is_all)
                 cost += listing.seconds + time.process_time() - begun
                 await self._serve()
         return cost
 
-    async def _take_in(self, listing: Listing, idle: dict[bytes, bytes]) -> None:
+    async def _take_in(self, listing: Listing, idle: dict[bytes, bytes], *, is_all: bool) -> None:
         if listing.going:
             await self._put_back(listing)
         for path, reason in listing.skipped:
@@ -192,6 +202,9 @@ class Scanner:
                     await self._serve()
                     await self._rest_until(self.backlog.next_due())
                     self.backlog.changed = trio.Event()
+                is_new = before is None and found.marked is not False and self.backlog.get(found.path) is None
+                if is_new and not self.once and is_all:
+                    self.changes.found(found.path)
                 is_idle = not self._consider(found, None if self.once else before) and is_idle
             if is_idle and folder.stamp:
                 self._remember([(folder.path, folder.stamp)])

@@ -77,6 +77,25 @@ def mounts_at(paths: Iterable[bytes]) -> list[int]:
     return [mount.id for mount in mounts if any(end.startswith(_inside(mount.point)) for end in ends)]
 
 
+def mounts_below(path: bytes) -> dict[bytes, tuple[int, bytes, bytes]]:
+    """
+    Return number, device and root of what is mounted at *path* (b"") and below it, by the place there.
+
+    Touches no mount.
+
+    At *path* is also what that lies on. The kernel gives the number of one that is gone to the next one.
+    """
+    prefix, best = _inside(path), -1
+    found: dict[bytes, tuple[int, bytes, bytes]] = {}
+    for mount in _mounts():
+        point = _inside(mount.point)
+        if prefix.startswith(point) and len(point) >= best:
+            best, found[b""] = len(point), (mount.id, mount.device, mount.root)
+        elif point.startswith(prefix):
+            found[point[len(prefix) : -1]] = mount.id, mount.device, mount.root
+    return found
+
+
 def _identify(fd: int, path: bytes) -> Identity:
     """Return which folder of which filesystem is open as *fd*; not of *path*, which may lead elsewhere by now."""
     number, where = -1, path
