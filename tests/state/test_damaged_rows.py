@@ -13,7 +13,8 @@ import trio
 from entries import checkpoint, do, entry
 from trioft.core.model import BLOCK_SIZE
 from trioft.state import claims, rowsums
-from trioft.state.ledger import Ledger, Removal, open_port, run_ledger
+from trioft.state.keeper import run_ledger
+from trioft.state.ledger import Ledger, Removal, open_port
 from trioft.state.reader import Filter, Records
 
 

@@ -24,7 +24,7 @@ def routes_of(config: Config) -> Routes | None:
     return Routes(config.destination.routes, markers_of(config).destination, own_names(config.copy.manifest))
 
 
-def how_to_copy(config: Config, once: bool, resolution_ns: int) -> Manner:
+def how_to_copy(config: Config, once: bool, resolution_ns: int, *, permissions: bool = True) -> Manner:
     """Put together what the file operations need of the configuration."""
     removes = config.copy.on_success.action != "keep"
     return Manner(
@@ -39,4 +39,5 @@ def how_to_copy(config: Config, once: bool, resolution_ns: int) -> Manner:
         manifest=config.copy.manifest,
         markers=markers_of(config),
         routes=routes_of(config),
+        permissions=permissions,
     )

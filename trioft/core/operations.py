@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         Checkpoint,
         Ends,
         Fingerprint,
+        Former,
         Identity,
         Item,
         Manner,
@@ -139,6 +140,7 @@ REMOVE_SOURCES: Operation[Never, list[Result], Root, list[tuple[bytes, Fingerpri
     "remove_sources", SOURCE
 )
 PUT_BACK_SOURCES: Operation[Never, list[bytes], Root, list[bytes]] = Operation("put_back_sources", SOURCE)
+REMOVE_EMPTIED: Operation[Never, list[bytes], Root, list[bytes]] = Operation("remove_emptied", SOURCE)
 
 # --- copying ---------------------------------------------------------------------------------------------------------
 
@@ -160,11 +162,12 @@ COPY_RANGES: Operation[Step, list[int], Ends, Item, bytes, list[Range]] = Operat
 SETTLE_RANGES: Operation[Step, list[int], Root, bytes, list[Range], str] = Operation(
     "settle_ranges", DESTINATION, background=True
 )
-FINISH_ATTRIBUTES: Operation[Never, None, Ends, Item, bytes, Manner] = Operation(
+FINISH_ATTRIBUTES: Operation[Never, list[str], Ends, Item, bytes, Manner] = Operation(
     "finish_attributes", BOTH, patience=_BARRIER
 )
 ADOPT: Operation[Never, bool | None, Ends, bytes | None, tuple[int, int], bytes, bytes, bool] = Operation("adopt", BOTH)
 SIZE_OF: Operation[Never, int, Root, bytes] = Operation("size_of", DESTINATION)
+HOLES_OF: Operation[Never, int, Ends, bytes] = Operation("holes_of", BOTH)
 DISCARD: Operation[Never, None, Root, list[bytes]] = Operation("discard", DESTINATION)
 FIND_LEFTOVERS: Operation[Never, Leftovers, Root, list[bytes]] = Operation("find_leftovers", DESTINATION)
 PUT_BACK: Operation[Never, list[bytes], Root, list[bytes]] = Operation("put_back", DESTINATION)
@@ -173,6 +176,7 @@ PUT_BACK: Operation[Never, list[bytes], Root, list[bytes]] = Operation("put_back
 
 SEAL: Operation[Never, Fingerprint, Root, bytes, int] = Operation("seal", DESTINATION)
 IS_SEALED: Operation[Step, bool, Root, bytes, Fingerprint, bytes | None] = Operation("is_sealed", DESTINATION)
+FIND_FORMER: Operation[Step, list[Former | None], Ends, list[Item]] = Operation("find_former", BOTH)
 PUBLISH: Operation[Never, list[Result], Ends, list[Publication], Manner] = Operation("publish", BOTH, patience=_BARRIER)
 MARK: Operation[Never, list[Trouble | None], Root, list[bytes], bytes] = Operation(
     "mark", DESTINATION, patience=_BARRIER

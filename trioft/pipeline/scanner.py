@@ -256,8 +256,7 @@ class Scanner:
             elif pending.found.marked != found.marked and pending.entry.state != FileState.READY:
                 self.backlog.look_again(pending, trio.current_time())
             return True
-        # One whose removal is pending was delivered by a run that was killed then: its delivery is proved once more.
-        if known is not None and known.is_still(found.fingerprint) and known.removal != "pending":
+        if known is not None and not self._is_news(known, found):
             return False
         if self.backlog.is_full:
             self._incomplete = True
@@ -284,6 +283,15 @@ class Scanner:
         elif found.marked is False and not (self.once or self._may_be_followed(pending)):
             self.backlog.lacks_marker(pending, self.manner.markers.source, once=False)
         return True
+
+    def _is_news(self, known: Known, found: Found) -> bool:
+        """Is there anything to do about a file of which something is *known*?"""
+        # One whose removal is pending was delivered by a run that was killed then: its delivery is proved once more.
+        if not known.is_still(found.fingerprint) or known.removal == "pending":
+            return True
+        # One that has only got other permission bits since is looked at by a copier, who gives them to its copy.
+        has_changed = known.outcome in ARRIVED and known.ctime_ns != found.fingerprint.ctime_ns
+        return has_changed and self.manner.permissions and not known.removal
 
     def _may_be_followed(self, pending: Pending) -> bool:
         growing, found = self.config.growing, pending.found

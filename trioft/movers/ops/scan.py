@@ -21,8 +21,9 @@ from trioft.core.model import Found, Manner, Markers, Root, Routes
 from trioft.core.naming import GOING, OWN, Wanted, is_marker, is_own
 from trioft.core.routes import route
 from trioft.movers.ops import beneath, writers
-from trioft.movers.ops.files import NAMES_A_CALL, READ, close_quietly, fingerprint_of, opened
+from trioft.movers.ops.files import NAMES_A_CALL, READ, close_quietly, opened
 from trioft.movers.ops.folder.listing import is_twin, listed, not_alike
+from trioft.movers.ops.identity import identify
 from trioft.movers.ops.slate import touch
 from trioft.movers.ops.source import is_marked, marker_says
 
@@ -154,7 +155,7 @@ def _scan_folder(
                 listing.skipped.append((path, _RESERVED))
                 continue
             twin = there.get(entry.name)
-            if twin is not None and manner is not None and is_twin(twin, status, manner.resolution_ns, path):
+            if twin is not None and manner is not None and is_twin(twin, status, manner, path):
                 if not done or entry.name + done in there:
                     already += 1
                     continue
@@ -164,7 +165,7 @@ def _scan_folder(
     if stamps and stamps.get(folder) == stamp:
         listing.unchanged.append(folder)
     else:
-        files = [Found(path, stat.S_IMODE(status.st_mode), fingerprint_of(status)) for path, status in statuses]
+        files = [Found(path, stat.S_IMODE(status.st_mode), identify(status, path, fd=fd)) for path, status in statuses]
         if markers.source:
             files = [
                 found._replace(marked=marker_says(made.get(found.path), found.fingerprint))
@@ -205,11 +206,12 @@ def look(
     """
     wanted = Wanted(include, exclude)
     looks: list[Look] = []
+    its: dict[bytes, tuple[int, int]] = {}  # device and inode, as the kernel has them just now
     real_folders: dict[bytes, bool] = {b"": True}
     with opened(source, Side.SOURCE) as src:
         for path in paths:
             try:
-                looks.append(_look_at(src, path, wanted, markers, routes, real_folders))
+                looks.append(_look_at(src, path, wanted, markers, routes, real_folders, its))
             except FileNotFoundError:
                 looks.append(Look(path, "gone"))
             except OSError as error:
@@ -218,16 +220,19 @@ def look(
                 else:
                     trouble = trouble_of(error, Side.SOURCE, "stat", path)
                     looks.append(Look(path, "unreadable", trouble=trouble))
-    unknown = {look.found.fingerprint[:2] for look in looks if look.found and look.writer == answers.UNKNOWN}
+    unknown = {its[look.path] for look in looks if look.found and look.writer == answers.UNKNOWN}
     busy = writers.find_writers(unknown)
-    return [
-        look._replace(writer=answers.BUSY) if look.found and look.found.fingerprint[:2] in busy else look
-        for look in looks
-    ]
+    return [look._replace(writer=answers.BUSY) if its.get(look.path) in busy else look for look in looks]
 
 
 def _look_at(
-    src: int, path: bytes, wanted: Wanted, markers: Markers, routes: Routes | None, real_folders: dict[bytes, bool]
+    src: int,
+    path: bytes,
+    wanted: Wanted,
+    markers: Markers,
+    routes: Routes | None,
+    real_folders: dict[bytes, bool],
+    its: dict[bytes, tuple[int, int]],
 ) -> Look:
     if not _is_real(src, os.path.dirname(path), real_folders):
         return Look(path, "other")
@@ -238,7 +243,8 @@ def _look_at(
     if not stat.S_ISREG(status.st_mode) or not wanted.file(path) or is_mark:
         return Look(path, "other")
     # Before the file itself is asked for a writer: whoever made it has closed the file by then.
-    fingerprint = fingerprint_of(status)
+    its[path] = status.st_dev, status.st_ino
+    fingerprint = identify(status, path, top=src)
     marked = is_marked(src, path, markers.source, fingerprint)
     found = route(Found(path, stat.S_IMODE(status.st_mode), fingerprint, marked), routes)
     try:
