@@ -138,7 +138,7 @@ async def test_what_is_not_believed_is_told_while_an_agent_runs(path: str) -> No
     told: list[str] = []
     port, requests = open_port(2)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(run_ledger, ledger, requests, told.append)
+        nursery.start_soon(run_ledger, ledger, requests, None, told.append)
         with port:
             for _ in range(3):
                 assert await port.call(Ledger.checkpoint_of, b"a") is None
