@@ -171,6 +171,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
             port, requests = open_port(_REQUESTS)
             known = {side: None if side in run.accept_new else ledger.identity_of(side) for side in Side}
             storage = Storage(pair.ends, known, config, board)
+            storage.hung.is_held, stuck.place_of = stuck.is_held_in, storage.hung.place_of
             with shutdown.until_stopped():
                 await with_patience(lambda: check_ends(storage, looking.call), config, board, patient=not once)
                 claiming = Claiming(pair, ledger.id, storage, looking.call, board)

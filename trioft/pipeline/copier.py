@@ -10,7 +10,7 @@ from collections.abc import AsyncIterable, AsyncIterator
 import attrs
 
 from trioft.core.bugs import name_bug, tell_bug
-from trioft.core.errors import FileTrouble, Trouble, meaning_of
+from trioft.core.errors import FileTrouble, Trouble, meaning_of, show_path
 from trioft.core.model import Checkpoint, FileState, Item, Job, Result, Verdict, Wait
 from trioft.core.naming import partial_for
 from trioft.pipeline.backlog import Backlog, Pending
@@ -126,6 +126,10 @@ def _has_to_wait(item: Item, pending: Pending, backlog: Backlog, tools: Tools) -
 
     It writes, or renames, when the kernel lets it: after that, and not in the middle of another attempt.
     """
+    if tools.storage.hung and (place := tools.storage.hung.leaves_out(item.path)) is not None:
+        reason = f"source: {show_path(place)} does not answer"
+        backlog.postpone(pending, Wait.SOURCE, reason, tools.config.source.scan_interval)
+        return True
     pid = tools.stuck.process_on(item.fingerprint[:2])
     if pid is not None:
         reason = f"destination: an operation of an earlier attempt has not come back (process {pid})"

@@ -139,6 +139,12 @@ def _cope(pending: Pending, trouble: Trouble, backlog: Backlog, tools: Tools) ->
     """Put a file with a trouble back, as far as there is hope. Returns True if there is none."""
     entry = pending.entry
     match classify(trouble):
+        case Remedy.SOURCE if tools.storage.hung.note(trouble) is not None:
+            pending.alone = True  # what shares a bundle with it would wait with it
+            entry.attempt += tools.once
+            if entry.attempt > tools.config.retry.retries:
+                return True
+            backlog.postpone(pending, Wait.SOURCE, f"source: {trouble}", _pause(entry.attempt, tools))
         case Remedy.DESTINATION | Remedy.SOURCE as end:
             tools.storage.suspect(trouble)
             # If every probe has succeeded since the last time, it is not the end, it is this file there; unless it is

@@ -153,7 +153,10 @@ class Scanner:
             await self._look_at([self.only])
             return 0.0
         former, self._idle = self._idle, {}
-        return await self._scan([b""], former, is_all=True)
+        self._walk.is_partial = False
+        cost = await self._scan([b""], former, is_all=True)
+        self._is_cut = self._is_cut or self._walk.is_partial
+        return cost
 
     async def _scan(self, folders: list[bytes], idle: dict[bytes, bytes], *, is_all: bool = False) -> float:
         """Scan *folders* and those below them, but for files of *idle* ones; return the processor time it took."""
@@ -164,6 +167,10 @@ class Scanner:
             if listings is None:
                 self._is_cut = True
                 return cost
+            for trouble in self._walk.left_out.values():
+                if self.once:
+                    self.board.fail_folder(trouble)
+            self._walk.left_out.clear()
             for listing in listings:
                 begun = time.process_time()
                 self.board.totals.already += listing.already
@@ -333,17 +340,24 @@ class Scanner:
 
     async def _look_at(self, paths: list[bytes]) -> list[bytes]:
         """Look at *paths*, and return those of them that are folders."""
-        source = self.config.source
+        source, hung = self.config.source, self.storage.hung
+        if hung:
+            for path in [path for path in paths if hung.leaves_out(path)]:
+                self._look_later(path)
+            paths = [path for path in paths if not hung.leaves_out(path)]
+            if not paths:
+                return []
         try:
             markers, routes = self.manner.markers, self.manner.routes
             looks = await self.source.look(paths, source.include, self._walk.exclude, markers, routes)
         except FileTrouble as error:
             if self.once and not self.backlog:
                 raise  # the one file to transfer: nothing would be left to wait for, as if it had arrived
+            if hung.note(error.trouble) is not None:
+                return await self._look_at(paths)
             self.storage.suspect(error.trouble)
             for path in paths:
-                if (pending := self.backlog.get(path)) is not None and not pending.in_work:
-                    self.backlog.look_again(pending, trio.current_time() + source.scan_interval)
+                self._look_later(path)
             return []
         known: dict[bytes, Known] = {}
         new = [look.path for look in looks if look.found and self.backlog.get(look.path) is None]
@@ -369,6 +383,11 @@ class Scanner:
                 pending.found = look.found
                 self._decide(pending, look.writer)
         return [look.path for look in looks if look.kind == "folder"]
+
+    def _look_later(self, path: bytes) -> None:
+        """A file cannot be looked at now: do so in a while, if it was known before."""
+        if (pending := self.backlog.get(path)) is not None and not pending.in_work:
+            self.backlog.look_again(pending, trio.current_time() + self.config.source.scan_interval)
 
     async def _see_later(self, path: bytes, trouble: Trouble) -> None:
         """A sync was told of a file that cannot be looked at, and there is no other scan that would find it."""

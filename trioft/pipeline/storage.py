@@ -21,6 +21,7 @@ from trioft.core.answers import KEEPS_NO_TIMES, Probed, Step
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify
 from trioft.core.model import Ends, Identity
 from trioft.core.units import size_text, span_text
+from trioft.movers.hung import HungFolders
 from trioft.movers.pool import Call
 from trioft.state.board import Board, Entry
 
@@ -130,6 +131,9 @@ class Storage:
         self.keeps_permissions = False
         self.source_mounted = trio.Event()  # set, and replaced, when the source may be another filesystem than before
         self.gates = {Side.SOURCE: Gate(board.set_source), Side.DESTINATION: Gate(board.set_destination)}
+        self.hung = HungFolders(
+            ends.source.path, lambda level, event, text: board.notice("source", text, level=level, event=event)
+        )
         self._config = config
         self._looked_for = config.destination
         self._board = board

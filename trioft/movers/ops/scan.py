@@ -24,7 +24,7 @@ from trioft.movers.ops import beneath, writers
 from trioft.movers.ops.files import NAMES_A_CALL, READ, close_quietly, opened
 from trioft.movers.ops.folder.listing import is_twin, listed, not_alike
 from trioft.movers.ops.identity import identify
-from trioft.movers.ops.slate import touch
+from trioft.movers.ops.slate import look_at, touch
 from trioft.movers.ops.source import is_marked, marker_says
 
 _GOING = os.fsdecode(GOING)
@@ -72,6 +72,7 @@ def scan(
         while listing.rest and names < NAMES_A_CALL:
             path = listing.rest.pop()
             touch(Side.SOURCE)
+            look_at(path)
             try:
                 fd = beneath.open_folder(path, dir_fd=src)
             except (FileNotFoundError, NotADirectoryError):
@@ -210,6 +211,7 @@ def look(
     real_folders: dict[bytes, bool] = {b"": True}
     with opened(source, Side.SOURCE) as src:
         for path in paths:
+            look_at(path)
             try:
                 looks.append(_look_at(src, path, wanted, markers, routes, real_folders, its))
             except FileNotFoundError:

@@ -33,7 +33,7 @@ from trioft.movers.ops.files import (
     status_of,
 )
 from trioft.movers.ops.identity import goes_by_path, identify, number_of
-from trioft.movers.ops.slate import touch
+from trioft.movers.ops.slate import look_at, touch
 
 # What a folder answers in which nothing can be found: gone, a link by now, not ours to read, too deep for any path.
 _NOTHING_THERE = {
@@ -204,6 +204,7 @@ def open_growing(src: int, item: Item) -> tuple[int, Result]:
 
 def _open_if(src: int, item: Item, look: Callable[[int, Item], Result]) -> tuple[int, Result]:
     touch(Side.SOURCE)
+    look_at(item.path)
     try:
         fd = beneath.open_file(item.path, READ, dir_fd=src)
     except FileNotFoundError:
