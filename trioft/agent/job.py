@@ -36,7 +36,7 @@ from trioft.pipeline.shutdown import Shutdown
 from trioft.pipeline.storage import Storage
 from trioft.pipeline.sweeper import sweep
 from trioft.pipeline.throttle import Throttle
-from trioft.state import unlisted
+from trioft.state import proofs, unlisted
 from trioft.state.board import Board
 from trioft.state.claims import Claims
 from trioft.state.journal import Journal
@@ -151,6 +151,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 for side, identity in storage.identity.items():
                     assert identity is not None
                     ledger.note_identity(side, identity)
+                proofs.note_resolution(ledger, storage.resolution_ns)
                 unlisted.begin(ledger, sum_length(config.copy.manifest))
             _record_ends(storage, board)
             # With a gate each goes by itself: no file waits for what is found out about another.

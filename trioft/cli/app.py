@@ -15,21 +15,20 @@ from typing import Annotated, NoReturn
 import typer
 
 from trioft import __version__
+from trioft.cli import delivered
 from trioft.cli.arguments import (
     ENVIRONMENT,
     EXIT_STATUS,
     PLAIN_STATUS,
+    SAFE_STATUS,
     VERIFY_STATUS,
     AcceptNewDestination,
     AcceptNewSource,
     Action,
-    Again,
     Bwlimit,
     ConfigFile,
     Destination,
-    Event,
     Exclude,
-    Failed,
     Feed,
     Force,
     GrowingMode,
@@ -38,22 +37,17 @@ from trioft.cli.arguments import (
     JobName,
     JobNames,
     Json,
-    JsonLines,
-    Limit,
     MinFree,
     NoProgress,
     OfSystem,
     OfUser,
     OnSuccess,
-    PathGlob,
     Quiet,
     ServiceName,
     Settle,
-    Since,
     Source,
     StateDir,
     Transfers,
-    Until,
     Verbose,
     Verify,
     WhatToDo,
@@ -215,89 +209,10 @@ def status(
     raise typer.Exit(run_status(url, state_dir_of(settings), as_json=json))
 
 
-@app.command(epilog=PLAIN_STATUS)
-def history(
-    source: Source = None,
-    dest: Destination = None,
-    config: ConfigFile = None,
-    job: JobName = None,
-    since: Since = None,
-    until: Until = None,
-    failed: Failed = False,
-    event: Event = None,
-    path: PathGlob = None,
-    limit: Limit = None,
-    state_dir: StateDir = None,
-    json: JsonLines = False,
-) -> None:
-    """
-    Tell what was delivered, failed, removed, or waited for, newest last; of one pair, or of all.
-
-    Example:  trioft history /ingest /mnt/nas/ingest --since 24h --failed
-    """
-    settings = load(locals(), ends=False)
-    from trioft.cli.history import Wish, run_history
-    from trioft.cli.pairs import state_dir_of
-
-    wish = Wish(since, until, tuple(event or ()), failed, path)
-    raise typer.Exit(run_history(settings, state_dir_of(settings), wish, limit=limit, as_json=json))
-
-
-@app.command(epilog=PLAIN_STATUS)
-def explain(
-    path: Annotated[
-        str, typer.Argument(metavar="PATH", help="The file, absolute or below SOURCE; or its copy's name at DEST.")
-    ],
-    source: Source = None,
-    dest: Destination = None,
-    config: ConfigFile = None,
-    job: JobName = None,
-    state_dir: StateDir = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-) -> None:
-    """
-    Tell all that is known about one file: its history, what it is at both ends, whether its source may be removed.
-
-    Example:  trioft explain /ingest/take1.mxf
-    """
-    settings = load(locals(), ends=False)
-    from trioft.cli.explain import run_explain
-    from trioft.cli.pairs import state_dir_of
-
-    raise typer.Exit(run_explain(settings, state_dir_of(settings), path, as_json=json))
-
-
-@app.command(epilog=VERIFY_STATUS)
-def verify(
-    source: Source = None,
-    dest: Destination = None,
-    config: ConfigFile = None,
-    job: JobName = None,
-    since: Since = None,
-    path: PathGlob = None,
-    again: Again = False,
-    transfers: Transfers = None,
-    bwlimit: Bwlimit = None,
-    state_dir: StateDir = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    no_progress: NoProgress = False,
-) -> None:
-    """
-    Read delivered files again at DEST, and compare them with the digests on record. An interrupted one goes on.
-
-    Example:  trioft verify /ingest /mnt/nas/ingest --since 7d
-    """
-    settings = load(locals(), ends=False)
-    from trioft.cli.history import Wish
-    from trioft.cli.pairs import state_dir_of
-    from trioft.cli.verify import run_verify
-
-    wish = Wish(since=since, path=path)
-    code = run_verify(
-        settings, state_dir_of(settings), wish, again=again, as_json=json, quiet=quiet, progress=not no_progress
-    )
-    raise typer.Exit(code)
+app.command(epilog=PLAIN_STATUS)(delivered.history)
+app.command(epilog=PLAIN_STATUS)(delivered.explain)
+app.command(epilog=SAFE_STATUS)(delivered.safe)
+app.command(epilog=VERIFY_STATUS)(delivered.verify)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from trioft.core.errors import Trouble
-from trioft.core.model import KIB, VOID, Found, Identity, Root, Verdict
+from trioft.core.model import KIB, VOID, Fingerprint, Found, Identity, Root, Verdict
 
 CLOSED = "closed"  # proved: nobody has it open for writing, just now
 BUSY = "busy"  # proved: somebody has
@@ -101,6 +101,23 @@ class Look(NamedTuple):
     trouble: Trouble | None = None  # why it is unreadable
 
 
+class Sight(NamedTuple):
+    """What one name of the source is right now, whatever the configuration says about it."""
+
+    path: bytes
+    kind: str  # file, folder, gone, unreadable; else what it is, such as a symbolic link
+    fingerprint: Fingerprint | None = None  # of a file
+    writer: str = UNKNOWN
+    trouble: Trouble | None = None  # why it is unreadable
+
+
+class Survey(NamedTuple):
+    """Everything in some folders of the source."""
+
+    seen: list[Sight]
+    rest: list[bytes]  # folders still to be surveyed: those below, and what one call did not get to
+
+
 class Orphans(NamedTuple):
     partials: list[tuple[bytes, float]]  # path, age in seconds
     rest: list[bytes]
@@ -177,3 +194,4 @@ class Seen(NamedTuple):
     mtime_ns: int = 0
     digests: bytes = b""  # of the blocks that were asked for, as far as the file goes
     trouble: Trouble | None = None
+    file: tuple[int, int] = (0, 0)  # its device and inode
