@@ -31,7 +31,7 @@ mkdir ingest
 echo "\$ trioft watch ingest nas --state-dir state -v"
 trioft watch ingest nas --state-dir state -v 2>&1 &
 watcher=$!
-python "$here/tests/recorder.py" mxf ingest/take.mxf --size 100000000 --rate 20000000 >said &
+python "$here/tests/tools/recorder.py" mxf ingest/take.mxf --size 100000000 --rate 20000000 >said &
 recorder=$!
 size() { set -- $(stat -c %s "$@" 2>/dev/null) 0; echo "$1"; }
 while ! grep -q '^closed' said; do

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import trio
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
 import pytest
 from workbench import CannotRun

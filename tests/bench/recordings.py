@@ -37,7 +37,7 @@ from workbench import Bench, Run, show
 
 from trioft.core.units import format_size
 
-RECORDER = [sys.executable, str(Path(__file__).parent.parent / "recorder.py")]
+RECORDER = [sys.executable, str(Path(__file__).parent.parent / "tools" / "recorder.py")]
 SAMPLE_EVERY = 0.05  # seconds between two looks at the streams
 WEIGH_EVERY = 4  # samples between two looks at the processes
 CAUGHT_UP = 1.0  # seconds of lag at most, once, and a second later lags count
