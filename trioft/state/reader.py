@@ -119,7 +119,7 @@ class Records(Ledger):
 
     def history_of(self, path: bytes) -> list[Line]:
         """Return what happened to one source file."""
-        query = "SELECT time, event, path, target, size, digest, detail FROM history WHERE path = ? ORDER BY id"
+        query = "SELECT time, event, path, target, size, digest, detail FROM history WHERE path = ? ORDER BY time, id"
         return [Line(*line) for line in self._ask(query, path)]
 
     def _where(self, wanted: Filter) -> tuple[str, list[object]]:
