@@ -71,6 +71,10 @@ Verify = Annotated[
     str | None,
     typer.Option("--verify", metavar="LEVEL", help="size, transfer, or readback. Default: readback."),
 ]
+Checksum = Annotated[
+    bool | None,
+    typer.Option("--checksum", help="Compare the contents of what is there already, not only size and time."),
+]
 GrowingMode = Annotated[
     str | None,
     typer.Option(
@@ -207,6 +211,7 @@ KEYS = {
     "exclude": ("--exclude", "source.exclude"),
     "transfers": ("--transfers", "copy.transfers"),
     "verify": ("--verify", "copy.verify"),
+    "checksum": ("--checksum", "copy.checksum"),
     "growing": ("--growing", "growing.mode"),
     "settle": ("--settle", "source.settle"),
     "on_success": ("--on-success", "copy.on_success"),

@@ -31,6 +31,7 @@ def how_to_copy(config: Config, once: bool, resolution_ns: int) -> Manner:
         if_exists=config.destination.if_exists or ("overwrite" if once else "rename"),
         # Also where a second recording of the same size would pass for the first, or a name may be that of several.
         prove_existing=config.copy.on_success.action != "keep"
+        or config.copy.checksum
         or (not once and resolution_ns == KEEPS_NO_TIMES)
         or bool(config.destination.routes),
         resolution_ns=resolution_ns,

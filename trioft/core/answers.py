@@ -4,6 +4,7 @@ What operations tell on their way and answer in the end: the values that movers 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from trioft.core.errors import Trouble
@@ -89,6 +90,7 @@ class Listing(NamedTuple):
     skipped: list[tuple[bytes, str]]
     troubles: list[Trouble]
     seconds: float  # processor time that it took
+    twins: Sequence[Found] = ()  # files that the destination has, as far as size and time tell
 
 
 class Look(NamedTuple):

@@ -150,6 +150,7 @@ class Item(NamedTuple):
     routed: bytes = b""  # where it goes, if not to the same path
     place: bytes = b""  # its partial lies beside this name; empty: beside its own
     rival: bytes = b""  # another source file that has this name at the destination, which is not replaced therefore
+    doubtful: bool = False  # another version was delivered: what is there of the same size and time may be that one
 
     @property
     def target(self) -> bytes:
@@ -226,6 +227,7 @@ class Publication(NamedTuple):
     fingerprint: Fingerprint
     target: bytes
     if_exists: str  # as in ``Manner``
+    doubtful: bool = False  # as in ``Item``
 
 
 class Unlisted(NamedTuple):

@@ -18,7 +18,7 @@ from trioft.core.naming import partial_for
 from trioft.core.units import timestamp
 from trioft.movers.programs import filled_in, run_command
 from trioft.pipeline.context import Tools
-from trioft.state import claims, unlisted
+from trioft.state import claims, proofs, unlisted
 from trioft.state.ledger import Entry, Ledger, Removal
 
 UNPROVEN = (
@@ -111,7 +111,7 @@ async def _publish(job: Job, results: list[Result], tools: Tools) -> list[Result
 
 def _publication(item: Item, manner: Manner) -> Publication:
     if_exists = policy_for(item, manner)
-    return Publication(item.path, partial_for(item), item.mode, item.fingerprint, item.target, if_exists)
+    return Publication(item.path, partial_for(item), item.mode, item.fingerprint, item.target, if_exists, item.doubtful)
 
 
 async def _mark(results: list[Result], tools: Tools) -> list[Result]:
@@ -165,6 +165,7 @@ async def _record(job: Job, results: list[Result], tools: Tools) -> list[int]:
 
 
 def _record_all(ledger: Ledger, entries: list[Entry], to_list: list[tuple[bytes, Unlisted]]) -> None:
+    entries = proofs.without_known(ledger, entries)
     claims.pass_on(ledger, entries)
     unlisted.record(ledger, entries, to_list)
 

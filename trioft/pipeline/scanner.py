@@ -16,9 +16,10 @@ copied while it is being written, in a lane of its own.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import attrs
 import trio
@@ -157,6 +158,7 @@ class Scanner:
                 begun = time.process_time()
                 self.board.totals.already += listing.already
                 await self._take_in(listing, idle)
+                await self._take_in_twins(listing.twins)
                 cost += listing.seconds + time.process_time() - begun
                 await self._serve()
         return cost
@@ -185,13 +187,30 @@ class Scanner:
                 if found.there and before is not None and before.is_still(found.fingerprint):
                     self.board.totals.already += 1  # it had its marker: who waited for that has taken it away
                     continue
-                while self.once and self.backlog.is_full:  # there is no other scan that would find the rest
-                    await self._serve()
-                    await self._rest_until(self.backlog.next_due())
-                    self.backlog.changed = trio.Event()
+                await self._wait_for_room()
                 is_idle = not self._consider(found, None if self.once else before) and is_idle
             if is_idle and folder.stamp:
                 self._remember([(folder.path, folder.stamp)])
+
+    async def _take_in_twins(self, twins: Sequence[Found]) -> None:
+        """The destination has these, as far as size and time tell. Does the ledger know of another version?"""
+        if not twins:
+            return
+        known = await self.ledger.call(Ledger.known_in, {os.path.dirname(found.path) for found in twins})
+        for found in twins:
+            before = known.get(found.path)
+            if before is None or before.outcome not in ARRIVED or before.is_still(found.fingerprint):
+                self.board.totals.already += 1
+            else:
+                await self._wait_for_room()
+                self._consider(found, before)
+
+    async def _wait_for_room(self) -> None:
+        """Return when the backlog takes another file: in a sync there is no other scan that would find the rest."""
+        while self.once and self.backlog.is_full:
+            await self._serve()
+            await self._rest_until(self.backlog.next_due())
+            self.backlog.changed = trio.Event()
 
     async def _take_in_alike(self, listing: Listing) -> None:
         """Something like these files is at the destination. Is it them? The ledger knows, or else a copier compares."""
@@ -242,7 +261,7 @@ class Scanner:
         now = trio.current_time()
         pending = self.backlog.add(found, now + self.config.source.settle_closed)
         # One that failed would only fail again, at each write; one that was delivered has to be closed to be removed.
-        pending.closed_only = known is not None and (known.outcome == "failed" or known.is_still(found.fingerprint))
+        pending.closed_only = known is not None and (known.outcome == "failed" or known.is_alike(found.fingerprint))
         if writer == answers.BUSY and self._may_be_followed(pending):
             self.backlog.make_growing(pending)
         elif found.marked:

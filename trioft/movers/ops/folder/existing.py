@@ -32,7 +32,7 @@ def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progres
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, "stat", target)) from error
         if is_same(there, item.fingerprint, manner.resolution_ns):
-            if not manner.prove_existing:
+            if not (manner.prove_existing or item.doubtful):
                 return Result(Verdict.ALREADY, target)
             digest = _compare_contents(src_fd, dst, target, item, progress)
             if digest is not None:
