@@ -13,7 +13,7 @@ DEST. The **movers** are a few disposable child processes that do nothing but fi
         ledger    ◀─ outcomes, checkpoints ─────────  scanner ─ jobs ▶ copier × N    (files that are finished)
         storage   health, space, identity; gates ──▶     ▲    └ jobs ▶ copier × M    (files that grow)
         movers    child processes ◀─ calls ─────────     │               │ choose a strategy, finish, report
-                                                         └── backlog ◀───┘ what has to wait
+                                                         └── backlog ◀───┘ what is not delivered, which goes next
         events    hints that something changed ────▶  sweeper: removes orphaned partials at the start
         display   progress ◀─ board
 
@@ -38,11 +38,12 @@ The eight promises
 
 1. **A final name is a finished file.** Under its final name the destination only ever holds complete, verified content.
 2. **A checkpoint never leads.** Every byte below a recorded offset is durable at the destination and verified.
-3. **A source is removed only by one gate**, evaluated last (``finish``, ``publishio.remove_sources``): content durable,
+3. **A source is removed only by one gate**, evaluated last (``pipeline.finish``, then
+   ``movers.ops.source.remove_sources``): content durable,
    verified and renamed, folder fsynced, ledger row committed, source still the same file, nobody has it open for
    writing.
 4. **One owner per file.** At any moment one task may change a file's state; an impossible transition raises
-   (``board``).
+   (``state.board``).
 5. **trioft never creates the destination root or a mount point**, and notices when the destination becomes another
    filesystem: it waits, loudly, instead of filling the local disk.
 6. **Nothing a viewer does can slow or stop a copy.**

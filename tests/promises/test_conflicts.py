@@ -12,28 +12,28 @@ import odd_mover
 from support import PATIENCE, Site, files_of, make_tree, pattern
 from trioft.agent.agent import run_agent
 from trioft.config.options import Config, Destination, Retry, Source
-from trioft.core.naming import is_partial
+from trioft.core.naming import is_own
 from trioft.state.board import Board
 
 # Somebody takes the name x.mov just before trioft gives it, in whatever way it does that.
 _OVERTAKING = """
 from trioft.movers.ops import linux
 call, link, rename = linux._call, os.link, os.rename
-def overtake(new):
-    path = os.path.join({dest!r}, new)
-    if os.path.basename(new) == b"x.mov" and not os.path.lexists(path):
+def overtake(new, folder):
+    path = os.path.join(os.readlink(b"/proc/self/fd/%d" % folder), new)
+    if path.startswith({dest!r}) and os.path.basename(new) == b"x.mov" and not os.path.lexists(path):
         {make}
 def overtaken_call(name, *arguments):
     if name == "renameat2":
         if {links}:
             raise OSError(22, "this filesystem cannot")
-        overtake(arguments[3].value)
+        overtake(arguments[3].value, arguments[2].value)
     return call(name, *arguments)
 def overtaken_link(old, new, **how):
-    overtake(new)
+    overtake(new, how["dst_dir_fd"])
     link(old, new, **how)
 def overtaken_rename(old, new, **how):
-    overtake(new)
+    overtake(new, how["dst_dir_fd"])
     rename(old, new, **how)
 linux._call, os.link, os.rename = overtaken_call, overtaken_link, overtaken_rename
 """
@@ -60,7 +60,7 @@ async def overtaken(site: Site, policy: Policy, make: str, *, links: bool = Fals
 
 
 def finished(site: Site) -> dict[bytes, bytes]:
-    return {path: content for path, content in files_of(site.dest).items() if not is_partial(path)}
+    return {path: content for path, content in files_of(site.dest).items() if not is_own(path)}
 
 
 @pytest.mark.parametrize("links", [False, True], ids=["by rename", "by link"])

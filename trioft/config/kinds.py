@@ -1,8 +1,8 @@
 """
 Kinds: what the values of an option may be, and how they are read and written.
 
-``config`` declares every option with one of these. A kind reads what YAML made of the file, strictly: nothing is
-converted that a person did not write.
+``config.options`` declares every option with one of these. A kind reads what YAML made of the file, strictly:
+nothing is converted that a person did not write.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ def _is_within(value: object) -> bool:
 def _is_suffix(value: object) -> bool:
     """Say whether *value* makes another name of a name, and none that is taken for a partial."""
     is_name = _is_path(value) and isinstance(value, str) and "/" not in value and len(os.fsencode(value)) <= 64
-    return is_name and not str(value).endswith(".partial")
+    return is_name and not str(value).endswith((".partial", ".trioft-partial"))
 
 
 def _read_patterns(value: object) -> tuple[str, ...]:

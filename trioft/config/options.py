@@ -2,7 +2,7 @@
 The configuration: the classes below are the manual of every option.
 
 An option is declared once: its type, its default in the notation of the file, what its values may be (``kinds``), and
-one sentence that says what it is for. Reading, checking, messages and examples (``configfile``) follow from it.
+one sentence that says what it is for. Reading, checking, messages and examples (``config.file``) follow from it.
 
 What ``load_config`` returns has been checked. A class that is built by hand, as tests do, is not.
 """

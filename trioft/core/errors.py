@@ -7,7 +7,7 @@ Two kinds of trouble, kept apart:
   ├─ ``ConfigError``            2  wrong usage or configuration (every problem at once)
   └─ ``UnusableError``          3  source, destination or state cannot be used
        ├─ ``AwayError``         3  not there now; a watch waits for it
-       ├─ ``LockedError``       3  another trioft works on the same pair
+       ├─ ``LockedError``       5  another trioft works on the same pair
        └─ ``LedgerError``       3  the ledger cannot be opened or written
 
 ``FileTrouble``                 one operation on one file failed; the run goes on.
@@ -59,6 +59,8 @@ class AwayError(UnusableError):
 
 class LockedError(UnusableError):
     """Another trioft works on the same source and destination."""
+
+    exit_code = 5
 
 
 class LedgerError(UnusableError):
@@ -266,6 +268,8 @@ def hint_for(trouble: Trouble) -> str | None:
         return "change the rule in destination.routes, or rename the file"
     if trouble.errno == errno_.EXDEV and trouble.side == Side.DESTINATION:
         return "start trioft again: it then copies the file to the filesystem that it belongs to"
+    if trouble.errno == errno_.ELOOP and trouble.side == Side.DESTINATION:
+        return "remove the symbolic link, or make root its owner (chown -h root LINK) if it is meant to be there"
     if trouble.errno is None or (trouble.errno == errno_.EINVAL and trouble.op not in _NAMING):
         return None
     if trouble.errno not in _DESTINATION_AWAY | _NEVER | _TEMPORARY:
@@ -296,6 +300,8 @@ def show_path(path: bytes) -> str:
 def trouble_of(error: OSError, side: str, op: str, path: bytes, offset: int | None = None) -> Trouble:
     """Translate an ``OSError`` into trioft's words."""
     text = os.strerror(error.errno) if error.errno is not None else str(error)
+    if error.errno == errno_.ELOOP and error.strerror:
+        text = error.strerror  # which link is in the way, where trioft itself refused to follow it
     return Trouble(side, op, path, offset, error.errno, text)
 
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
         Difference,
         End,
         Known,
+        Leftovers,
         Listing,
         Look,
-        Orphans,
         Peek,
         Piece,
         Prepared,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Written,
     )
     from trioft.core.ascmhl import Creator
+    from trioft.core.claim import Claimed, Holder
     from trioft.core.errors import Trouble
     from trioft.core.measured import Measured, Planted
     from trioft.core.model import (
@@ -91,6 +92,10 @@ CONTAINS: Operation[Never, bool, Place, Place] = Operation("contains", BOTH)
 PROBE_SOURCE: Operation[Never, tuple[Root, Identity], bytes, Identity | None] = Operation("probe_source", SOURCE)
 PROBE: Operation[Never, Probed, bytes, Identity | None, bytes | None, bool] = Operation("probe", DESTINATION)
 RECOGNIZE: Operation[Never, Root, bytes, Identity | None, bytes | None, bool] = Operation("recognize", DESTINATION)
+
+CLAIM: Operation[Never, Claimed, Root, bytes, Holder] = Operation("claim", DESTINATION)
+BEAT: Operation[Never, Claimed, Root, bytes, Holder] = Operation("beat", DESTINATION)
+RELEASE: Operation[Never, None, Root, bytes, Holder] = Operation("release", DESTINATION)
 
 # --- looking at the source -------------------------------------------------------------------------------------------
 
@@ -160,7 +165,8 @@ FINISH_ATTRIBUTES: Operation[Never, None, Ends, Item, bytes, Manner] = Operation
 ADOPT: Operation[Never, bool | None, Ends, bytes | None, tuple[int, int], bytes, bytes, bool] = Operation("adopt", BOTH)
 SIZE_OF: Operation[Never, int, Root, bytes] = Operation("size_of", DESTINATION)
 DISCARD: Operation[Never, None, Root, list[bytes]] = Operation("discard", DESTINATION)
-FIND_PARTIALS: Operation[Never, Orphans, Root, list[bytes]] = Operation("find_partials", DESTINATION)
+FIND_LEFTOVERS: Operation[Never, Leftovers, Root, list[bytes]] = Operation("find_leftovers", DESTINATION)
+PUT_BACK: Operation[Never, list[bytes], Root, list[bytes]] = Operation("put_back", DESTINATION)
 
 # --- finishing -------------------------------------------------------------------------------------------------------
 

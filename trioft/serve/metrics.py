@@ -1,5 +1,5 @@
 """
-Is the agent able to work, and what has it done? What monitoring asks for: reasons and metrics.
+Health and metrics: is the agent able to work (``/healthz``), and what has it done (``/metrics``)?
 """
 
 from __future__ import annotations

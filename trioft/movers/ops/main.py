@@ -20,6 +20,7 @@ from trioft.core.operations import Operation
 from trioft.movers.ops import linux, mounts, scan, slate, source, survey, writers
 from trioft.movers.ops.folder import (
     bundle,
+    claims,
     growing,
     large,
     listing,
@@ -59,6 +60,9 @@ does(asked.CONTAINS, mounts.contains)
 does(asked.PROBE_SOURCE, mounts.probe_source)
 does(asked.PROBE, probe.probe)
 does(asked.RECOGNIZE, probe.recognize)
+does(asked.CLAIM, claims.claim)
+does(asked.BEAT, claims.beat)
+does(asked.RELEASE, claims.release)
 does(asked.SCAN, scan.scan)
 does(asked.COMPARE, scan.scan)
 does(asked.LOOK, scan.look)
@@ -79,7 +83,8 @@ does(asked.FINISH_ATTRIBUTES, growing.finish_attributes)
 does(asked.ADOPT, growing.adopt)
 does(asked.SIZE_OF, publish.size_of)
 does(asked.DISCARD, publish.discard)
-does(asked.FIND_PARTIALS, listing.find_partials)
+does(asked.FIND_LEFTOVERS, listing.find_leftovers)
+does(asked.PUT_BACK, publish.put_back)
 does(asked.SEAL, publish.seal)
 tells(asked.IS_SEALED, publish.is_sealed)
 does(asked.PUBLISH, publish.publish)

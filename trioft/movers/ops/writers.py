@@ -1,5 +1,5 @@
 """
-Is anybody still writing this file? Runs in a mover.
+Writers of a source file: is anybody still writing it? Runs in a mover.
 
 Asked in this order, each answer with its strength:
 
