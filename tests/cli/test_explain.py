@@ -21,6 +21,7 @@ from trioft.core import answers
 from trioft.core.answers import Look, Seen
 from trioft.core.errors import ConfigError
 from trioft.core.model import BLOCK_SIZE, Fingerprint, Found
+from trioft.core.naming import OWN
 from trioft.state.findings import Finding
 from trioft.state.ledger import Known
 from trioft.state.proofs import Proof
@@ -216,7 +217,7 @@ def test_a_file_on_its_way_tells_how_far_it_is(site: Site) -> None:
         (b"a.mov", Config(), None),
         (b"tmp/a.mov", Config(source=Source(exclude=("*.log", "tmp"))), "excluded by 'tmp'"),
         (b"a.txt", Config(source=Source(include=("*.mov", "x"))), "included are only '*.mov', 'x'"),
-        (b"a.0123abcd.partial", Config(), "this is a name of trioft's own partials"),
+        (b"a.0123456789abcdef.trioft-partial", Config(), OWN),
         (
             b"done/a",
             Config(copy=Copy(on_success=OnSuccess(action="archive", folder="/s/done"))),

@@ -162,10 +162,11 @@ async def test_delivered_version_is_not_delivered_again(autojump_clock: MockCloc
 @pytest.mark.parametrize(
     ("known", "again"),
     [
-        (Known("delivered", "", 1, 10**18, 7), False),
+        (Known("delivered", "", 1, 10**18, 10**18 + 1), False),
         (Known("failed", "", 1, 10**18, 10**18 + 1), False),
         (Known("failed", "", 1, 10**18, 7), True),
-        (Known("delivered", "refused", 1, 10**18, 7), False),
+        (Known("delivered", "refused", 1, 10**18, 10**18 + 1), False),
+        (Known("delivered", "", 1, 10**18, 7), True),
         (Known("delivered", "", 2, 10**18, 7), True),
         (Known("delivered", "", 1, 10**18 + 1, 7), True),
         (Known("delivered", "pending", 1, 10**18, 7), True),
@@ -175,13 +176,14 @@ async def test_delivered_version_is_not_delivered_again(autojump_clock: MockCloc
         "failed",
         "failed-before-its-permissions-changed",
         "not-removed",
+        "other-content-perhaps",
         "other-size",
         "other-time",
         "removal-was-interrupted",
     ],
 )
 async def test_what_the_ledger_knows_decides(autojump_clock: MockClock, known: Known, again: bool) -> None:
-    """The same version is taken up again only where a removal was cut short, or what made it fail may be mended."""
+    """A version that is known is taken up again only where a removal was cut short, or its ctime is another one."""
     world = World(source=source())
     world.known[b"a"] = known
     world.put(b"a", mtime=1e9)

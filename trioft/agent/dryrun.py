@@ -67,7 +67,6 @@ async def list_missing(config: Config, tell: Callable[[Found], None], board: Boa
             batch, folders = folders[-500:], folders[:-500]
             listing = await compare(batch)
             folders += listing.rest
-            board.totals.already += listing.already
             await take_twins((*listing.twins, *listing.alike))
             for path, reason in listing.skipped:
                 board.skip(path, reason)

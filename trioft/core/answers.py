@@ -4,7 +4,6 @@ What operations tell on their way and answer in the end: the values that movers 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from trioft.core.errors import Trouble
@@ -84,13 +83,12 @@ class Listing(NamedTuple):
     folders: list[Folder]  # that were read, but for those that have the stamp they had
     unchanged: list[bytes]  # these
     rest: list[bytes]  # folders still to be read: those below, and what one call did not get to
-    already: int  # files that the destination has: only counted
+    twins: list[Found]  # files that the destination has, as far as size and time tell: most are only counted
     alike: list[Found]  # the same, where rules can give one name to several files: it has these, or others
     missing: list[bytes]  # folders that the destination does not have
     skipped: list[tuple[bytes, str]]
     troubles: list[Trouble]
     seconds: float  # processor time that it took
-    twins: Sequence[Found] = ()  # files that the destination has, as far as size and time tell
 
 
 class Look(NamedTuple):

@@ -156,7 +156,6 @@ class Scanner:
                 return cost
             for listing in listings:
                 begun = time.process_time()
-                self.board.totals.already += listing.already
                 await self._take_in(listing, idle)
                 await self._take_in_twins(listing.twins)
                 cost += listing.seconds + time.process_time() - begun

@@ -60,9 +60,8 @@ def scan(
     A folder that has vanished is no trouble: it will be missed, if anybody misses it, by the next scan.
     """
     wanted = Wanted(include, exclude)
-    listing = Listing([], [], folders[:], 0, [], [], [], [], 0.0)
+    listing = Listing([], [], folders[:], [], [], [], [], [], 0.0)
     below: list[bytes] = []
-    twins: list[Found] = []
     names, begun = 0, time.process_time()
     with contextlib.ExitStack() as stack:
         src = stack.enter_context(opened(source, Side.SOURCE))
@@ -79,9 +78,7 @@ def scan(
                 continue
             try:
                 with listed(None if routes else dst, path, listing) as there:
-                    count = _scan_folder(
-                        fd, path, wanted, there, manner, stamps, markers, routes, listing, below, twins
-                    )
+                    count = _scan_folder(fd, path, wanted, there, manner, stamps, markers, routes, listing, below)
             except OSError as error:
                 listing.troubles.append(trouble_of(error, Side.SOURCE, "read", path))
                 continue
@@ -91,7 +88,7 @@ def scan(
             if routes and dst is not None and manner is not None:
                 listing.folders[-1] = not_alike(dst, listing.folders[-1], manner, listing.alike)
     listing.rest.extend(below)
-    return listing._replace(twins=twins, seconds=time.process_time() - begun)
+    return listing._replace(seconds=time.process_time() - begun)
 
 
 def _scan_folder(
@@ -105,7 +102,6 @@ def _scan_folder(
     routes: Routes | None,
     listing: Listing,
     below: list[bytes],
-    twins: list[Found],
 ) -> int:
     """Read the folder that is open as *fd*; return how many names it has. Files that are *there* too are *twins*."""
     prefix = folder + b"/" if folder else b""
@@ -151,7 +147,7 @@ def _scan_folder(
             twin = there.get(entry.name)
             if twin is not None and manner is not None and is_twin(twin, status, manner.resolution_ns, path):
                 if not done or entry.name + done in there:
-                    twins.append(Found(path, stat.S_IMODE(status.st_mode), fingerprint_of(status)))
+                    listing.twins.append(Found(path, stat.S_IMODE(status.st_mode), fingerprint_of(status)))
                     continue
                 bare.add(path)
             statuses.append((path, status))
