@@ -6,6 +6,7 @@ stdout is data, stderr is talk. Nothing heavy is imported before a command needs
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -55,7 +56,7 @@ from trioft.cli.arguments import (
     load,
     reader,
 )
-from trioft.core.errors import ConfigError, Side, TrioftError
+from trioft.core.errors import ConfigError, Side, TrioftError, UnusableError
 
 app = typer.Typer(
     name="trioft",
@@ -339,6 +340,13 @@ def main() -> NoReturn:
         # Whoever read our output has gone; that is no reason for a traceback when Python flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:
+        if error.filename is not None:  # it is about a file, not about what is said
+            raise
+        with contextlib.suppress(OSError):  # what is buffered must not fail again when Python flushes it at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        tell(UnusableError(f"cannot write to stdout: {error.strerror}"))
+        code = UnusableError.exit_code
     sys.exit(code)
 
 
@@ -348,6 +356,9 @@ def _prepare_standard_streams() -> None:
             os.fstat(number)
         except OSError:  # closed: no other file may get its number, as children would write into that
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    # Python has none where they were closed.
+    sys.stdout = sys.stdout or io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8")
+    sys.stderr = sys.stderr or io.TextIOWrapper(io.FileIO(2, "w", closefd=False), encoding="utf-8")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names have characters that not every terminal has
 
@@ -355,7 +366,8 @@ def _prepare_standard_streams() -> None:
 def tell(error: TrioftError) -> None:
     """Print an error and its hint."""
     problems = error.problems if isinstance(error, ConfigError) else [str(error)]
-    for problem in problems:
-        typer.echo(f"trioft: error: {problem}", err=True)
-    if error.hint:
-        typer.echo(f"hint: {error.hint}", err=True)
+    with contextlib.suppress(OSError):  # nobody can be told: the exit code says it
+        for problem in problems:
+            typer.echo(f"trioft: error: {problem}", err=True)
+        if error.hint:
+            typer.echo(f"hint: {error.hint}", err=True)

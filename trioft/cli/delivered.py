@@ -54,10 +54,10 @@ def history(
     """
     settings = load(locals(), ends=False)
     from trioft.cli.history import Wish, run_history
-    from trioft.cli.pairs import state_dir_of
+    from trioft.cli.services_state import state_dir_for
 
     wish = Wish(since, until, tuple(event or ()), failed, path)
-    raise typer.Exit(run_history(settings, state_dir_of(settings), wish, limit=limit, as_json=json))
+    raise typer.Exit(run_history(settings, state_dir_for(settings), wish, limit=limit, as_json=json))
 
 
 def explain(
@@ -78,9 +78,9 @@ def explain(
     """
     settings = load(locals(), ends=False)
     from trioft.cli.explain import run_explain
-    from trioft.cli.pairs import state_dir_of
+    from trioft.cli.services_state import state_dir_for
 
-    raise typer.Exit(run_explain(settings, state_dir_of(settings), path, as_json=json))
+    raise typer.Exit(run_explain(settings, state_dir_for(settings, [path]), path, as_json=json))
 
 
 def safe(
@@ -99,10 +99,10 @@ def safe(
     Example:  trioft safe /ingest/card-7 --read
     """
     settings = load({"config": config, "job": job, "state_dir": state_dir}, ends=False)
-    from trioft.cli.pairs import state_dir_of
     from trioft.cli.safe import run_safe
+    from trioft.cli.services_state import state_dir_for
 
-    raise typer.Exit(run_safe(settings, state_dir_of(settings), paths, read=read, as_json=json))
+    raise typer.Exit(run_safe(settings, state_dir_for(settings, paths), paths, read=read, as_json=json))
 
 
 def verify(
@@ -129,12 +129,12 @@ def verify(
     """
     settings = load(locals(), ends=False)
     from trioft.cli.history import Wish
-    from trioft.cli.pairs import state_dir_of
+    from trioft.cli.services_state import state_dir_for
     from trioft.cli.verify import Allowed, run_verify
 
     code = run_verify(
         settings,
-        state_dir_of(settings),
+        state_dir_for(settings),
         Wish(since=since, path=path),
         again=again,
         allowed=Allowed(allow_changed, allow_none),

@@ -23,7 +23,7 @@ from trioft.cli.pairs import ledger_of
 from trioft.cli.progress import clock, draw
 from trioft.cli.voice import Voice, terminal, to_stderr, translate
 from trioft.config.options import Config
-from trioft.core.errors import FileTrouble, show_path
+from trioft.core.errors import FileTrouble, UnusableError, show_path
 from trioft.core.units import size_text
 from trioft.movers.pool import Movers
 from trioft.pipeline.inquiry import count_unrecorded
@@ -135,7 +135,7 @@ def run_verify(
             voice.end(1)
             return 128 + stopped_by
     voice.end(None)
-    return int(has_failed)
+    return int(has_failed) if has_failed or voice.torn is None else UnusableError.exit_code
 
 
 def _tell(voice: Voice, bad: Sequence[str], judged: Judgement) -> None:
