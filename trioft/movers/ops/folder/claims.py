@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from trioft.core.claim import CLAIMING, STALE, Claimed, Holder, content_of, holder_in
 from trioft.core.errors import FileTrouble, Remedy, Side, classify, trouble_of
 from trioft.core.model import Root
-from trioft.core.units import timestamp
 from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.files import close_quietly, opened
 from trioft.movers.ops.slate import touch
@@ -173,6 +172,8 @@ def _read(dst: int, path: bytes) -> tuple[Holder | None, float] | None:
 
 
 def _now() -> str:
+    from trioft.core.units import timestamp  # slow to load, and movers that copy need none
+
     return timestamp(datetime.now(UTC))
 
 
