@@ -105,6 +105,7 @@ class JobRun:
         self.pools: tuple[Movers, ...] = ()
         self.changes: Changes | None = None
         self.storage: Storage | None = None  # there is none while the ends have not been found
+        self.ledger: str | None = None  # its file, as soon as there is one
 
     @property
     def state(self) -> str:
@@ -162,6 +163,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
         async with contextlib.AsyncExitStack() as held:
             ledger = held.enter_context(_ledger_of(pair, config, state_dir))
             port, requests = open_port(_REQUESTS)
+            run.ledger = ledger.path
             known = {side: None if side in run.accept_new else ledger.identity_of(side) for side in Side}
             storage = Storage(pair.ends, known, config, board)
             with shutdown.until_stopped():

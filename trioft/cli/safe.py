@@ -21,7 +21,7 @@ from trioft.core.errors import show_path
 from trioft.core.units import size_text, timestamp
 from trioft.movers.pool import Movers
 from trioft.pipeline.inquiry import Area, Inquiry
-from trioft.pipeline.safety import Answer, Count, Reason, Tally
+from trioft.pipeline.safety import Answer, Count, Reason, Tally, tally_fields
 from trioft.state.fields import path_fields
 from trioft.state.reader import Records
 
@@ -145,24 +145,6 @@ def fields_of(told: Told) -> dict[str, object]:
         "time": told.time,
         "folders": [{**path_fields("path", path), **tally_fields(part)} for path, part in sorted(told.parts.items())],
     }
-
-
-def tally_fields(tally: Tally) -> dict[str, object]:
-    """Return what was found, as JSON has it."""
-    return {
-        "safe": tally.answer,
-        "files": tally.files,
-        "bytes": tally.size,
-        "reasons": [
-            {"safe": reason.answer, "kind": reason.kind, "text": reason.text, **_count_fields(count)}
-            for reason, count in tally.reasons.values()
-        ],
-        "not_copied": [{"kind": kind, **_count_fields(count)} for kind, count in tally.others.items()],
-    }
-
-
-def _count_fields(count: Count) -> dict[str, object]:
-    return {"files": count.files, "examples": [show_path(path) for path in count.examples]}
 
 
 def lines_of(told: Told) -> Iterator[str]:

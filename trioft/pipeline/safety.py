@@ -252,3 +252,21 @@ class Tally:
         """All was looked at."""
         if not self.files and not self.reasons:
             self.reasons["nothing"] = no("nothing", "there is no file here: nothing to be safe"), Count()
+
+
+def tally_fields(tally: Tally) -> dict[str, object]:
+    """Return what was found, as JSON has it."""
+    return {
+        "safe": tally.answer,
+        "files": tally.files,
+        "bytes": tally.size,
+        "reasons": [
+            {"safe": reason.answer, "kind": reason.kind, "text": reason.text, **_count_fields(count)}
+            for reason, count in tally.reasons.values()
+        ],
+        "not_copied": [{"kind": kind, **_count_fields(count)} for kind, count in tally.others.items()],
+    }
+
+
+def _count_fields(count: Count) -> dict[str, object]:
+    return {"files": count.files, "examples": [show_path(path) for path in count.examples]}
