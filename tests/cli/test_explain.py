@@ -21,7 +21,6 @@ from trioft.core import answers
 from trioft.core.answers import Look, Seen
 from trioft.core.errors import ConfigError
 from trioft.core.model import BLOCK_SIZE, Fingerprint, Found
-from trioft.core.naming import OWN
 from trioft.state.findings import Finding
 from trioft.state.ledger import Known
 from trioft.state.proofs import Proof
@@ -217,14 +216,15 @@ def test_a_file_on_its_way_tells_how_far_it_is(site: Site) -> None:
         (b"a.mov", Config(), None),
         (b"tmp/a.mov", Config(source=Source(exclude=("*.log", "tmp"))), "excluded by 'tmp'"),
         (b"a.txt", Config(source=Source(include=("*.mov", "x"))), "included are only '*.mov', 'x'"),
-        (b"a.0123456789abcdef.trioft-partial", Config(), OWN),
+        (b"a.0123abcd.partial", Config(), None),
+        (b"a.trioft-partial", Config(), "trioft keeps names like this for itself"),
         (
             b"done/a",
             Config(copy=Copy(on_success=OnSuccess(action="archive", folder="/s/done"))),
             "it is in the archive",
         ),
     ],
-    ids=["wanted", "excluded", "not included", "partial", "archive"],
+    ids=["wanted", "excluded", "not included", "former partial", "partial", "archive"],
 )
 def test_the_configuration_says_what_is_transferred(path: bytes, config: Config, why_not: str | None) -> None:
     """And by which pattern it is left out."""

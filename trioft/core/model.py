@@ -135,6 +135,7 @@ class Manner(NamedTuple):
     manifest: str = "none"  # xxh128sum, sha256sum or ascmhl
     markers: Markers = Markers()
     routes: Routes | None = None
+    permissions: bool = True  # the destination keeps permission bits
 
 
 class Item(NamedTuple):
@@ -151,6 +152,7 @@ class Item(NamedTuple):
     place: bytes = b""  # its partial lies beside this name; empty: beside its own
     rival: bytes = b""  # another source file that has this name at the destination, which is not replaced therefore
     doubtful: bool = False  # another version was delivered: what is there of the same size and time may be that one
+    before: bytes = b""  # the name under which an earlier version of this very file was delivered; empty: none is known
     ledger: bytes = b""  # the id of the ledger that its partial belongs to
     name_max: int = 255  # bytes of a name, at the destination
 
@@ -208,6 +210,7 @@ class Result(NamedTuple):
     found: Found | None = None  # the version that was copied, where that is not the one that was asked for
     note: str = ""  # what else a person should find in the ledger
     sum: bytes | None = None  # as a manifest has it; None: to be read, if anybody wants it
+    lost: tuple[str, ...] = ()  # extended attributes that the destination does not take
 
 
 class Checkpoint(NamedTuple):
@@ -224,6 +227,13 @@ class Checkpoint(NamedTuple):
         return not self.digests or len(self.digests) == -(-self.offset // block_size) * 16
 
 
+class Former(NamedTuple):
+    """The copy of an earlier version of a source file, of which all is in the present one: that may replace it."""
+
+    target: bytes  # relative to the destination
+    there: Fingerprint  # of the copy, when it was compared
+
+
 class Publication(NamedTuple):
     """A verified partial that may get its final name."""
 
@@ -234,6 +244,7 @@ class Publication(NamedTuple):
     target: bytes
     if_exists: str  # as in ``Manner``
     doubtful: bool = False  # as in ``Item``
+    former: Former | None = None  # what its final name may be taken from
 
 
 class Unlisted(NamedTuple):

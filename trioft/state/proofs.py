@@ -6,10 +6,12 @@ The functions that take a ``Ledger`` are called within a transaction.
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from trioft.core.model import Item
+from trioft.core.model import Fingerprint, Found, Item
 from trioft.state.ledger import ARRIVED, Entry, Known, Ledger, Line, now
 
 # What history says of a file that was not wholly compared with its source once that was closed.
@@ -63,6 +65,34 @@ def without_known(ledger: Ledger, entries: list[Entry]) -> list[Entry]:
     return rest
 
 
-def is_doubtful(known: Known | None, item: Item) -> bool:
-    """Has another version of a file been delivered, for which what the destination has of it may be taken?"""
-    return known is not None and known.outcome in ARRIVED and not known.is_still(item.fingerprint)
+def with_former(known: Mapping[bytes, Known], item: Item) -> Item:
+    """
+    Return *item* with what is *known* of a version that was delivered before.
+
+    If that is another one, what the destination has of it may be taken for a copy of this one.
+    """
+    former = known.get(item.path)
+    if former is None or former.outcome not in ARRIVED:
+        return item
+    return item._replace(before=former.target, doubtful=not former.is_still(item.fingerprint))
+
+
+def is_news(known: Known, fingerprint: Fingerprint) -> bool:
+    """Is there anything to do about a source file of which something is *known*?"""
+    # One whose removal is pending was delivered by a run that was killed then: its delivery is proved once more.
+    if not known.is_alike(fingerprint) or known.removal == "pending":
+        return True
+    # That its ctime is another one may mean other content, or permission bits that its copy lacks; but a source that
+    # was to be removed, and has its name again, has got it from us.
+    return known.ctime_ns != fingerprint.ctime_ns and (known.outcome not in ARRIVED or not known.removal)
+
+
+def changed_since(ledger: Ledger, found: Iterable[Found]) -> dict[bytes, Known]:
+    """Return, of files that were *found*, those that the ledger knows in another version, with what it knows."""
+    files = {file.path: file.fingerprint for file in found}
+    known = ledger.known_in({os.path.dirname(path) for path in files})
+    return {
+        path: known[path]
+        for path, fingerprint in files.items()
+        if path in known and known[path].outcome in ARRIVED and is_news(known[path], fingerprint)
+    }
