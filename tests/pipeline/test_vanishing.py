@@ -185,7 +185,7 @@ class World:
     # --- the operations
 
     def scan(self, source: Root, folders: list[bytes], *_: Any, **__: Any) -> Listing:
-        return Listing([Folder(b"", list(self.files.values()))], [], [], 0, [], [], [], [], 0.0)
+        return Listing([Folder(b"", list(self.files.values()))], [], [], [], [], [], [], [], 0.0)
 
     def look(self, source: Root, paths: list[bytes], *_: Any, **__: Any) -> list[Look]:
         return [

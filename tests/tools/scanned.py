@@ -64,7 +64,7 @@ class World:
         self.ledger = NoLedger(self.known)
         self.files: dict[bytes, Found] = {}
         self.writer: dict[bytes, str] = {}  # CLOSED where nothing is said
-        self.listing = Listing([], [], [], 0, [], [], [], [], 0.0)  # what every scan tells beside the files
+        self.listing = Listing([], [], [], [], [], [], [], [], 0.0)  # what every scan tells beside the files
         self.unchanged: list[bytes] = []  # folders of the last scan in which nothing had changed
         self.troubles: list[Trouble] = []  # of the next calls
         self.calls: list[tuple[float, str, Any]] = []

@@ -38,7 +38,7 @@ from trioft.pipeline.shutdown import Shutdown
 from trioft.pipeline.storage import Storage
 from trioft.pipeline.sweeper import clear_up, clear_up_once, sweep
 from trioft.pipeline.throttle import Throttle
-from trioft.state import unlisted
+from trioft.state import proofs, unlisted
 from trioft.state.board import Board
 from trioft.state.claims import Claims
 from trioft.state.journal import Journal
@@ -106,6 +106,7 @@ class JobRun:
         self.pools: tuple[Movers, ...] = ()
         self.changes: Changes | None = None
         self.storage: Storage | None = None  # there is none while the ends have not been found
+        self.ledger: str | None = None  # its file, as soon as there is one
 
     @property
     def state(self) -> str:
@@ -169,6 +170,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
             if ledger is None:
                 return
             port, requests = open_port(_REQUESTS)
+            run.ledger = ledger.path
             known = {side: None if side in run.accept_new else ledger.identity_of(side) for side in Side}
             storage = Storage(pair.ends, known, config, board)
             storage.hung.is_held, stuck.place_of = stuck.is_held_in, storage.hung.place_of
@@ -185,6 +187,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                     for side, identity in storage.identity.items():
                         assert identity is not None
                         ledger.note_identity(side, identity)
+                    proofs.note_resolution(ledger, storage.resolution_ns)
                     unlisted.begin(ledger, sum_length(config.copy.manifest))
 
             with shutdown.until_stopped():

@@ -33,7 +33,10 @@ def how_to_copy(config: Config, once: bool, resolution_ns: int, *, permissions: 
         # Where sources go, what is there may be all that is left of one.
         if_exists=config.destination.if_exists or ("overwrite" if once and not removes else "rename"),
         # Also where a second recording of the same size would pass for the first, or a name may be that of several.
-        prove_existing=removes or (not once and resolution_ns == KEEPS_NO_TIMES) or bool(config.destination.routes),
+        prove_existing=removes
+        or config.copy.checksum
+        or (not once and resolution_ns == KEEPS_NO_TIMES)
+        or bool(config.destination.routes),
         resolution_ns=resolution_ns,
         xattrs=config.metadata.xattrs,
         manifest=config.copy.manifest,

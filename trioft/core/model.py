@@ -151,6 +151,7 @@ class Item(NamedTuple):
     routed: bytes = b""  # where it goes, if not to the same path
     place: bytes = b""  # its partial lies beside this name; empty: beside its own
     rival: bytes = b""  # another source file that has this name at the destination, which is not replaced therefore
+    doubtful: bool = False  # another version was delivered: what is there of the same size and time may be that one
     before: bytes = b""  # the name under which an earlier version of this very file was delivered; empty: none is known
     ledger: bytes = b""  # the id of the ledger that its partial belongs to
     name_max: int = 255  # bytes of a name, at the destination
@@ -242,6 +243,7 @@ class Publication(NamedTuple):
     fingerprint: Fingerprint
     target: bytes
     if_exists: str  # as in ``Manner``
+    doubtful: bool = False  # as in ``Item``
     former: Former | None = None  # what its final name may be taken from
 
 

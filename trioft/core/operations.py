@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Searched,
         Seen,
         Step,
+        Survey,
         Written,
     )
     from trioft.core.ascmhl import Creator
@@ -131,6 +132,7 @@ COMPARE: Operation[
 LOOK: Operation[Never, list[Look], Root, list[bytes], Sequence[str], Sequence[str], Markers, Routes | None] = Operation(
     "look", SOURCE
 )
+SURVEY: Operation[Step, Survey, Root, list[bytes]] = Operation("survey", SOURCE, background=True)
 PEEK: Operation[Never, Peek, Root, bytes, tuple[int, int], int, bytes, Routes | None] = Operation("peek", SOURCE)
 LOCATE: Operation[Searched, bytes | None, Root, bytes, tuple[int, int], bool] = Operation("locate", SOURCE)
 COMPARE_SPAN: Operation[Step, list[Difference], Root, bytes, int, int, list[tuple[bytes, bytes]]] = Operation(

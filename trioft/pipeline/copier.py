@@ -19,7 +19,7 @@ from trioft.pipeline.finish import finish
 from trioft.pipeline.outcomes import report, report_all
 from trioft.pipeline.strategies import STRATEGIES, choose_strategy
 from trioft.pipeline.transfer import is_of
-from trioft.state import versions
+from trioft.state import proofs
 from trioft.state.claims import Take
 from trioft.state.ledger import ARRIVED, Entry, Ledger
 
@@ -84,6 +84,9 @@ async def _take(job: Job, backlog: Backlog, tools: Tools) -> None:
 
 async def _take_named(job: Job, take: Take, backlog: Backlog, tools: Tools) -> None:
     checkpoint = await _begun(job, tools)
+    # Asked now: when a file was found, the ledger may not have known yet what came of an earlier version.
+    known = await tools.ledger.call(Ledger.known, [item.path for item in job.items])
+    job = job._replace(items=tuple(proofs.with_former(known, item) for item in job.items))
     named = zip(job.items, await take(job.items, tools.ledger), strict=True)
     started = [(item, its, p) for item, its in named if (p := backlog.take(item, growing=job.growing)) is not None]
     started = [(item, its, p) for item, its, p in started if not _has_to_wait(item, p, backlog, tools)]
@@ -103,9 +106,6 @@ async def _take_named(job: Job, take: Take, backlog: Backlog, tools: Tools) -> N
             pending.append(p)
     if failed:
         await tools.ledger.call(Ledger.record, failed)
-    if items:
-        before = await tools.ledger.call(versions.delivered_as, [item.path for item in items])
-        items = [item._replace(before=before.get(item.path, b"")) for item in items]
     job = job._replace(items=tuple(items))
     if pending:
         # Should a mover get stuck for good, everybody knows on which files.

@@ -18,7 +18,7 @@ from typing import Any, Never, TypeVar, TypeVarTuple
 from trioft.core import operations as asked
 from trioft.core.errors import FileTrouble
 from trioft.core.operations import Operation
-from trioft.movers.ops import identity, linux, mounts, removal, scan, slate, source, writers
+from trioft.movers.ops import identity, linux, mounts, removal, scan, slate, source, survey, writers
 from trioft.movers.ops.folder import (
     bundle,
     claims,
@@ -71,6 +71,7 @@ does(asked.RELEASE, claims.release)
 does(asked.SCAN, scan.scan)
 does(asked.COMPARE, scan.scan)
 does(asked.LOOK, scan.look)
+tells(asked.SURVEY, survey.survey)
 does(asked.PEEK, source.peek)
 tells(asked.LOCATE, source.locate)
 tells(asked.COMPARE_SPAN, source.compare_span)

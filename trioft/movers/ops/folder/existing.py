@@ -48,14 +48,15 @@ def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progres
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, "stat", target)) from error
         if is_same(there, item.fingerprint, manner.resolution_ns) or _is_as_kept(dst, target, there, item, manner):
-            digest = _compare_contents(src_fd, dst, target, item, progress) if manner.prove_existing else None
-            if digest is not None or not manner.prove_existing:
+            has_to_be_proved = manner.prove_existing or item.doubtful
+            digest = _compare_contents(src_fd, dst, target, item, progress) if has_to_be_proved else None
+            if digest is not None or not has_to_be_proved:
                 note = ""
                 if manner.permissions and (there.st_mode ^ item.mode) & 0o777:
                     set_bits(src_fd, dst, target, item)
                     note = f"its permission bits were set to {item.mode & 0o777:03o}"
                 return Result(Verdict.ALREADY, target, digest, note=note)
-        if target == item.before and if_exists != "skip" and _is_file_of(there, item.fingerprint.size):
+        elif target == item.before and if_exists != "skip" and _is_file_of(there, item.fingerprint.size):
             digest = _compare_contents(src_fd, dst, target, item, progress)
             if digest is not None:
                 if has_changed(src_fd, item):
