@@ -16,6 +16,7 @@ from trioft.core.errors import show_path
 from trioft.core.model import Item
 
 NAME_MAX = 255  # bytes of one name, on every filesystem that Linux mounts for writing
+HIDDEN = b".trioft-"  # how the names begin of what trioft makes at an end for itself
 _PARTIAL = re.compile(rb"\.[0-9a-f]{8}\.partial\Z", re.DOTALL)
 _PARTIAL_SUFFIX = len(b".12345678.partial")
 

@@ -90,6 +90,7 @@ CONTAINS: Operation[Never, bool, Place, Place] = Operation("contains", BOTH)
 PROBE_SOURCE: Operation[Never, tuple[Root, Identity], bytes, Identity | None] = Operation("probe_source", SOURCE)
 PROBE: Operation[Never, Probed, bytes, Identity | None, bytes | None, bool] = Operation("probe", DESTINATION)
 RECOGNIZE: Operation[Never, Root, bytes, Identity | None, bytes | None, bool] = Operation("recognize", DESTINATION)
+FIND_VIEW: Operation[Never, str | None, Ends, bool] = Operation("find_view", BOTH)
 
 # --- looking at the source -------------------------------------------------------------------------------------------
 

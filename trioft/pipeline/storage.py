@@ -8,6 +8,7 @@ pauses, and the gate opens when a probe has succeeded; at the destination, a pro
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,7 +18,7 @@ import trio
 from trioft.config.options import Config
 from trioft.core import operations as ask
 from trioft.core.answers import KEEPS_NO_TIMES, Probed
-from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify
+from trioft.core.errors import IDENTIFY, ConfigError, FileTrouble, Remedy, Side, Trouble, classify
 from trioft.core.model import Ends, Identity
 from trioft.core.units import size_text, span_text
 from trioft.movers.pool import Call
@@ -133,6 +134,7 @@ class Storage:
         self._grown: dict[Entry, tuple[float, int, float]] = {}  # recordings: seen when, how long, growing how fast
         self._free = self._total = self._copied_before = 0
         self._has_begun = self._is_warned = False
+        self._told_apart: Ends | None = None  # these are known not to be two views of the same files
         self._probing = trio.Lock()
 
     # --- health and identity
@@ -181,6 +183,8 @@ class Storage:
         """Probe both ends for the first time. Raises ``FileTrouble`` if one is not usable."""
         await self._probe_source(call)
         await self._probe(call)
+        if (why := await self._find_view(call)) is not None:
+            raise ConfigError([f"source and destination are two views of the same files: {why}"])
 
     async def _probe_source(self, call: Call) -> None:
         gate, was = self.gates[Side.SOURCE], self.identity[Side.SOURCE]
@@ -206,7 +210,26 @@ class Storage:
         # The same share, mounted again, may have another device number.
         self.ends = self.ends._replace(destination=probed.root)
         self.identity[Side.DESTINATION] = probed.identity
+        is_back = not self.gates[Side.DESTINATION].is_open
+        if self._has_begun and (is_back or self._told_apart != self.ends):
+            why = None
+            try:
+                why = await self._find_view(call)
+            except FileTrouble as error:
+                if error.trouble.side != Side.SOURCE:
+                    raise  # else the source has a gate of its own; and without it nothing is copied
+            if why is not None:
+                raise FileTrouble(
+                    Trouble(Side.DESTINATION, IDENTIFY, b"", None, errno.ENODEV, f"it is the source: {why}")
+                )
         self._take(probed)
+
+    async def _find_view(self, call: Call) -> str | None:
+        """Say why the ends are two views of the same files, or return None. Another mount is looked at anew."""
+        ends = self.ends
+        why = await call(ask.FIND_VIEW, ends, self._config.copy.on_success.action != "keep")
+        self._told_apart = ends
+        return why
 
     def _take(self, probed: Probed) -> None:
         self._free, self._total = probed.free, probed.total

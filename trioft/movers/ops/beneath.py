@@ -42,11 +42,12 @@ class Top(int):
     """
 
     is_source: bool
+    separate: set[tuple[bytes, bytes]]  # folders of both ends that are known to be two, see ``folder.views``
     _folders: dict[int, dict[bytes, int]]
 
     def __new__(cls, fd: int, *, is_source: bool) -> Top:
         top = super().__new__(cls, fd)
-        top.is_source, top._folders = is_source, {}
+        top.is_source, top.separate, top._folders = is_source, set(), {}
         return top
 
     def parent(self, path: bytes) -> int:

@@ -28,6 +28,7 @@ from trioft.movers.ops.folder import (
     probe,
     publish,
     readback,
+    views,
 )
 from trioft.movers.ops.wire import receive, send
 
@@ -59,6 +60,7 @@ does(asked.CONTAINS, mounts.contains)
 does(asked.PROBE_SOURCE, mounts.probe_source)
 does(asked.PROBE, probe.probe)
 does(asked.RECOGNIZE, probe.recognize)
+does(asked.FIND_VIEW, views.find_view)
 does(asked.SCAN, scan.scan)
 does(asked.COMPARE, scan.scan)
 does(asked.LOOK, scan.look)

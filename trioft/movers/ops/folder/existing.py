@@ -16,13 +16,20 @@ from trioft.core.manifest import ASC_MHL
 from trioft.core.model import BLOCK_SIZE, Item, Manner, Result, Verdict, policy_for
 from trioft.core.naming import numbered
 from trioft.movers.ops import beneath
+from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.files import READ, Progress, close_quietly, digest_of_block, is_same, read_exactly, status_of
 from trioft.movers.ops.folder.partials import sync_folder
+from trioft.movers.ops.folder.views import is_source_itself, refuse_itself, refuse_view
 from trioft.movers.ops.slate import touch
 
 
-def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progress: Progress) -> Result | None:
-    """Return ALREADY or EXISTS if the file needs no copying, else None."""
+def look_for_existing(src: Top, src_fd: int, dst: Top, item: Item, manner: Manner, progress: Progress) -> Result | None:
+    """
+    Return ALREADY or EXISTS if the file needs no copying, else None.
+
+    Raises ``FileTrouble`` where what is there is the source itself.
+    """
+    refuse_view(src, dst, item)
     if_exists = policy_for(item, manner)
     for target in numbered(item.target):
         touch(Side.DESTINATION)
@@ -33,6 +40,8 @@ def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progres
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, "stat", target)) from error
         if is_same(there, item.fingerprint, manner.resolution_ns):
+            if is_source_itself(src, src_fd, dst, item, target, there):
+                raise refuse_itself(target)
             if not manner.prove_existing:
                 return Result(Verdict.ALREADY, target)
             digest = _compare_contents(src_fd, dst, target, item, progress)

@@ -67,7 +67,7 @@ def prepare(
         try:
             if growing:
                 item = item._replace(fingerprint=current_fingerprint(src_fd, item.path))
-            if existing := look_for_existing(src_fd, dst, item, manner, progress):
+            if existing := look_for_existing(src, src_fd, dst, item, manner, progress):
                 return existing
             partial = partial_for(item)
             folders: set[bytes] = set()  # that have a new entry

@@ -19,6 +19,7 @@ from trioft.core.naming import is_partial
 from trioft.movers.ops import beneath
 from trioft.movers.ops.files import NAMES_A_CALL, close_quietly, is_same, opened
 from trioft.movers.ops.folder.partials import make_folder, sync_folder
+from trioft.movers.ops.folder.views import looks_like_itself
 from trioft.movers.ops.slate import touch
 
 
@@ -28,6 +29,7 @@ def are_same(there: os.stat_result, here: os.stat_result, resolution_ns: int) ->
         there.st_size == here.st_size
         and abs(there.st_mtime_ns - here.st_mtime_ns) < resolution_ns
         and stat.S_ISREG(there.st_mode)
+        and not looks_like_itself(there, here.st_dev, here.st_ino, here.st_ctime_ns)
     )
 
 
@@ -42,7 +44,12 @@ def not_alike(dst: int, folder: Folder, manner: Manner, alike: list[Found]) -> F
             if not isinstance(error, FileNotFoundError):
                 _without_destination(trouble_of(error, Side.DESTINATION, "stat", found.target))
             there = None
-        is_alike = there is not None and is_same(there, found.fingerprint, manner.resolution_ns)
+        version = found.fingerprint
+        is_alike = (
+            there is not None
+            and is_same(there, version, manner.resolution_ns)
+            and not looks_like_itself(there, version.dev, version.ino, version.ctime_ns)
+        )
         (alike if is_alike else rest).append(found)
     return folder._replace(files=rest)
 
