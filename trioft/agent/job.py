@@ -177,7 +177,11 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 looking=looking_at,
                 changes=changes,
                 owners=Owners(),
-                claims=Claims(manner.routes is not None and manner.if_exists == "overwrite"),
+                claims=Claims(
+                    overwrites=manner.if_exists == "overwrite",
+                    routed=manner.routes is not None,
+                    naming=lambda: storage.naming,
+                ),
                 ledger=port,
                 storage=storage,
                 manner=manner,

@@ -19,6 +19,7 @@ from trioft.config.options import Config
 from trioft.core import operations as ask
 from trioft.core.answers import KEEPS_NO_TIMES, Probed
 from trioft.core.errors import IDENTIFY, ConfigError, FileTrouble, Remedy, Side, Trouble, classify
+from trioft.core.folding import Naming
 from trioft.core.model import Ends, Identity
 from trioft.core.units import size_text, span_text
 from trioft.movers.pool import Call
@@ -125,6 +126,7 @@ class Storage:
         self.ends = ends
         self.identity = known  # of each side: what it was when it was used last
         self.resolution_ns = KEEPS_NO_TIMES
+        self.naming = Naming()  # of the destination
         self.source_mounted = trio.Event()  # set, and replaced, when the source may be another filesystem than before
         self.gates = {Side.SOURCE: Gate(board.set_source), Side.DESTINATION: Gate(board.set_destination)}
         self._config = config
@@ -183,6 +185,7 @@ class Storage:
         """Probe both ends for the first time. Raises ``FileTrouble`` if one is not usable."""
         await self._probe_source(call)
         await self._probe(call)
+        self.naming = await call(ask.FIND_NAMING, self.ends.destination)
         if (why := await self._find_view(call)) is not None:
             raise ConfigError([f"source and destination are two views of the same files: {why}"])
 
@@ -212,7 +215,7 @@ class Storage:
         self.identity[Side.DESTINATION] = probed.identity
         is_back = not self.gates[Side.DESTINATION].is_open
         if self._has_begun and (is_back or self._told_apart != self.ends):
-            why = None
+            self.naming, why = await call(ask.FIND_NAMING, probed.root), None
             try:
                 why = await self._find_view(call)
             except FileTrouble as error:

@@ -43,11 +43,12 @@ class Top(int):
 
     is_source: bool
     separate: set[tuple[bytes, bytes]]  # folders of both ends that are known to be two, see ``folder.views``
+    names: dict[bytes, set[bytes]]  # what is in folders where capitals make no difference, see ``folder.names``
     _folders: dict[int, dict[bytes, int]]
 
     def __new__(cls, fd: int, *, is_source: bool) -> Top:
         top = super().__new__(cls, fd)
-        top.is_source, top.separate, top._folders = is_source, set(), {}
+        top.is_source, top.separate, top.names, top._folders = is_source, set(), {}, {}
         return top
 
     def parent(self, path: bytes) -> int:

@@ -25,6 +25,7 @@ from trioft.movers.ops.folder import (
     listing,
     manifests,
     markers,
+    names,
     probe,
     publish,
     readback,
@@ -60,6 +61,7 @@ does(asked.CONTAINS, mounts.contains)
 does(asked.PROBE_SOURCE, mounts.probe_source)
 does(asked.PROBE, probe.probe)
 does(asked.RECOGNIZE, probe.recognize)
+does(asked.FIND_NAMING, names.find_naming)
 does(asked.FIND_VIEW, views.find_view)
 does(asked.SCAN, scan.scan)
 does(asked.COMPARE, scan.scan)

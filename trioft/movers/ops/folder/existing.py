@@ -18,6 +18,7 @@ from trioft.core.naming import numbered
 from trioft.movers.ops import beneath
 from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.files import READ, Progress, close_quietly, digest_of_block, is_same, read_exactly, status_of
+from trioft.movers.ops.folder.names import spelled_otherwise, taken_as
 from trioft.movers.ops.folder.partials import sync_folder
 from trioft.movers.ops.folder.views import is_source_itself, refuse_itself, refuse_view
 from trioft.movers.ops.slate import touch
@@ -42,7 +43,7 @@ def look_for_existing(src: Top, src_fd: int, dst: Top, item: Item, manner: Manne
         if is_same(there, item.fingerprint, manner.resolution_ns):
             if is_source_itself(src, src_fd, dst, item, target, there):
                 raise refuse_itself(target)
-            if not manner.prove_existing:
+            if not manner.prove_existing and spelled_otherwise(dst, target) is None:
                 return Result(Verdict.ALREADY, target)
             digest = _compare_contents(src_fd, dst, target, item, progress)
             if digest is not None:
@@ -51,6 +52,8 @@ def look_for_existing(src: Top, src_fd: int, dst: Top, item: Item, manner: Manne
             return Result(Verdict.ALREADY, target)
         if if_exists in ("skip", "fail"):
             return Result(Verdict.EXISTS, target)
+        if if_exists == "overwrite" and (real := spelled_otherwise(dst, target)) is not None:
+            return Result(Verdict.EXISTS, target, note=taken_as(real))
         if if_exists == "overwrite":
             if stat.S_ISDIR(there.st_mode):
                 raise FileTrouble(

@@ -15,8 +15,10 @@ from trioft.core.errors import FileTrouble, Side, Trouble, trouble_of
 from trioft.core.model import BLOCK_SIZE, Ends, Fingerprint, Manner, Publication, Result, Root, Verdict
 from trioft.core.naming import numbered
 from trioft.movers.ops import beneath, linux
+from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.files import Progress, digest_of_block, fingerprint_of, is_same, opened
 from trioft.movers.ops.folder.markers import remove_marker
+from trioft.movers.ops.folder.names import spelled_otherwise, taken_as
 from trioft.movers.ops.folder.partials import as_far_as_possible, each, make_folder, remove_partial, sync_folder
 from trioft.movers.ops.slate import touch
 
@@ -57,7 +59,7 @@ def publish(ends: Ends, publications: list[Publication], manner: Manner) -> list
     ]
 
 
-def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Result:
+def _publish_one(src: Top, dst: Top, what: Publication, manner: Manner) -> Result:
     touch(Side.SOURCE)
     try:
         source = beneath.stat_of(what.path, dir_fd=src)
@@ -98,6 +100,8 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
         target = None
         if what.if_exists == "overwrite":
             target = what.target
+            if _is_taken(dst, target) and (real := spelled_otherwise(dst, target)) is not None:
+                return Result(Verdict.EXISTS, target, note=taken_as(real))
             remove_marker(dst, target, manner.markers.destination)
             rename_over(dst, what.partial, target, ours)
         else:
