@@ -42,6 +42,7 @@ from trioft.state.claims import Claims
 from trioft.state.journal import Journal
 from trioft.state.ledger import Ledger, forget_old_history, ledger_path, open_port, run_ledger
 from trioft.state.lock import Lock
+from trioft.state.volumes import volumes_of
 
 # Besides copy.movers, so that looking never waits for a copy: for scans, and for looks at files that grow.
 _LOOKING_MOVERS = 3
@@ -143,6 +144,8 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
             port, requests = open_port(_REQUESTS)
             known = {side: None if side in run.accept_new else ledger.identity_of(side) for side in Side}
             storage = Storage(pair.ends, known, config, board)
+            if Side.DESTINATION not in run.accept_new:
+                storage.volumes = volumes_of(ledger)
             with shutdown.until_stopped():
                 await with_patience(lambda: check_ends(storage, looking.call), config, board, patient=not once)
             if shutdown.stopped:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from trioft.core.errors import Trouble
-from trioft.core.model import KIB, VOID, Found, Identity, Root, Verdict
+from trioft.core.model import KIB, VOID, Found, Identity, Root, Verdict, Volume
 
 CLOSED = "closed"  # proved: nobody has it open for writing, just now
 BUSY = "busy"  # proved: somebody has
@@ -67,6 +67,7 @@ class Probed(NamedTuple):
     total: int
     resolution_ns: int
     keeps_permissions: bool
+    volumes: tuple[Volume, ...] = ()  # what is mounted below it
 
 
 class Folder(NamedTuple):

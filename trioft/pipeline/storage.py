@@ -10,20 +10,24 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import os
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import TypeVar
 
 import trio
 
 from trioft.config.options import Config
 from trioft.core import operations as ask
 from trioft.core.answers import KEEPS_NO_TIMES, Probed
-from trioft.core.errors import IDENTIFY, ConfigError, FileTrouble, Remedy, Side, Trouble, classify
+from trioft.core.errors import IDENTIFY, ConfigError, FileTrouble, Remedy, Side, Trouble, classify, show_path
 from trioft.core.folding import Naming
-from trioft.core.model import Ends, Identity
+from trioft.core.model import Ends, Identity, Volume
 from trioft.core.units import size_text, span_text
 from trioft.movers.pool import Call
 from trioft.state.board import Board, Entry
+
+V = TypeVar("V")
 
 # Recordings are given room for what they will write in this many seconds.
 _AHEAD = 60.0
@@ -119,6 +123,14 @@ class Gate:
         self._tell(f"not usable since {self._closed_since}: {text}")
 
 
+def _above(target: bytes, places: Mapping[bytes, V]) -> V | None:
+    """Return what is in *places* for the nearest folder above *target*."""
+    while places and (target := os.path.dirname(target)):
+        if target in places:
+            return places[target]
+    return None
+
+
 class Storage:
     """What is known about the ends. ``begin`` has to succeed before anything else is asked."""
 
@@ -127,6 +139,9 @@ class Storage:
         self.identity = known  # of each side: what it was when it was used last
         self.resolution_ns = KEEPS_NO_TIMES
         self.naming = Naming()  # of the destination
+        self.volumes: dict[bytes, Volume] = {}  # what is mounted below it and was delivered to, by where
+        self._mounted: dict[bytes, Volume] = {}  # what is mounted there now
+        self._lost: dict[bytes, str] = {}  # where something else is, or nothing, and what is wrong
         self.source_mounted = trio.Event()  # set, and replaced, when the source may be another filesystem than before
         self.gates = {Side.SOURCE: Gate(board.set_source), Side.DESTINATION: Gate(board.set_destination)}
         self._config = config
@@ -212,6 +227,8 @@ class Storage:
             return
         # The same share, mounted again, may have another device number.
         self.ends = self.ends._replace(destination=probed.root)
+        self._mounted = {volume.point: volume for volume in probed.volumes}
+        self._look_at_volumes()
         self.identity[Side.DESTINATION] = probed.identity
         is_back = not self.gates[Side.DESTINATION].is_open
         if self._has_begun and (is_back or self._told_apart != self.ends):
@@ -226,6 +243,37 @@ class Storage:
                     Trouble(Side.DESTINATION, IDENTIFY, b"", None, errno.ENODEV, f"it is the source: {why}")
                 )
         self._take(probed)
+
+    # --- what is mounted below the destination
+
+    def use(self, target: bytes) -> bool:
+        """Note that *target* is about to be delivered; return whether it is the first on what is mounted there."""
+        volume = _above(target, self._mounted)
+        if volume is None or volume.point in self.volumes:
+            return False
+        self.volumes[volume.point] = volume
+        self._look_at_volumes()
+        return True
+
+    def why_not_there(self, target: bytes) -> str | None:
+        """Say why nothing can be delivered to *target* now, as what was mounted there is not, or return None."""
+        return _above(target, self._lost)
+
+    def _look_at_volumes(self) -> None:
+        self._lost = {}
+        for point, was in self.volumes.items():
+            now, place = self._mounted.get(point), show_path(point)
+            if now is None:
+                self._lost[point] = (
+                    f"nothing is mounted at {place} below the destination, where {was.source} ({was.kind}) was"
+                )
+            elif not was.is_same(now):
+                self._lost[point] = (
+                    f"another filesystem is mounted at {place} below the destination:"
+                    f" {now.source} ({now.kind}) instead of {was.source} ({was.kind})"
+                )
+        mounts = [(point, -1 if point in self._lost else self._mounted[point].id) for point in self.volumes]
+        self.ends = self.ends._replace(destination=self.ends.destination._replace(mounts=tuple(mounts)))
 
     async def _find_view(self, call: Call) -> str | None:
         """Say why the ends are two views of the same files, or return None. Another mount is looked at anew."""

@@ -5,7 +5,8 @@
 -- Which two ends this ledger is about, and what trioft has noted about them.
 CREATE TABLE about (
     key   TEXT PRIMARY KEY,         -- source, destination: their paths; source_filesystem, destination_filesystem: what
-                                    -- was mounted there, as JSON, so that another one is not mistaken for it; made_by
+                                    -- was mounted there, as JSON, so that another one is not mistaken for it;
+                                    -- destination_mounts: the same of what is mounted below it and was delivered to; made_by
     value BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 

@@ -33,6 +33,10 @@ class LinkRefused(OSError):
     """A symbolic link is in the way that may not be followed."""
 
 
+class VolumeLost(OSError):
+    """What was mounted in a folder is not there any more, or something else is."""
+
+
 class Top(int):
     """
     The descriptor of a root, which knows whose links may be followed below it.
@@ -44,11 +48,13 @@ class Top(int):
     is_source: bool
     separate: set[tuple[bytes, bytes]]  # folders of both ends that are known to be two, see ``folder.views``
     names: dict[bytes, set[bytes]]  # what is in folders where capitals make no difference, see ``folder.names``
+    _mounts: tuple[tuple[bytes, int], ...]
     _folders: dict[int, dict[bytes, int]]
 
-    def __new__(cls, fd: int, *, is_source: bool) -> Top:
+    def __new__(cls, fd: int, *, is_source: bool, mounts: tuple[tuple[bytes, int], ...] = ()) -> Top:
         top = super().__new__(cls, fd)
-        top.is_source, top.separate, top.names, top._folders = is_source, set(), {}, {}
+        top.is_source, top.separate, top.names = is_source, set(), {}
+        top._mounts, top._folders = mounts, {}
         return top
 
     def parent(self, path: bytes) -> int:
@@ -60,6 +66,15 @@ class Top(int):
                 _close(kept.pop(next(iter(kept))))
         kept[path] = fd  # the last one is the one that was used last
         return fd
+
+    def check_mount(self, path: bytes, fd: int) -> None:
+        """Raise ``VolumeLost`` if the folder *path*, open as *fd*, is not on the mount that it has to be on."""
+        inside = [mount for mount in self._mounts if (path + b"/").startswith(mount[0] + b"/")]
+        if inside:
+            point, number = max(inside, key=lambda mount: len(mount[0]))
+            if linux.mount_id(fd) != number:
+                text = f"what was mounted at {show_path(point)} below the destination is not there any more"
+                raise VolumeLost(errno.ENODEV, text)
 
     def forget(self) -> None:
         """Close the folders of this thread: from now on paths lead to what they lead to now."""
@@ -205,15 +220,22 @@ def _walk(top: int, path: bytes, flags: int) -> int:
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
     try:
         try:
-            return linux.openat2(path, flags, top, linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS)
+            fd = linux.openat2(path, flags, top, linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS)
         except OSError as error:
             if error.errno not in (errno.ELOOP, errno.ENOSYS, errno.EPERM, errno.E2BIG, errno.EAGAIN, errno.EXDEV):
                 raise
-        return _walk_slowly(top, path, flags)
+            fd = _walk_slowly(top, path, flags)
     except LinkRefused:
         if isinstance(top, Top) and top.is_source:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
         raise
+    if isinstance(top, Top):
+        try:
+            top.check_mount(path, fd)
+        except BaseException:
+            _close(fd)
+            raise
+    return fd
 
 
 def _walk_slowly(top: int, path: bytes, flags: int) -> int:

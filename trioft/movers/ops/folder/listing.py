@@ -41,7 +41,7 @@ def not_alike(dst: int, folder: Folder, manner: Manner, alike: list[Found]) -> F
         try:
             there = beneath.stat_of(found.target, dir_fd=dst) if found.trouble is None else None
         except OSError as error:
-            if not isinstance(error, FileNotFoundError):
+            if not isinstance(error, FileNotFoundError | beneath.VolumeLost):
                 _without_destination(trouble_of(error, Side.DESTINATION, "stat", found.target))
             there = None
         version = found.fingerprint
@@ -80,6 +80,9 @@ def listed(dst: int | None, folder: bytes, listing: Listing) -> Iterator[dict[st
         fd = beneath.open_folder(folder, dir_fd=dst)
     except FileNotFoundError:
         listing.missing.append(folder)
+        yield {}
+        return
+    except beneath.VolumeLost:  # each file that goes there will wait for it
         yield {}
         return
     except OSError as error:

@@ -16,7 +16,7 @@ from trioft.core.errors import FileTrouble, Remedy, Side, classify, trouble_of
 from trioft.core.model import Identity, Root
 from trioft.movers.ops import beneath
 from trioft.movers.ops.beneath import Top
-from trioft.movers.ops.mounts import _opened, _other_place, why_not_same
+from trioft.movers.ops.mounts import _opened, _other_place, volumes_below, why_not_same
 
 # What destinations keep of a modification time: ext4 and NFS all of it, SMB 100 ns, SFTP 1 s, FAT 2 s.
 _RESOLUTIONS_NS = (1, 100, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000)
@@ -64,7 +64,7 @@ def probe(path: bytes, was: Identity | None, marker: bytes | None, require_mount
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, op, b"")) from error
         total = space.f_blocks * space.f_frsize
-        return Probed(root, identity, free, total, resolution, mode == 0o640)
+        return Probed(root, identity, free, total, resolution, mode == 0o640, volumes_below(path))
 
 
 def recognize(path: bytes, was: Identity | None, marker: bytes | None, require_mount: bool) -> Root:

@@ -18,7 +18,7 @@ from trioft.core.errors import FileTrouble, Side, Trouble, show_path, trouble_of
 from trioft.core.model import Ends, Item
 from trioft.core.naming import HIDDEN
 from trioft.movers.ops import beneath
-from trioft.movers.ops.beneath import Top
+from trioft.movers.ops.beneath import Top, VolumeLost
 from trioft.movers.ops.files import close_quietly, opened
 from trioft.movers.ops.slate import touch
 
@@ -78,8 +78,10 @@ def _folders(top: Top) -> list[bytes]:
 def _is_there(top: Top, path: bytes) -> bool:
     try:
         beneath.stat_of(path, dir_fd=top)
+    except VolumeLost:
+        return False
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM):
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP):
             return False
         raise
     return True
