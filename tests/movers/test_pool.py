@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import gc
+import math
 import os
 import pickle
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -42,13 +45,13 @@ from odd_mover import (
 )
 from support import PATIENCE, TOOLS, TRIOFT, movers_of, wait_until
 from trioft.core.bugs import MoverBug
-from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify
+from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, UnusableError, classify
 from trioft.core.model import Place
 from trioft.core.operations import BOTH, Operation
 from trioft.movers import pool as pool_module
 from trioft.movers.child import child_command
 from trioft.movers.ops.wire import LENGTH
-from trioft.movers.pool import MOST_STUCK, Movers, Stuck
+from trioft.movers.pool import MOST_STUCK, Movers, Starts, Stuck
 from trioft.state.ledger import Ledger
 from trioft.state.lock import Lock
 
@@ -254,13 +257,56 @@ async def test_movers_that_died_while_they_were_idle_do_not_fail_the_next_operat
         assert exist(pids) == set()
 
 
-async def test_a_mover_that_cannot_be_started_is_a_trouble_that_may_pass() -> None:
-    """A machine that is short of memory or processes for a moment does not end the agent."""
-    async with Movers(1, PATIENCE, ["/no/such/program"]) as movers:
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOENT])
+async def test_a_mover_that_cannot_be_started_is_waited_for(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """A machine that is short of memory or processes for a moment is no file's trouble: the call is late."""
+    told: list[str | None] = []
+    start, failures = subprocess.Popen, iter(range(3))
+
+    def begin(*words: Any, **options: Any) -> Any:
+        if next(failures, None) is not None:
+            raise OSError(number, os.strerror(number))
+        return start(*words, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", begin)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    async with Movers(1, PATIENCE, odd_mover.command(), starts=Starts(told.append, math.inf)) as movers:
+        assert await movers.call(WHO)
+    assert told[-1] is None
+    assert set(told[:-1]) == {
+        f"cannot start a process: {os.strerror(number)}; it is tried again and again, and no file is blamed for it"
+    }
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+async def test_a_mover_that_can_never_be_started_ends_a_command() -> None:
+    """Who waits for an answer is told in the end."""
+    async with Movers(1, PATIENCE, ["/no/such/program"], starts=Starts(patience=0.2)) as movers:
+        movers.warm_up(1)
+        assert movers.alive == 0
         for _ in range(2):
-            with pytest.raises(FileTrouble, match="cannot start a process: No such file") as caught:
+            with pytest.raises(UnusableError, match="cannot start a process: No such file"):
                 await movers.call(WHO)
-            assert classify(caught.value.trouble) == Remedy.RETRY
+
+
+async def test_movers_that_have_nothing_to_do_make_room_for_those_of_another_pool() -> None:
+    """With few descriptors, what one pool keeps for later is what another one needs now."""
+    starts = Starts(patience=PATIENCE)
+    async with (
+        Movers(4, PATIENCE, odd_mover.command(), starts=starts) as idle,
+        Movers(1, PATIENCE, odd_mover.command(), starts=starts) as needy,
+    ):
+        idle.warm_up(4)
+        usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), usual[1]))
+        with contextlib.ExitStack() as taken:
+            taken.callback(resource.setrlimit, resource.RLIMIT_NOFILE, usual)
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+            assert await needy.call(WHO)
+        assert idle.alive == 0
 
 
 # --- stalls, progress, cancellation -----------------------------------------------------------------------------------
@@ -309,7 +355,7 @@ async def test_a_mover_that_cannot_be_killed_is_left_behind_and_told_until_it_co
         (pid,) = movers.stuck.pids
         assert told == [f"process {pid} cannot be killed, and does not come back from hold: it is left behind"]
         assert [movers.stuck.process_on(identity) for identity in ((7, 8), (7, 9), (8, 7))] == [pid, pid, None]
-        assert await movers.call(ECHO, "well") == "well"
+        assert await movers.call(ECHO.with_patience(100), "well") == "well"
         (tmp_path / "go").touch()
         await until(lambda: not movers.stuck.pids)
         assert movers.stuck.process_on((7, 8)) is None
@@ -325,12 +371,12 @@ async def test_when_too_many_are_left_behind_no_more_are_started(tmp_path: Path,
         pids = set(movers.stuck.pids)
         assert len(pids) == MOST_STUCK
         with pytest.raises(FileTrouble, match="have not come back from it; no more are started") as caught:
-            await movers.call(ECHO, "well")
+            await movers.call(ECHO.with_patience(100), "well")
         assert classify(caught.value.trouble) == Remedy.DESTINATION
         assert mine() == pids
         (tmp_path / "go").touch()
         await until(lambda: not movers.stuck.pids)
-        assert await movers.call(ECHO, "well") == "well"
+        assert await movers.call(ECHO.with_patience(100), "well") == "well"
 
 
 async def test_those_left_behind_do_not_count_once_something_else_is_mounted(
@@ -342,7 +388,7 @@ async def test_those_left_behind_do_not_count_once_something_else_is_mounted(
             with pytest.raises(FileTrouble, match="no progress"):
                 await movers.call(HOLD, str(tmp_path))
         monkeypatch.setattr(pool_module, "mounts_at", lambda paths: [1, 2])
-        assert await movers.call(ECHO, "well") == "well"
+        assert await movers.call(ECHO.with_patience(100), "well") == "well"
         (tmp_path / "go").touch()
         await until(lambda: not movers.stuck.pids)
 
@@ -353,20 +399,21 @@ async def test_those_left_behind_at_one_end_leave_the_other_to_work(tmp_path: Pa
         for _ in range(MOST_STUCK):
             with pytest.raises(FileTrouble, match="no progress"):
                 await movers.call(HOLD_AT_SOURCE, str(tmp_path))
-        assert await movers.call(ECHO_AT_DESTINATION, "well") == "well"
+        assert await movers.call(ECHO_AT_DESTINATION.with_patience(100), "well") == "well"
         for operation in (ECHO_AT_SOURCE, ECHO):
             with pytest.raises(FileTrouble, match="no more are started") as caught:
-                await movers.call(operation, "well")
+                await movers.call(operation.with_patience(100), "well")
             assert caught.value.trouble.side == Side.SOURCE
         (tmp_path / "go").touch()
         await until(lambda: not movers.stuck.pids)
-        assert await movers.call(ECHO_AT_SOURCE, "well") == "well"
+        assert await movers.call(ECHO_AT_SOURCE.with_patience(100), "well") == "well"
 
 
 @pytest.mark.parametrize("sides", [[Side.SOURCE], [Side.DESTINATION, Side.SOURCE], [Side.SOURCE, Side.DESTINATION]])
 async def test_a_hang_is_blamed_on_the_end_that_was_touched_last(sides: list[Side], tmp_path: Path) -> None:
     """An operation on both ends says which one it touches while it does: it cannot say so when it hangs there."""
-    async with pool(stall_timeout=0.2) as movers:
+    async with pool(stall_timeout=1) as movers:
+        await movers.call(WHO.with_patience(100))  # it has been started by then
         with pytest.raises(FileTrouble, match="no progress") as caught:
             await movers.call(HOLD_AT, str(tmp_path), sides)
         assert caught.value.trouble.side == sides[-1]
@@ -470,15 +517,6 @@ async def test_movers_get_ready_before_they_are_needed() -> None:
         assert await movers.call(WHO) in ahead
         assert mine() == ahead
     assert exist(ahead) == set()
-
-
-async def test_what_cannot_be_started_ahead_is_a_trouble_of_the_call_that_needs_it() -> None:
-    """Getting ready raises nothing: whoever calls is told, with the reason."""
-    async with Movers(1, PATIENCE, ["/no/such/program"]) as movers:
-        movers.warm_up(1)
-        assert movers.alive == 0
-        with pytest.raises(FileTrouble, match="cannot start a process"):
-            await movers.call(WHO)
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------

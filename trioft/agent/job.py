@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Container, Iterator, Sequence
+from typing import NamedTuple
 
 import attrs
 import trio
 
 from trioft.agent.control import Control
 from trioft.agent.reload import Settings
-from trioft.config.jobs import have_common_destination
 from trioft.config.options import JOB_GROUPS, Config
 from trioft.config.policy import how_to_copy
 from trioft.core.errors import Side
@@ -23,9 +24,10 @@ from trioft.core.manifest import sum_length
 from trioft.core.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, BUNDLE_FILES, Ends, Job
 from trioft.movers.client import Destination, Source
 from trioft.movers.events import Changes, run_events
-from trioft.movers.pool import Call, Movers, Stuck
+from trioft.movers.pool import Call, Movers, Starts, Stuck
 from trioft.movers.programs import check_programs
 from trioft.pipeline.backlog import Backlog
+from trioft.pipeline.claiming import Claiming
 from trioft.pipeline.context import Owners, Tools
 from trioft.pipeline.copier import run_copier
 from trioft.pipeline.ends import Pair, check_ends, find_ends, with_patience
@@ -34,7 +36,7 @@ from trioft.pipeline.lister import Lister
 from trioft.pipeline.scanner import Scanner
 from trioft.pipeline.shutdown import Shutdown
 from trioft.pipeline.storage import Storage
-from trioft.pipeline.sweeper import sweep
+from trioft.pipeline.sweeper import clear_up, clear_up_once, sweep
 from trioft.pipeline.throttle import Throttle
 from trioft.state import unlisted
 from trioft.state.board import Board
@@ -44,14 +46,38 @@ from trioft.state.ledger import Ledger, forget_old_history, ledger_path, open_po
 from trioft.state.lock import Lock
 from trioft.state.volumes import volumes_of
 
-# Besides copy.movers, so that looking never waits for a copy: for scans, and for looks at files that grow.
-_LOOKING_MOVERS = 3
+# Seconds that a sync waits for what the agent itself lacks: processes, its ledger. A watch waits as long as it takes.
+_SYNC_PATIENCE = 60.0
 # Seconds that a probe of the destination, which is under way at the end, has to finish.
 _PROBE_ENDS = 0.5
 # Requests that may wait for the ledger: one for each task that could send one, with as many copiers as there may be.
 _REQUESTS = 260
 # Seconds that a sync, whose files are all delivered, waits for the search for orphans; longer if it took longer.
 _SWEEP_AT_LEAST = 5
+
+
+class _Limits(NamedTuple):
+    """How many movers each pool of a job may have."""
+
+    looking: int
+    probing: int
+    copying: int
+    following: int
+
+
+def _mover_limits(config: Config) -> _Limits:
+    return _Limits(
+        looking=3,  # so that looking never waits for a copy: for scans, and for looks at files that grow
+        probing=2,  # one for each end: what hangs at the one keeps nobody from finding out how the other is
+        copying=config.copy.movers,
+        # Recordings never wait behind a backlog. Two at least, so that none waits for another's barrier.
+        following=max(2, config.copy.movers),
+    )
+
+
+def movers_of(config: Config) -> int:
+    """Return how many movers a job may have."""
+    return sum(_mover_limits(config))
 
 
 class Shared:
@@ -61,11 +87,6 @@ class Shared:
         self.throttle = Throttle(config.agent.bwlimit.now())
         transfers = config.agent.transfers
         self.places = None if transfers is None else trio.CapacityLimiter(transfers)
-        self._jobs = config.jobs
-
-    def sweeps(self, name: str | None) -> bool:
-        """May a job remove what nobody continues? Not where others have partials too: their ledgers are not its."""
-        return name is None or not have_common_destination(self._jobs, name)
 
 
 class JobRun:
@@ -121,14 +142,13 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
     check_programs(run.config)
     config, board, shutdown, stuck = run.config, run.board, run.shutdown, run.stuck
     stall = config.copy.stall_timeout
+    starts = Starts(lambda text: board.set_lack("processes", text), _SYNC_PATIENCE if once else math.inf)
+    limits = _mover_limits(config)
     async with (
-        Movers(_LOOKING_MOVERS, stall, mover, stuck) as looking,
-        # One for each end: what hangs at the one keeps nobody from finding out how the other is.
-        Movers(2, stall, mover, stuck) as probing,
-        Movers(config.copy.movers, stall, mover, stuck) as copying,
-        # A pool of their own: recordings never wait behind a backlog. Two at least, so that none waits for another's
-        # barrier.
-        Movers(max(2, config.copy.movers), stall, mover, stuck) as following,
+        Movers(limits.looking, stall, mover, stuck, starts) as looking,
+        Movers(limits.probing, stall, mover, stuck, starts) as probing,
+        Movers(limits.copying, stall, mover, stuck, starts) as copying,
+        Movers(limits.following, stall, mover, stuck, starts) as following,
     ):
         run.pools = (looking, probing, copying, following)
         looking.warm_up(2)  # one for the ends; both, a moment later, for the scan and the sweeper
@@ -140,7 +160,8 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
             return
         copying.warm_up(1)
         stuck.paths = {Side.SOURCE: pair.source.path, Side.DESTINATION: pair.destination.path}
-        with _ledger_of(pair, config, state_dir) as ledger:
+        async with contextlib.AsyncExitStack() as held:
+            ledger = held.enter_context(_ledger_of(pair, config, state_dir))
             port, requests = open_port(_REQUESTS)
             known = {side: None if side in run.accept_new else ledger.identity_of(side) for side in Side}
             storage = Storage(pair.ends, known, config, board)
@@ -148,6 +169,9 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 storage.volumes = volumes_of(ledger)
             with shutdown.until_stopped():
                 await with_patience(lambda: check_ends(storage, looking.call), config, board, patient=not once)
+                claiming = Claiming(pair, ledger.id, storage, looking.call, board)
+                held.push_async_callback(claiming.end)
+                await with_patience(claiming.begin, config, board, patient=not once)
             if shutdown.stopped:
                 return
             with ledger.transaction():
@@ -163,8 +187,10 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 bundle_bytes=lambda: bundle_bytes(run.throttle.lowest),
                 bundle_files=BUNDLE_FILES if config.copy.gate is None else 1,
                 mixed=storage.ends.destination.is_far,
+                ledger=ledger.id,
             )
-            manner = how_to_copy(config, once, storage.resolution_ns)
+            backlog.name_max = storage.naming.name_max
+            manner = how_to_copy(config, once, storage.resolution_ns, storage.naming.name_max)
             changes = Changes(backlog.wake, manner.markers.source)
 
             def ends() -> Ends:
@@ -191,24 +217,24 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 throttle=run.throttle,
                 shutdown=shutdown,
                 stuck=stuck,
+                starts=starts,
             )
             # The ledger outlives all that may still have something to say to it: it ends when the last port closes.
             async with trio.open_nursery() as services:
-                services.start_soon(run_ledger, ledger, requests)
+                services.start_soon(run_ledger, ledger, requests, functools.partial(_doubt, board))
                 run.found(storage, changes)
                 with port, run.control.of(backlog, changes, port.clone()):
                     async with trio.open_nursery() as helpers:
                         helpers.start_soon(storage.run, probing.call, backlog.offer_again)
+                        helpers.start_soon(claiming.keep)
                         helpers.start_soon(run.throttle.follow, lambda: config.copy.bwlimit.now())
                         helpers.start_soon(forget_old_history, port.clone(), config.state.keep_history)
                         helpers.start_soon(run.journal.run, port.clone())
                         if not once:
-                            helpers.start_soon(_watch_source, pair, storage, changes, board)
+                            helpers.start_soon(_watch_source, pair, storage, changes, starts, board)
                         swept = trio.Event()
-                        if run.shared.sweeps(run.board.job):
-                            helpers.start_soon(sweep, looking_at, looking_into, backlog, port.clone(), board, swept)
-                        else:
-                            swept.set()
+                        helpers.start_soon(sweep, looking_at, looking_into, backlog, port.clone(), board, swept)
+                        helpers.start_soon(clear_up, looking_at, looking_into, backlog, port.clone(), board)
                         lister = Lister(
                             config=config,
                             once=once,
@@ -272,9 +298,14 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                                 await swept.wait()
                         async with shutdown.shield():
                             await lister.finish()
+                            await clear_up_once(looking_at, looking_into, backlog, port, board)
                         with trio.move_on_after(_PROBE_ENDS, shield=True):
                             await storage.rest()
                         helpers.cancel_scope.cancel()
+
+
+def _doubt(board: Board, text: str) -> None:
+    board.notice("ledger", text, event="ledger.damaged")
 
 
 def _record_ends(storage: Storage, board: Board) -> None:
@@ -292,17 +323,15 @@ def bundle_bytes(rate: int | None) -> int:
 @contextlib.contextmanager
 def _ledger_of(pair: Pair, config: Config, state_dir: str) -> Iterator[Ledger]:
     path = ledger_path(state_dir, pair.ledger_source, pair.destination.path)
-    lock = Lock(path.removesuffix(".sqlite") + ".lock")
-    try:
+    with contextlib.ExitStack() as locks:
+        locks.callback(Lock(path.removesuffix(".sqlite") + ".lock").release)
         with contextlib.closing(Ledger(path)) as ledger:
             with ledger.transaction():
                 ledger.begin_run(pair.ledger_source, pair.destination.path)
             yield ledger
-    finally:
-        lock.release()
 
 
-async def _watch_source(pair: Pair, storage: Storage, changes: Changes, board: Board) -> None:
+async def _watch_source(pair: Pair, storage: Storage, changes: Changes, starts: Starts, board: Board) -> None:
     """Have events reported, also of what is mounted there after the source was away."""
     if pair.source.remote:
         text = f"no file events: the source is on {pair.source.mount[0]}; it is scanned instead"
@@ -311,7 +340,7 @@ async def _watch_source(pair: Pair, storage: Storage, changes: Changes, board: B
         while True:
             mounted = storage.source_mounted
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(run_events, pair.source.path, changes, lambda text: _no_events(text, board))
+                nursery.start_soon(run_events, pair.source.path, changes, starts, lambda text: _no_events(text, board))
                 await mounted.wait()
                 nursery.cancel_scope.cancel()
             changes.add(None)

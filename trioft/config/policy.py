@@ -8,6 +8,7 @@ import os
 
 from trioft.config.options import Config
 from trioft.core.answers import KEEPS_NO_TIMES
+from trioft.core.folding import LONGEST
 from trioft.core.manifest import own_names
 from trioft.core.model import Manner, Markers, Routes
 
@@ -24,7 +25,7 @@ def routes_of(config: Config) -> Routes | None:
     return Routes(config.destination.routes, markers_of(config).destination, own_names(config.copy.manifest))
 
 
-def how_to_copy(config: Config, once: bool, resolution_ns: int) -> Manner:
+def how_to_copy(config: Config, once: bool, resolution_ns: int, name_max: int = LONGEST) -> Manner:
     """Put together what the file operations need of the configuration."""
     return Manner(
         verify=config.copy.verify,
@@ -38,4 +39,5 @@ def how_to_copy(config: Config, once: bool, resolution_ns: int) -> Manner:
         manifest=config.copy.manifest,
         markers=markers_of(config),
         routes=routes_of(config),
+        name_max=name_max,
     )

@@ -102,9 +102,20 @@ class Look(NamedTuple):
     trouble: Trouble | None = None  # why it is unreadable
 
 
-class Orphans(NamedTuple):
-    partials: list[tuple[bytes, float]]  # path, age in seconds
-    rest: list[bytes]
+class Leftover(NamedTuple):
+    """Something at the destination that has one of trioft's own names, or one that trioft 0.1 gave."""
+
+    path: bytes  # relative to the destination
+    size: int  # bytes
+    age: float  # seconds since it was written last
+    is_folder: bool = False
+
+
+class Leftovers(NamedTuple):
+    """What was found in a part of the destination."""
+
+    found: list[Leftover]
+    rest: list[bytes]  # folders still to be searched
 
 
 # What is compared, and written again, of a block that has changed: recorders rewrite a few kilobytes here and there.

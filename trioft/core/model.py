@@ -150,6 +150,7 @@ class Manner(NamedTuple):
     manifest: str = "none"  # xxh128sum, sha256sum or ascmhl
     markers: Markers = Markers()
     routes: Routes | None = None
+    name_max: int = 255  # bytes of a name, at the destination
 
 
 class Item(NamedTuple):
@@ -165,6 +166,8 @@ class Item(NamedTuple):
     routed: bytes = b""  # where it goes, if not to the same path
     place: bytes = b""  # its partial lies beside this name; empty: beside its own
     rival: bytes = b""  # another source file that has this name at the destination, which is not replaced therefore
+    ledger: bytes = b""  # the id of the ledger that its partial belongs to
+    name_max: int = 255  # bytes of a name, at the destination
 
     @property
     def target(self) -> bytes:
@@ -230,6 +233,10 @@ class Checkpoint(NamedTuple):
     offset: int
     digests: bytes  # 16 bytes a block, in order, VOID for those that are being written again; empty at level `size`
     growing: bool = False  # *fingerprint* is what it was then: what is below *offset* may have been rewritten since
+
+    def is_coherent(self, block_size: int = BLOCK_SIZE) -> bool:
+        """Return whether it has one digest for each block below *offset*, or, as at level `size`, none at all."""
+        return not self.digests or len(self.digests) == -(-self.offset // block_size) * 16
 
 
 class Publication(NamedTuple):

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
         Difference,
         End,
         Known,
+        Leftovers,
         Listing,
         Look,
-        Orphans,
         Peek,
         Piece,
         Prepared,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Written,
     )
     from trioft.core.ascmhl import Creator
+    from trioft.core.claim import Claimed, Holder
     from trioft.core.errors import Trouble
     from trioft.core.folding import Naming
     from trioft.core.measured import Measured, Planted
@@ -93,6 +94,10 @@ PROBE: Operation[Never, Probed, bytes, Identity | None, bytes | None, bool] = Op
 RECOGNIZE: Operation[Never, Root, bytes, Identity | None, bytes | None, bool] = Operation("recognize", DESTINATION)
 FIND_NAMING: Operation[Never, Naming, Root] = Operation("find_naming", DESTINATION)
 FIND_VIEW: Operation[Never, str | None, Ends, bool] = Operation("find_view", BOTH)
+
+CLAIM: Operation[Never, Claimed, Root, bytes, Holder] = Operation("claim", DESTINATION)
+BEAT: Operation[Never, Claimed, Root, bytes, Holder] = Operation("beat", DESTINATION)
+RELEASE: Operation[Never, None, Root, bytes, Holder] = Operation("release", DESTINATION)
 
 # --- looking at the source -------------------------------------------------------------------------------------------
 
@@ -161,7 +166,8 @@ FINISH_ATTRIBUTES: Operation[Never, None, Ends, Item, bytes, Manner] = Operation
 ADOPT: Operation[Never, bool | None, Ends, bytes | None, tuple[int, int], bytes, bytes, bool] = Operation("adopt", BOTH)
 SIZE_OF: Operation[Never, int, Root, bytes] = Operation("size_of", DESTINATION)
 DISCARD: Operation[Never, None, Root, list[bytes]] = Operation("discard", DESTINATION)
-FIND_PARTIALS: Operation[Never, Orphans, Root, list[bytes]] = Operation("find_partials", DESTINATION)
+FIND_LEFTOVERS: Operation[Never, Leftovers, Root, list[bytes]] = Operation("find_leftovers", DESTINATION)
+PUT_BACK: Operation[Never, list[bytes], Root, list[bytes]] = Operation("put_back", DESTINATION)
 
 # --- finishing -------------------------------------------------------------------------------------------------------
 

@@ -16,9 +16,9 @@ from trioft.core import operations as ask
 from trioft.core.answers import (
     Difference,
     Known,
+    Leftovers,
     Listing,
     Look,
-    Orphans,
     Peek,
     Prepared,
     Range,
@@ -139,9 +139,13 @@ class Destination(_End):
         """Make *folders*, durably; return what could not be made."""
         return await self.call(ask.MAKE_FOLDERS, *self.ends(), folders)
 
-    async def find_partials(self, folders: list[bytes]) -> Orphans:
-        """Search *folders* and those below for partials, as far as one call goes."""
-        return await self.call(ask.FIND_PARTIALS, self.root, folders)
+    async def find_leftovers(self, folders: list[bytes]) -> Leftovers:
+        """Search *folders* and those below for what trioft itself has made there, as far as one call goes."""
+        return await self.call(ask.FIND_LEFTOVERS, self.root, folders)
+
+    async def put_back(self, moved_aside: list[bytes]) -> list[bytes]:
+        """Give files that were *moved_aside*, to be replaced, their names again where these are free; return which."""
+        return await self.call(ask.PUT_BACK, self.root, moved_aside)
 
     async def size_of(self, partial: bytes) -> int:
         """Return how many bytes *partial* has; 0 where there is none."""

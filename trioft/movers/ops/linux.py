@@ -268,3 +268,20 @@ def die_with_parent(parent: int) -> bool:
     with contextlib.suppress(OSError):  # not Linux: then the closed pipe ends it
         _call("prctl", ctypes.c_int(_PR_SET_PDEATHSIG), ctypes.c_ulong(signal.SIGKILL))
     return os.getppid() == parent
+
+
+def process_began(pid: int) -> int | None:
+    """Return when a process began, in ticks since its machine was started; 0: nobody knows; None: it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        return None if fields[0] in (b"Z", b"X") else int(fields[19])
+    except (OSError, IndexError, ValueError):
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except (OSError, OverflowError):
+        pass
+    return 0

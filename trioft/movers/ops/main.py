@@ -2,7 +2,8 @@
 The child process that does the file operations: reads a request, runs one operation, answers.
 
 A request is ``(operation, arguments)``; answers are any number of ``("progress", value)``, then one of
-``("done", value)``, ``("trouble", Trouble)`` or ``("bug", text)``. It ends when its pipe closes. The agent's signals
+``("done", value)``, ``("trouble", Trouble)``, ``("short", text)`` where this process lacks memory or threads, or
+``("bug", text)``. It ends when its pipe closes. The agent's signals
 are not for it: Ctrl-C and a service manager's SIGTERM reach the agent, which lets it finish what a checkpoint needs.
 """
 
@@ -20,6 +21,7 @@ from trioft.core.operations import Operation
 from trioft.movers.ops import linux, mounts, scan, slate, source, writers
 from trioft.movers.ops.folder import (
     bundle,
+    claims,
     growing,
     large,
     listing,
@@ -63,6 +65,9 @@ does(asked.PROBE, probe.probe)
 does(asked.RECOGNIZE, probe.recognize)
 does(asked.FIND_NAMING, names.find_naming)
 does(asked.FIND_VIEW, views.find_view)
+does(asked.CLAIM, claims.claim)
+does(asked.BEAT, claims.beat)
+does(asked.RELEASE, claims.release)
 does(asked.SCAN, scan.scan)
 does(asked.COMPARE, scan.scan)
 does(asked.LOOK, scan.look)
@@ -82,7 +87,8 @@ does(asked.FINISH_ATTRIBUTES, growing.finish_attributes)
 does(asked.ADOPT, growing.adopt)
 does(asked.SIZE_OF, publish.size_of)
 does(asked.DISCARD, publish.discard)
-does(asked.FIND_PARTIALS, listing.find_partials)
+does(asked.FIND_LEFTOVERS, listing.find_leftovers)
+does(asked.PUT_BACK, publish.put_back)
 does(asked.SEAL, publish.seal)
 tells(asked.IS_SEALED, publish.is_sealed)
 does(asked.PUBLISH, publish.publish)
@@ -140,7 +146,11 @@ def _run(answers: int, operation: str, arguments: tuple[object, ...]) -> tuple[s
         return "trouble", error.trouble
     except BrokenPipeError:
         raise
-    except Exception:
+    except MemoryError:
+        return "short", "there is not enough memory"
+    except Exception as error:
+        if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+            return "short", "there are too many processes"
         import traceback  # a tenth of a mover's start, and nobody wants to need it
 
         return "bug", traceback.format_exc()

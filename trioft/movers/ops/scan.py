@@ -18,7 +18,7 @@ from trioft.core import answers
 from trioft.core.answers import Folder, Listing, Look
 from trioft.core.errors import Side, trouble_of
 from trioft.core.model import Found, Manner, Markers, Root, Routes
-from trioft.core.naming import Wanted, is_marker
+from trioft.core.naming import OWN, Wanted, is_marker, is_own
 from trioft.core.routes import route
 from trioft.movers.ops import beneath, writers
 from trioft.movers.ops.files import NAMES_A_CALL, READ, close_quietly, fingerprint_of, opened
@@ -120,12 +120,16 @@ def _scan_folder(
             if entry.is_dir(follow_symlinks=False):
                 if wanted.folder(path):
                     below.append(path)
+                elif is_own(path) and not wanted.excludes(path):
+                    listing.skipped.append((path, OWN))
                 continue
             if markers.source and is_marker(path, markers.source) and entry.is_file(follow_symlinks=False):
                 with contextlib.suppress(OSError):  # then its file has none
                     made[path.removesuffix(markers.source)] = entry.stat(follow_symlinks=False)
                 continue
             if not wanted.file(path):
+                if is_own(path) and not wanted.excludes(path):
+                    listing.skipped.append((path, OWN))
                 continue
             try:
                 status = entry.stat(follow_symlinks=False)

@@ -32,7 +32,7 @@ def look_for_existing(src: Top, src_fd: int, dst: Top, item: Item, manner: Manne
     """
     refuse_view(src, dst, item)
     if_exists = policy_for(item, manner)
-    for target in numbered(item.target):
+    for target in numbered(item.target, manner.name_max):
         touch(Side.DESTINATION)
         try:
             there = beneath.stat_of(target, dir_fd=dst)

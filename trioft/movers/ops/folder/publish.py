@@ -13,7 +13,7 @@ from trioft.core.answers import Step
 from trioft.core.digests import file_digest
 from trioft.core.errors import FileTrouble, Side, Trouble, trouble_of
 from trioft.core.model import BLOCK_SIZE, Ends, Fingerprint, Manner, Publication, Result, Root, Verdict
-from trioft.core.naming import numbered
+from trioft.core.naming import NAME_MAX, aside_of, numbered, target_of_aside
 from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.files import Progress, digest_of_block, fingerprint_of, is_same, opened
@@ -103,9 +103,9 @@ def _publish_one(src: Top, dst: Top, what: Publication, manner: Manner) -> Resul
             if _is_taken(dst, target) and (real := spelled_otherwise(dst, target)) is not None:
                 return Result(Verdict.EXISTS, target, note=taken_as(real))
             remove_marker(dst, target, manner.markers.destination)
-            rename_over(dst, what.partial, target, ours)
+            rename_over(dst, what.partial, target, ours, manner.name_max)
         else:
-            for candidate in numbered(what.target):
+            for candidate in numbered(what.target, manner.name_max):
                 try:
                     if manner.markers.destination and _is_taken(dst, candidate):
                         raise FileExistsError  # and its marker is its own
@@ -131,7 +131,7 @@ def _find_published(dst: int, what: Publication, manner: Manner) -> bytes | None
     """Find a partial that is gone under its final name; not where its source may be removed: this proves too little."""
     if manner.prove_existing:
         return None  # the next attempt compares every byte
-    for candidate in numbered(what.target):
+    for candidate in numbered(what.target, manner.name_max):
         try:
             there = beneath.stat_of(candidate, dir_fd=dst)
         except FileNotFoundError:
@@ -143,7 +143,7 @@ def _find_published(dst: int, what: Publication, manner: Manner) -> bytes | None
     return None
 
 
-def rename_over(dst: int, partial: bytes, target: bytes, ours: os.stat_result) -> None:
+def rename_over(dst: int, partial: bytes, target: bytes, ours: os.stat_result, name_max: int = NAME_MAX) -> None:
     """
     Rename, replacing *target* if there is one.
 
@@ -163,8 +163,8 @@ def rename_over(dst: int, partial: bytes, target: bytes, ours: os.stat_result) -
             raise error from None  # there is nothing that could be moved aside
         if stat.S_ISDIR(there.st_mode):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
-    # No partial's name: whatever happens before the new file is in place, the sweeper must not take the old one.
-    aside = partial[: -len(b"00000000.partial")] + b"%08x.replaced" % (ours.st_ino & 0xFFFFFFFF)
+    # No partial's name: whatever happens before the new file is in place, nobody may take the old one for litter.
+    aside = aside_of(target, partial, name_max)
     beneath.rename(target, aside, dir_fd=dst)
     try:
         _rename(dst, partial, target)
@@ -173,7 +173,8 @@ def rename_over(dst: int, partial: bytes, target: bytes, ours: os.stat_result) -
             with contextlib.suppress(FileExistsError):  # somebody else has the name by now: the old file stays aside
                 beneath.rename_noreplace(aside, target, dir_fd=dst)
             raise
-    beneath.unlink(aside, dir_fd=dst)
+    with contextlib.suppress(FileNotFoundError):
+        beneath.unlink(aside, dir_fd=dst)
 
 
 def _rename(dst: int, old: bytes, new: bytes) -> None:
@@ -254,6 +255,29 @@ def is_sealed(destination: Root, partial: bytes, seal: Fingerprint, digest: byte
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, "compare", partial)) from error
     return file_digest(bytes(digests)) == digest
+
+
+def put_back(destination: Root, moved_aside: list[bytes]) -> list[bytes]:
+    """
+    Give files that were *moved_aside*, so that they could be replaced, their names again, durably; return which.
+
+    Not where that name has been taken since, or the one that it was given aside was too short to hold it.
+    """
+    back: list[bytes] = []
+    with opened(destination, Side.DESTINATION) as dst:
+        for aside in moved_aside:
+            if (target := target_of_aside(aside)) is None:
+                continue
+            touch(Side.DESTINATION)
+            try:
+                linux.rename_noreplace(aside, target, dst)
+            except (FileExistsError, FileNotFoundError):
+                continue
+            except OSError as error:
+                raise FileTrouble(trouble_of(error, Side.DESTINATION, "rename", aside)) from error
+            sync_folder(dst, os.path.dirname(target))
+            back.append(aside)
+    return back
 
 
 def size_of(destination: Root, partial: bytes) -> int:
