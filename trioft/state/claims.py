@@ -35,7 +35,7 @@ class Claims:
         self._overwrites, self._routed, self._naming = overwrites, routed, naming
         self._holders: dict[bytes, bytes] = {}  # target, as the destination takes it → source file
         self._waiting: dict[bytes, dict[int, None]] = {}  # the same → files that wait for it, in order
-        self._delivered: dict[bytes, bytes] | None = None  # the same → source file, where names fold
+        self._delivered: dict[bytes, list[bytes]] | None = None  # the same → source files, where names fold
         self._folded_as = Naming()  # how the names above are folded
 
     @contextlib.contextmanager
@@ -89,17 +89,18 @@ class Claims:
         """Return, by target, which other source file was delivered under a name that the destination takes for it."""
         fold = self._folded_as.fold
         if self._delivered is None:
-            self._delivered = {fold(target): path for path, target in await ledger.call(delivered_as)}
+            self._delivered = {}
+            for path, target in await ledger.call(delivered_as):
+                self._delivered.setdefault(fold(target), []).append(path)
         rivals = {}
         for item in items:
-            other = self._delivered.setdefault(fold(item.target), item.path)
-            if other == item.path:
-                continue
-            known = (await ledger.call(Ledger.known, [other])).get(other)
-            if known is not None and known.outcome in ARRIVED and fold(known.target or other) == fold(item.target):
-                rivals[item.target] = other
-            else:
-                self._delivered[fold(item.target)] = item.path
+            paths = self._delivered.setdefault(fold(item.target), [])
+            if item.path not in paths:
+                paths.append(item.path)  # when it is delivered, the ledger will know
+            others = [path for path in paths if path != item.path]
+            for path, known in (await ledger.call(Ledger.known, others)).items() if others else ():
+                if known.outcome in ARRIVED and known.target and fold(known.target) == fold(item.target):
+                    rivals[item.target] = path
         return rivals
 
 
