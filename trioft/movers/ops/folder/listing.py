@@ -119,6 +119,8 @@ def make_folders(source: Root, destination: Root, folders: list[bytes]) -> list[
         for folder in folders:
             try:
                 changed.update(make_folder(src, dst, folder))
+            except beneath.VolumeLost:
+                continue  # each file that goes there will wait for it
             except OSError as error:
                 troubles.append(trouble_of(error, Side.DESTINATION, "mkdir", folder))
         for folder in changed:
