@@ -4,7 +4,6 @@ What a name is, the destination decides: which names it takes for one, and how l
 
 from __future__ import annotations
 
-import unicodedata
 from typing import NamedTuple
 
 LONGEST = 255  # bytes of one name, on every filesystem that Linux mounts for writing
@@ -27,6 +26,8 @@ class Naming(NamedTuple):
         """Return the same for all paths that are one at the destination; for some that are two there, too."""
         if not self.folds:
             return path
+        import unicodedata  # most destinations never need it
+
         text = path.decode("utf-8", "surrogateescape")
         if self.trims:
             text = "/".join(part.rstrip(". ") or part for part in text.split("/"))

@@ -28,6 +28,8 @@ _LINKS = 40  # as many as the kernel follows
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _SEARCH = getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC  # enough to go on from, and asks for no right to read
 
+_NO_NAMES = {b"", b".", b".."}
+
 
 class LinkRefused(OSError):
     """A symbolic link is in the way that may not be followed."""
@@ -50,21 +52,27 @@ class Top(int):
     names: dict[bytes, set[bytes]]  # what is in folders where capitals make no difference, see ``folder.names``
     _mounts: tuple[tuple[bytes, int], ...]
     _folders: dict[int, dict[bytes, int]]
+    _last: tuple[bytes, int, int]
 
     def __new__(cls, fd: int, *, is_source: bool, mounts: tuple[tuple[bytes, int], ...] = ()) -> Top:
         top = super().__new__(cls, fd)
         top.is_source, top.separate, top.names = is_source, set(), {}
-        top._mounts, top._folders = mounts, {}
+        top._mounts, top._folders, top._last = mounts, {}, (b"", 0, -1)
         return top
 
     def parent(self, path: bytes) -> int:
         """Return the descriptor of the folder *path*, good for two more calls of this thread."""
-        kept = self._folders.setdefault(get_ident(), {})
+        thread = get_ident()
+        last = self._last  # of whichever thread: that one keeps it open until it has used others
+        if last[0] == path and last[1] == thread:
+            return last[2]
+        kept = self._folders.setdefault(thread, {})
         if (fd := kept.pop(path, None)) is None:
             fd = _walk(self, path, _SEARCH | os.O_DIRECTORY)
             if len(kept) >= _KEPT:
                 _close(kept.pop(next(iter(kept))))
         kept[path] = fd  # the last one is the one that was used last
+        self._last = path, thread, fd
         return fd
 
     def check_mount(self, path: bytes, fd: int) -> None:
@@ -78,12 +86,14 @@ class Top(int):
 
     def forget(self) -> None:
         """Close the folders of this thread: from now on paths lead to what they lead to now."""
+        self._last = b"", 0, -1
         kept = self._folders.get(get_ident(), {})
         while kept:
             _close(kept.popitem()[1])
 
     def close(self) -> None:
         """Close all folders, when no thread works below this root any more."""
+        self._last = b"", 0, -1
         for kept in self._folders.values():
             while kept:
                 _close(kept.popitem()[1])
@@ -204,13 +214,14 @@ def look_anew(dir_fd: int) -> None:
 
 def _split(path: bytes, dir_fd: int) -> tuple[int, bytes]:
     """Return the descriptor of the folder that *path* lies in, and its name in it."""
-    above, slash, name = path.rpartition(b"/")
-    if not slash:
+    at = path.rfind(b"/")
+    if at < 0:
         return dir_fd, path
-    if name in (b"", b".", b".."):
+    name = path[at + 1 :]
+    if name in _NO_NAMES:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     if isinstance(dir_fd, Top):
-        return dir_fd.parent(above), name
+        return dir_fd.parent(path[:at]), name
     raise ValueError("a path with folders in it needs a root that keeps them open")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import unicodedata
 
 from trioft.core.errors import FileTrouble, Remedy, Side, classify, show_path, trouble_of
 from trioft.core.folding import CASE, LONGEST, SPELLING, Naming
@@ -48,10 +47,10 @@ def find_naming(destination: Root) -> Naming:
 
 def _look(dst: Top, name: bytes) -> Naming:
     """Ask for the file *name* by other names."""
-    text = name.decode()
+    text, decomposed = name.decode(), name.replace("é".encode(), "e\u0301".encode())
     return Naming(
         folds_case=_is_there(dst, text.upper().encode()),
-        normalises=not text.isascii() and _is_there(dst, unicodedata.normalize("NFD", text).encode()),
+        normalises=decomposed != name and _is_there(dst, decomposed),
         trims=_is_there(dst, name + b".") or _is_there(dst, name + b" "),
     )
 
