@@ -15,6 +15,7 @@ copied while it is being written, in a lane of its own.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import OrderedDict
@@ -27,7 +28,7 @@ from trioft.config import options
 from trioft.config.options import Config
 from trioft.core import answers
 from trioft.core.answers import Folder, Listing
-from trioft.core.errors import FileTrouble, Trouble
+from trioft.core.errors import FileTrouble, Trouble, show_path
 from trioft.core.model import BUNDLE_FILE_SIZE, FileState, Fingerprint, Found, Job, Manner
 from trioft.core.naming import Wanted
 from trioft.movers.client import Destination, Source
@@ -67,9 +68,11 @@ class Scanner:
     _idle: dict[bytes, bytes] = attrs.field(factory=dict, init=False)
     _told: OrderedDict[bytes, None] = attrs.field(factory=OrderedDict, init=False)
     _incomplete: bool = attrs.field(default=False, init=False)  # the last scan found more than there was room for
+    _is_cut: bool = attrs.field(default=False, init=False)  # it ended before it had looked at everything
     _jobs: trio.MemorySendChannel[Job] = attrs.field(init=False)
     _growing: trio.MemorySendChannel[Job] = attrs.field(init=False)
-    _scanned_for: options.Source = attrs.field(init=False)  # the settings that the last scan was made with
+    # The settings that the last scan was made with.
+    _scanned_for: options.Source | None = attrs.field(default=None, init=False)
     _unseen: dict[bytes, int] = attrs.field(factory=dict, init=False)  # what a sync could not look at, and how often
     _walk: Walk = attrs.field(init=False)
 
@@ -101,18 +104,25 @@ class Scanner:
         self._jobs, self._growing = jobs, growing
         with jobs, growing, self.ledger:
             next_scan = rested = -math.inf
+            ended, cost = 0.0, 0.0
             while True:
                 self._note_progress()
                 if trio.current_time() >= next_scan:
-                    self._incomplete, begun, self._scanned_for = False, trio.current_time(), self.config.source
+                    begun, is_same = trio.current_time(), self._scanned_for is self.config.source
+                    self.changes.scan_begins(after_all=is_same and not (self._incomplete or self._is_cut))
+                    self._incomplete = self._is_cut = False
+                    self._scanned_for = self.config.source
                     cost = await self._scan_all()
                     self.board.scanned, self.board.scan_seconds = True, trio.current_time() - begun
-                    share = _SHARE_WITH_EVENTS if self.changes.are_told else _SHARE
-                    rested = trio.current_time() + cost / share
-                    pause = self.config.source.scan_interval
-                    next_scan = math.inf if self.once else max(rested, trio.current_time() + pause)
+                    ended, next_scan = trio.current_time(), math.inf
                 if await self._look_at_changes():
                     next_scan = min(next_scan, rested)
+                if (path := self.changes.missed()) is not None:
+                    text = f"file events are not reliable: none told of {show_path(path)}, which a scan has found"
+                    self.board.notice_once("events", f"{text}; the source is scanned instead", event="events.missed")
+                if not self.once:  # as often as it has to be by now: events may have come to an end
+                    rested = ended + cost / (_SHARE_WITH_EVENTS if self.changes.are_told else _SHARE)
+                    next_scan = min(next_scan, max(rested, ended + self.config.source.scan_interval))
                 if self._scanned_for is not self.config.source and not self.once:  # a sync would count files twice
                     next_scan = -math.inf
                 await self._serve()
@@ -122,7 +132,7 @@ class Scanner:
                     next_scan = -math.inf
                     continue
                 if not self.changes:
-                    await self._rest_until(min(next_scan, self.backlog.next_due()))
+                    await self._rest_until(min(next_scan, self.backlog.next_due(), self.changes.judged_at))
                 self.backlog.changed = trio.Event()
 
     async def _rest_until(self, time: float) -> None:
@@ -143,25 +153,28 @@ class Scanner:
             await self._look_at([self.only])
             return 0.0
         former, self._idle = self._idle, {}
-        return await self._scan([b""], former)
+        return await self._scan([b""], former, is_all=True)
 
-    async def _scan(self, folders: list[bytes], idle: dict[bytes, bytes]) -> float:
+    async def _scan(self, folders: list[bytes], idle: dict[bytes, bytes], *, is_all: bool = False) -> float:
         """Scan *folders* and those below them, but for files of *idle* ones; return the processor time it took."""
         cost = 0.0
         while folders:
             self._note_progress()
             listings = await self._walk.read(folders, idle)
             if listings is None:
+                self._is_cut = True
                 return cost
             for listing in listings:
                 begun = time.process_time()
                 self.board.totals.already += listing.already
-                await self._take_in(listing, idle)
+                await self._take_in(listing, idle, is_all=is_all)
                 cost += listing.seconds + time.process_time() - begun
                 await self._serve()
         return cost
 
-    async def _take_in(self, listing: Listing, idle: dict[bytes, bytes]) -> None:
+    async def _take_in(self, listing: Listing, idle: dict[bytes, bytes], *, is_all: bool) -> None:
+        if listing.going:
+            await self._put_back(listing)
         for path, reason in listing.skipped:
             if self._tell_once(path, reason):
                 self.board.skip(path, reason)
@@ -189,9 +202,21 @@ class Scanner:
                     await self._serve()
                     await self._rest_until(self.backlog.next_due())
                     self.backlog.changed = trio.Event()
+                is_new = before is None and found.marked is not False and self.backlog.get(found.path) is None
+                if is_new and not self.once and is_all:
+                    self.changes.found(found.path)
                 is_idle = not self._consider(found, None if self.once else before) and is_idle
             if is_idle and folder.stamp:
                 self._remember([(folder.path, folder.stamp)])
+
+    async def _put_back(self, listing: Listing) -> None:
+        """What a run that was killed had taken aside, to be removed, gets its name again, and is looked at."""
+        with contextlib.suppress(FileTrouble):  # the next scan finds it
+            names = await self.source.put_back(list(listing.going))
+            for name in names:
+                text = f"{show_path(name)}: put back: a run that was to remove it was killed"
+                self.board.notice("source", text, level="info", event="source.kept", path=show_path(name))
+            self.changes.add(names)
 
     async def _take_in_alike(self, listing: Listing) -> None:
         """Something like these files is at the destination. Is it them? The ledger knows, or else a copier compares."""
@@ -231,8 +256,7 @@ class Scanner:
             elif pending.found.marked != found.marked and pending.entry.state != FileState.READY:
                 self.backlog.look_again(pending, trio.current_time())
             return True
-        # One whose removal is pending was delivered by a run that was killed then: its delivery is proved once more.
-        if known is not None and known.is_still(found.fingerprint) and known.removal != "pending":
+        if known is not None and not self._is_news(known, found):
             return False
         if self.backlog.is_full:
             self._incomplete = True
@@ -259,6 +283,15 @@ class Scanner:
         elif found.marked is False and not (self.once or self._may_be_followed(pending)):
             self.backlog.lacks_marker(pending, self.manner.markers.source, once=False)
         return True
+
+    def _is_news(self, known: Known, found: Found) -> bool:
+        """Is there anything to do about a file of which something is *known*?"""
+        # One whose removal is pending was delivered by a run that was killed then: its delivery is proved once more.
+        if not known.is_still(found.fingerprint) or known.removal == "pending":
+            return True
+        # One that has only got other permission bits since is looked at by a copier, who gives them to its copy.
+        has_changed = known.outcome in ARRIVED and known.ctime_ns != found.fingerprint.ctime_ns
+        return has_changed and self.manner.permissions and not known.removal
 
     def _may_be_followed(self, pending: Pending) -> bool:
         growing, found = self.config.growing, pending.found

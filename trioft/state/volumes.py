@@ -14,13 +14,13 @@ from trioft.state.ledger import Ledger
 _KEY = "destination_mounts"
 
 
-def volumes_of(ledger: Ledger) -> dict[bytes, Volume]:
-    """Return what has to be mounted below the destination where files go there, by where."""
-    found = {}
-    for (value,) in ledger.execute("SELECT value FROM about WHERE key = ?", (_KEY,)):
-        for point, kind, source, place in json.loads(value):
-            found[os.fsencode(point)] = Volume(os.fsencode(point), 0, kind, source, os.fsencode(place))
-    return found
+def volumes_of(ledger: Ledger) -> list[Volume]:
+    """Return what has to be mounted below the destination where files go there."""
+    (value,) = next(iter(ledger.execute("SELECT value FROM about WHERE key = ?", (_KEY,))), ("[]",))
+    return [
+        Volume(os.fsencode(point), 0, kind, source, os.fsencode(place))
+        for point, kind, source, place in json.loads(value)
+    ]
 
 
 def note_volumes(ledger: Ledger, volumes: Iterable[Volume]) -> None:

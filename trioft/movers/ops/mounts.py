@@ -88,6 +88,25 @@ def volumes_below(path: bytes) -> tuple[Volume, ...]:
     return tuple(found[point] for point in sorted(found))
 
 
+def mounts_below(path: bytes) -> dict[bytes, tuple[int, bytes, bytes]]:
+    """
+    Return number, device and root of what is mounted at *path* (b"") and below it, by the place there.
+
+    Touches no mount.
+
+    At *path* is also what that lies on. The kernel gives the number of one that is gone to the next one.
+    """
+    prefix, best = _inside(path), -1
+    found: dict[bytes, tuple[int, bytes, bytes]] = {}
+    for mount in _mounts():
+        point = _inside(mount.point)
+        if prefix.startswith(point) and len(point) >= best:
+            best, found[b""] = len(point), (mount.id, mount.device, mount.root)
+        elif point.startswith(prefix):
+            found[point[len(prefix) : -1]] = mount.id, mount.device, mount.root
+    return found
+
+
 def _identify(fd: int, path: bytes) -> Identity:
     """Return which folder of which filesystem is open as *fd*; not of *path*, which may lead elsewhere by now."""
     number, where = linux.mount_id(fd), path
@@ -179,6 +198,27 @@ def contains(above: Place, below: Place) -> bool:
             path = os.path.dirname(path)
     except OSError:
         return False
+
+
+def can_move(source: bytes, folder: bytes) -> bool:
+    """
+    Can a file of the folder *source* be renamed into *folder*, which need not exist yet?
+
+    Not to another filesystem, nor to the same one mounted elsewhere. What cannot be looked at is taken for movable: it
+    is told otherwise, as what it is.
+    """
+    touch(Side.SOURCE)
+    ends = [os.path.realpath(source), os.path.realpath(folder)]
+    try:
+        if not os.path.isdir(ends[0]):  # the source is this one file
+            ends[0] = os.path.dirname(ends[0])
+        while not os.path.isdir(ends[1]) and ends[1] != b"/":
+            ends[1] = os.path.dirname(ends[1])
+        one, other = (os.stat(end) for end in ends)
+    except OSError:
+        return True
+    mounts = [mount for mount, _ in map(_mount_at, ends)]
+    return one.st_dev == other.st_dev and (None in mounts or len({mount.id for mount in mounts if mount}) == 1)
 
 
 # --- whether they can be used ----------------------------------------------------------------------------------------
