@@ -8,6 +8,7 @@ import os
 
 from trioft.config.options import Config
 from trioft.core.answers import KEEPS_NO_TIMES
+from trioft.core.folding import LONGEST
 from trioft.core.manifest import own_names
 from trioft.core.model import Manner, Markers, Routes
 
@@ -24,7 +25,9 @@ def routes_of(config: Config) -> Routes | None:
     return Routes(config.destination.routes, markers_of(config).destination, own_names(config.copy.manifest))
 
 
-def how_to_copy(config: Config, once: bool, resolution_ns: int, *, permissions: bool = True) -> Manner:
+def how_to_copy(
+    config: Config, once: bool, resolution_ns: int, *, permissions: bool = True, name_max: int = LONGEST
+) -> Manner:
     """Put together what the file operations need of the configuration."""
     removes = config.copy.on_success.action != "keep"
     return Manner(
@@ -43,4 +46,5 @@ def how_to_copy(config: Config, once: bool, resolution_ns: int, *, permissions: 
         markers=markers_of(config),
         routes=routes_of(config),
         permissions=permissions,
+        name_max=name_max,
     )

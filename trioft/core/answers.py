@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from trioft.core.errors import Trouble
-from trioft.core.model import KIB, VOID, Fingerprint, Found, Identity, Root, Verdict
+from trioft.core.model import KIB, VOID, Fingerprint, Found, Identity, Root, Verdict, Volume
 
 CLOSED = "closed"  # proved: nobody has it open for writing, just now
 BUSY = "busy"  # proved: somebody has
@@ -69,6 +69,7 @@ class Probed(NamedTuple):
     resolution_ns: int
     keeps_permissions: bool
     files: int | None = None  # that this user may still make, whatever their size; None: nobody counts them
+    volumes: tuple[Volume, ...] = ()  # what is mounted below it
 
 
 class Folder(NamedTuple):

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from trioft.core.ascmhl import Creator
     from trioft.core.claim import Claimed, Holder, Standing
     from trioft.core.errors import Trouble
+    from trioft.core.folding import Naming
     from trioft.core.measured import Measured, Planted
     from trioft.core.model import (
         Checkpoint,
@@ -94,6 +95,8 @@ CAN_MOVE: Operation[Never, bool, bytes, bytes] = Operation("can_move", SOURCE)
 PROBE_SOURCE: Operation[Never, tuple[Root, Identity], bytes, Identity | None] = Operation("probe_source", SOURCE)
 PROBE: Operation[Never, Probed, bytes, Identity | None, bytes | None, bool] = Operation("probe", DESTINATION)
 RECOGNIZE: Operation[Never, Root, bytes, Identity | None, bytes | None, bool] = Operation("recognize", DESTINATION)
+FIND_NAMING: Operation[Never, Naming, Root] = Operation("find_naming", DESTINATION)
+FIND_VIEW: Operation[Never, str | None, Ends, bool] = Operation("find_view", BOTH)
 
 CLAIM: Operation[Never, Claimed, Root, bytes, Holder] = Operation("claim", DESTINATION)
 BEAT: Operation[Never, Claimed, Root, bytes, Holder] = Operation("beat", DESTINATION)

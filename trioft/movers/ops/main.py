@@ -28,10 +28,12 @@ from trioft.movers.ops.folder import (
     listing,
     manifests,
     markers,
+    names,
     probe,
     publish,
     readback,
     sparse,
+    views,
 )
 from trioft.movers.ops.wire import receive, send
 
@@ -64,6 +66,8 @@ does(asked.CAN_MOVE, mounts.can_move)
 does(asked.PROBE_SOURCE, mounts.probe_source)
 does(asked.PROBE, probe.probe)
 does(asked.RECOGNIZE, probe.recognize)
+does(asked.FIND_NAMING, names.find_naming)
+does(asked.FIND_VIEW, views.find_view)
 does(asked.CLAIM, claims.claim)
 does(asked.BEAT, claims.beat)
 does(asked.READ_CLAIMS, claims.read_claims)
