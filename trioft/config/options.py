@@ -123,7 +123,7 @@ class Destination:
     if_exists: Literal["rename", "overwrite", "skip", "fail"] | None = option(
         None,
         one_of("rename", "overwrite", "skip", "fail", None),
-        "For names that are taken; null: overwrite in sync, and rename in watch, to lose no recording.",
+        "For names that are taken; null: rename in watch, and where on_success is not keep; else overwrite.",
     )
     min_free: MinFree = option(
         "1%", MIN_FREE, "Files wait rather than leave less space than this, as others write there too.", live=True
@@ -192,6 +192,11 @@ class Copy:
         "readback",
         one_of("size", "transfer", "readback"),
         "Compare sizes; what was read with what was written; or what is read back, which finds most.",
+    )
+    checksum: bool = option(
+        False,
+        SWITCH,
+        "Compare contents with what is there already, byte for byte: size and time can agree by chance.",
     )
     on_success: OnSuccess = option(
         "keep",

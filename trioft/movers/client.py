@@ -123,6 +123,10 @@ class Source(_End):
         """Remove delivered sources, or move them to *archive*: the last step of the one gate."""
         return await self.call(ask.REMOVE_SOURCES, self.root, delivered, archive, marker, owner=self.owner)
 
+    async def put_back(self, folders: list[bytes]) -> list[bytes]:
+        """Put back what killed runs had taken aside in *folders*, to be removed; return the names it has now."""
+        return await self.call(ask.PUT_BACK_SOURCES, self.root, folders)
+
     async def remove_emptied(self, folders: list[bytes]) -> list[bytes]:
         """Remove those of *folders*, and of those above them, in which nothing is left; return which have gone."""
         return await self.call(ask.REMOVE_EMPTIED, self.root, folders, owner=self.owner)

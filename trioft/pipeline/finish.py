@@ -19,7 +19,7 @@ from trioft.core.naming import partial_for
 from trioft.core.units import timestamp
 from trioft.movers.programs import filled_in, run_command
 from trioft.pipeline.context import Tools
-from trioft.state import claims, unlisted, versions
+from trioft.state import claims, proofs, unlisted, versions
 from trioft.state.ledger import Entry, Ledger, Removal
 
 # So many versions of one file within so many seconds, each under a name of its own, are worth a warning.
@@ -27,7 +27,8 @@ _MANY, _SHORT = 3, 3600.0
 
 UNPROVEN = (
     "delivered sources are not deleted where nobody can prove that they are not being written"
-    " (a network source, or files of other users); --on-success archive:DIR is possible"
+    " (a network source, an overlay, a folder exported by NFS, or files of other users);"
+    " --on-success archive:DIR is possible"
 )
 
 
@@ -155,7 +156,7 @@ async def _publications(items: list[Item], tools: Tools) -> list[Publication]:
 
 def _publication(item: Item, manner: Manner) -> Publication:
     if_exists = policy_for(item, manner)
-    return Publication(item.path, partial_for(item), item.mode, item.fingerprint, item.target, if_exists)
+    return Publication(item.path, partial_for(item), item.mode, item.fingerprint, item.target, if_exists, item.doubtful)
 
 
 async def _mark(results: list[Result], tools: Tools) -> list[Result]:
@@ -227,7 +228,7 @@ async def _warn_of_versions(job: Job, results: list[Result], tools: Tools) -> No
 
 
 def _record_all(ledger: Ledger, entries: list[Entry], to_list: list[tuple[bytes, Unlisted]]) -> None:
-    entries = versions.with_digests(ledger, entries)
+    entries = proofs.without_known(ledger, entries)
     claims.pass_on(ledger, entries)
     unlisted.record(ledger, entries, to_list)
 
@@ -256,6 +257,18 @@ def _detail(item: Item, result: Result, tools: Tools) -> str:
     if result.note:
         details.append(result.note)
     return "; ".join(details)
+
+
+def _log_removal(item: Item, removal: Result, archive: bytes | None, tools: Tools) -> None:
+    """Write to the log what has gone, and where to; have its marker looked at, if that is a file of its own."""
+    path = show_path(os.path.join(tools.source.root.path, item.path))
+    if archive is None:
+        tools.board.record("info", "source.removed", path=path)
+    else:
+        place = removal.target or os.path.join(archive, item.path)
+        tools.board.record("info", "source.archived", path=path, to=show_path(place))
+    if tools.manner.markers.source:
+        tools.changes.add([item.path + tools.manner.markers.source])
 
 
 def _absolute(folder: str) -> bytes:
@@ -289,6 +302,8 @@ async def _remove_sources(job: Job, results: list[Result], delivered: list[int],
                 "closed": result.closed,
             }
             rows.append(Removal(item.path, result.target, item.fingerprint.size, "removed", json.dumps(proofs)))
+            if removal.verdict == Verdict.REMOVED:
+                _log_removal(item, removal, archive, tools)
             if removal.note:
                 text = f"{show_path(item.path)}: removed, but {removal.note}"
                 tools.board.notice("source", text, event="marker.kept")
@@ -301,6 +316,10 @@ async def _remove_sources(job: Job, results: list[Result], delivered: list[int],
             tools.board.notice_once("source", UNPROVEN, event="source.kept")
         else:  # it stays pending in the ledger: the next look delivers and proves it once more
             why = "somebody writes it" if removal.verdict == Verdict.BUSY else "it, or another name of it, has changed"
+            if removal.verdict == Verdict.UNMARKED:
+                continue  # it goes when its file has gone
+            if removal.note:
+                why += f"; {removal.note}"
             tools.board.notice(
                 "source", f"{show_path(item.path)}: delivered, but its source stays: {why}", event="source.kept"
             )
