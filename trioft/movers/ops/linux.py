@@ -12,6 +12,7 @@ import functools
 import os
 import signal
 import sys
+from _thread import allocate_lock  # all of `threading` takes a millisecond to load
 from typing import Any
 
 # Filesystem magic numbers, from linux/magic.h.
@@ -34,6 +35,7 @@ _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _LARGEST_ON_FAT = 2**32 - 1
 
 RENAME_NOREPLACE = 1
+_looking = allocate_lock()
 # What is answered where a file cannot have a second name, or this one cannot.
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK}
 _SYNC_FILE_RANGE = 1 | 2 | 4  # wait before, write, wait after
@@ -267,21 +269,22 @@ def _are_names_of_one_file(old: bytes, new: bytes, dir_fd: int, there: int) -> b
 
 
 def _look_and_rename(old: bytes, new: bytes, dir_fd: int, there: int, lock: int) -> None:
-    """Look at a name, and rename. Of the processes of this machine that do so, one at a time."""
+    """Look at a name, and rename. Of the processes of this machine that do so, and their threads, one at a time."""
     import fcntl
 
-    with contextlib.suppress(OSError):  # it has no locks either
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    try:
+    with _looking:  # threads share the descriptor: its lock keeps none of them away
+        with contextlib.suppress(OSError):  # it has no locks either
+            fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            os.stat(new, dir_fd=there, follow_symlinks=False)
-        except FileNotFoundError:
-            os.rename(old, new, src_dir_fd=dir_fd, dst_dir_fd=there)
-        else:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-    finally:
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_UN)
+            try:
+                os.stat(new, dir_fd=there, follow_symlinks=False)
+            except FileNotFoundError:
+                os.rename(old, new, src_dir_fd=dir_fd, dst_dir_fd=there)
+            else:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        finally:
+            with contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 def die_with_parent(parent: int) -> bool:
