@@ -25,7 +25,6 @@ from trioft.core.model import (
     Verdict,
 )
 from trioft.core.naming import partial_for
-from trioft.core.units import size_text
 from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.files import (
     READ,
@@ -112,6 +111,8 @@ def check_size(dst: int, item: Item, partial: bytes) -> None:
     touch(Side.DESTINATION)
     most, why = linux.largest_file(dst)
     if item.fingerprint.size > most:
+        from trioft.core.units import size_text  # slow to load, and rarely needed
+
         text = f"{why} no file of more than {size_text(most)}, and this one has {size_text(item.fingerprint.size)}"
         raise FileTrouble(Trouble(Side.DESTINATION, "create", partial, None, errno.EFBIG, text))
 

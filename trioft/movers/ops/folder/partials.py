@@ -14,7 +14,6 @@ from typing import TypeVar
 
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
 from trioft.core.model import MIB, Item, Manner
-from trioft.core.units import size_text
 from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.slate import begin_thread, clear, touch
 
@@ -112,6 +111,8 @@ def no_room(trouble: Trouble, dst: int) -> Trouble:
         text = "no more names fit in there (the root folder of a FAT, for one, has a fixed number of them)"
     else:
         return trouble
+    from trioft.core.units import size_text  # slow to load, and rarely needed
+
     return trouble._replace(text=f"{text}, although {size_text(free)} are free")
 
 
