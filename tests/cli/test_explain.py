@@ -184,7 +184,7 @@ def test_a_file_on_its_way_tells_how_far_it_is(site: Site) -> None:
     running = site.start("sync", "-c", site.root / "c.yaml")
     (ledger,) = ledgers_of(site, 1)
     wait_until(lambda: ask_ledger(ledger, "SELECT offset > 0 FROM checkpoint") == [(1,)])
-    (partial,) = site.dest.glob("*.partial")
+    (partial,) = site.dest.glob("*.trioft-partial")
     told = explained(site, partial.name)
     running.end(signal.SIGKILL)
     assert (told["path"], told["checkpoint"]["partial"]) == ("big", partial.name)

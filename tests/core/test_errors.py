@@ -211,7 +211,7 @@ def test_only_a_probe_can_tell_whether_the_whole_destination_is_refused(name: st
         (TrioftError("text", hint="hint"), 1),
         (ConfigError(["one", "two"], hint="hint"), 2),
         (UnusableError("text", hint="hint"), 3),
-        (LockedError("text", hint="hint"), 3),
+        (LockedError("text", hint="hint"), 5),
         (LedgerError("text", hint="hint"), 3),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",

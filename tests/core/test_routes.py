@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from trioft.config.kinds import Faults, _read_routes
 from trioft.core.manifest import own_names
 from trioft.core.model import Fingerprint, Found, Routes, Rule
-from trioft.core.naming import NAME_MAX, is_partial
+from trioft.core.naming import NAME_MAX, is_own
 from trioft.core.routes import FIELDS, Unroutable, explain, faults_of, route, target_of
 
 pytestmark = pytest.mark.usefixtures("east_of_greenwich")
@@ -86,7 +86,7 @@ def test_the_first_rule_that_matches_counts() -> None:
         ("K/{x}", "(?P<x>.*)-a", b"-a", "does not end in the name of a file"),
         ("{x}", "(?P<x>.*)-a", b"-a", "does not end in the name of a file"),
         ("{name}{name}", ".*", b"x" * 128, "more than 255 bytes"),
-        ("{x}.partial", "(?P<x>.*)-a", b"m.0123abcd-a", "partials"),
+        ("{x}.trioft-partial", "(?P<x>.*)-a", b"m.0123abcd-a", "keeps for itself"),
     ],
 )
 def test_what_is_no_name_is_refused_file_by_file(template: str, regex: str, path: bytes, why: str) -> None:
@@ -116,7 +116,24 @@ def test_no_file_gets_a_name_under_which_trioft_itself_writes(template: str, why
 
 
 _TEMPLATES = st.lists(
-    st.sampled_from(["{", "}", "{{", "}}", "/", "..", ".", "a", "é", "\udcff", ".partial", "{mtime:%Y}", "{mtime:%}"])
+    st.sampled_from(
+        [
+            "{",
+            "}",
+            "{{",
+            "}}",
+            "/",
+            "..",
+            ".",
+            "a",
+            "é",
+            "\udcff",
+            ".trioft-partial",
+            ".trioft-",
+            "{mtime:%Y}",
+            "{mtime:%}",
+        ]
+    )
     | st.sampled_from([f"{{{field}}}" for field in (*FIELDS, "x", "y", "")])
     | st.text(max_size=3),
     max_size=6,
@@ -147,13 +164,13 @@ def test_any_rule_is_refused_or_keeps_files_below_the_destination(template: str,
         return
     assert not target.startswith(b"/")
     assert all(part not in (b"", b".", b"..") and len(part) <= NAME_MAX for part in target.split(b"/"))
-    assert target == path or not is_partial(target)
+    assert target == path or not is_own(target)
 
 
 @given(path=_PATHS, text=st.text(st.characters(exclude_characters="\0/", codec="utf-8"), min_size=1, max_size=9))
 def test_what_is_taken_apart_can_be_put_together_again(path: bytes, text: str) -> None:
     """The fields of a path make up that path, and a text with its braces doubled is that text."""
-    if not is_partial(path):
+    if not any(map(is_own, path.split(b"/"))):
         for template in ("{path}", "{parent}/{name}", "{parent}/{stem}{suffix}"):
             assert to(template, path) == path
     escaped = text.replace("{", "{{").replace("}", "}}")

@@ -14,7 +14,7 @@ import pytest
 from files import MANNER, Ground, failing, publication, read
 from support import PATIENCE, files_of, pattern
 from trioft.core.model import BLOCK_SIZE, Verdict
-from trioft.core.naming import is_partial
+from trioft.core.naming import is_own
 from trioft.movers.ops import linux
 from trioft.movers.ops.folder import large, publish
 
@@ -114,7 +114,7 @@ def test_an_old_file_that_was_moved_aside_does_not_come_back_over_a_newer_one(
     real = os.rename
 
     def rename(old: bytes, new: bytes, **how: int) -> None:
-        if is_partial(old):
+        if is_own(old):
             raise OSError(errno.EACCES, "")
         real(old, new, **how)
         if old == b"a":  # aside

@@ -97,7 +97,7 @@ def test_what_is_only_read_may_fail_to_close(ground: Ground, monkeypatch: pytest
     }
     operation, answer = calls[call]
     with monkeypatch.context() as patch:
-        closing_fails(patch, errno.EIO, lambda name: not name.endswith(".partial"))
+        closing_fails(patch, errno.EIO, lambda name: not name.endswith("partial"))
         assert operation() == answer
 
 
@@ -471,7 +471,7 @@ def test_a_failed_close_is_a_failed_write(ground: Ground, monkeypatch: pytest.Mo
     if failed_before:
         failing(monkeypatch, "pwrite", errno.ESTALE)
     with monkeypatch.context() as patch:
-        closing_fails(patch, errno.EDQUOT, lambda name: name.endswith(".partial"))
+        closing_fails(patch, errno.EDQUOT, lambda name: name.endswith("partial"))
         with pytest.raises(FileTrouble) as caught:
             copy(ground, item, 0, LARGE)
     expected = ("write", 0, errno.ESTALE) if failed_before else ("close", None, errno.EDQUOT)

@@ -353,7 +353,7 @@ def test_what_keeps_a_partial_from_being_adopted_is_a_trouble(
     put_partial(ground, item, b"copied so far")
     rename(ground, b"x/a", b"y/a")
     partial = partial_name(ground, item)
-    path = partial if path.endswith(b".partial") else path
+    path = partial if path.endswith(b"partial") else path
     with monkeypatch.context() as patch:
         failing(patch, call, number, lambda name, *_: name == os.path.basename(path))
         with pytest.raises(FileTrouble) as caught:

@@ -52,7 +52,7 @@ def settings(site: Site, text: str) -> Path:
 
 
 def size_of_partial(site: Site) -> int:
-    return max((path.stat().st_size for path in site.dest.glob("large.*.partial")), default=0)
+    return max((path.stat().st_size for path in site.dest.glob("large.*.trioft-partial")), default=0)
 
 
 @pytest.fixture

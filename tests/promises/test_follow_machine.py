@@ -120,7 +120,7 @@ class Take:
         """Digests of what has a final name at the destination."""
         found = {}
         for path in self.site.dest.rglob("*"):
-            if path.is_file() and not path.name.endswith(".partial"):
+            if path.is_file() and not path.name.endswith("partial"):
                 with contextlib.suppress(FileNotFoundError):
                     found[str(path.relative_to(self.site.dest))] = xxhash.xxh3_128_digest(path.read_bytes())
         return found

@@ -319,7 +319,7 @@ ASKED_FOR: dict[str, dict[str, Any]] = {
     "find_histories": {"manifest": "ascmhl"},
     "append_generation": {"manifest": "ascmhl"},
 }
-FOR_TIDINESS = {"find_partials", "discard"}  # what they did not get to, the next start does
+FOR_TIDINESS = {"find_leftovers", "discard"}  # what they did not get to, the next start does
 
 
 def _deaths() -> list[Any]:

@@ -84,11 +84,11 @@ class Life(RuleBasedStateMachine):
         return {name: digest_of(path) for name, path in self.sources().items()}
 
     def partials(self) -> list[Path]:
-        return sorted(path for path in self.site.dest.rglob("*.partial") if path.is_file())
+        return sorted(path for path in self.site.dest.rglob("*.trioft-partial") if path.is_file())
 
     def bytes_written(self) -> int:
         total = 0
-        for path in self.site.dest.rglob("*.partial"):
+        for path in self.site.dest.rglob("*.trioft-partial"):
             with contextlib.suppress(FileNotFoundError):  # it has got its final name
                 total += path.stat().st_size
         return total
@@ -102,7 +102,7 @@ class Life(RuleBasedStateMachine):
     def check_final_names(self) -> None:
         """Promise 1: what is not called a partial is, as a whole, what the source once had under this name."""
         for name, path in files_below(self.site.dest).items():
-            if not name.endswith(".partial"):
+            if not name.endswith("partial"):
                 assert digest_of(path) in self.versions[name], f"{name} is no version that there ever was"
 
     def check_delivered(self, expected: dict[str, bytes]) -> None:

@@ -86,7 +86,7 @@ def today() -> datetime.date:
 
 
 def partials(site: Site) -> list[Path]:
-    return [path for path in site.dest.rglob("*") if path.name.endswith(".partial")]
+    return [path for path in site.dest.rglob("*") if path.name.endswith("partial")]
 
 
 def unlisted(site: Site) -> list[bytes]:

@@ -247,7 +247,7 @@ def test_a_reader_of_the_json_lines_that_does_not_read_stops_neither_the_files_n
     )
     assert process.stdout is not None
     try:
-        wait_until(lambda: sum(not name.endswith(".partial") for name in os.listdir(site.dest)) == 3000)
+        wait_until(lambda: sum(not name.endswith("partial") for name in os.listdir(site.dest)) == 3000)
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     finally:

@@ -14,7 +14,7 @@ import pytest
 
 from support import TRIOFT, Done, Running, Site, files_of, make_tree, mounted, pattern, wait_until
 from trioft.core.model import BLOCK_SIZE, MIB
-from trioft.core.naming import is_partial, partial_of
+from trioft.core.naming import is_own, partial_of
 from truth import recorded
 
 OPTIONS = """
@@ -118,4 +118,4 @@ def test_a_refusal_at_the_first_byte_is_believed_whatever_the_figures_say(number
     assert waiting["reason"].startswith("space: ")
     assert {line["attempt"] for line in done.lines if line["event"] == "file"} == {0}
     assert files_of(site.dest) == {b"big.mov": BIG, b"small": SMALL}
-    assert not any(map(is_partial, files_of(site.dest)))
+    assert not any(map(is_own, files_of(site.dest)))

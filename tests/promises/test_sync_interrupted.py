@@ -55,7 +55,7 @@ def test_a_file_that_is_renamed_over_another_interrupted_one_goes_on_where_it_st
     make_tree(site.source, {"a": LARGE, "b": pattern(LARGE, 5)})
     interrupted(site, "--exclude", "a")
     running = site.start("sync", "--bwlimit", "16MiB/s", "--exclude", "b")
-    wait_until(lambda: any(path.stat().st_size > BLOCK for path in site.dest.glob("a.*.partial")))
+    wait_until(lambda: any(path.stat().st_size > BLOCK for path in site.dest.glob("a.*.trioft-partial")))
     assert running.end(signal.SIGTERM).code == 143
     (site.source / "a").rename(site.source / "b")
     done = site.sync()

@@ -159,7 +159,7 @@ def test_a_writer_that_comes_back_costs_nothing(site: Site) -> None:
     first, more = pattern(2 * BLOCK, 1), pattern(1000, 2)
     make_tree(site.root, {"new": first})
     (site.root / "new").rename(site.source / "take.mov")  # closed: it is not followed
-    wait_until(lambda: any(path.stat().st_size for path in site.dest.glob("take.mov.*.partial")))
+    wait_until(lambda: any(path.stat().st_size for path in site.dest.glob("take.mov.*.trioft-partial")))
     with open(site.source / "take.mov", "ab", buffering=0) as file:
         agent.wait_for(is_state("take.mov", "done"))
         assert (site.source / "take.mov").exists()
@@ -304,7 +304,7 @@ def test_a_source_that_is_ready_may_change_while_it_waits_its_turn(site: Site) -
     """A file that changes again and again while others are copied arrives in its newest version."""
     agent = watching(site, "--transfers", "1", "--bwlimit", "16MiB/s", "--if-exists", "overwrite")
     make_tree(site.source, {"large": 3 * BLOCK, "large 2": 3 * BLOCK})
-    wait_until(lambda: any(path.stat().st_size for path in site.dest.glob("large*.partial")))
+    wait_until(lambda: any(path.stat().st_size for path in site.dest.glob("large*.trioft-partial")))
     for n in range(4):
         make_tree(site.source, {"small": b"%d" % n * (n + 1), "other": b"%d" % n * (n + 1)})
         time.sleep(0.3)  # long enough to get ready; nothing tells when that is

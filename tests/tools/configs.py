@@ -41,7 +41,7 @@ _COMMANDS = st.none() | st.lists(_FILENAMES.filter(lambda word: "{" not in word)
 _GATES = _COMMANDS.map(lambda words: words and (*words, "", "if={partial}{size}"))
 # None that makes a partial's name of a name: that is refused.
 _SUFFIXES = st.none() | _FILENAMES.map(lambda name: name.replace("/", "|")).filter(
-    lambda name: not name.endswith(".partial")
+    lambda name: not name.endswith("partial")
 )
 _RULES = st.builds(
     Rule, match=_FILENAMES.filter(lambda name: name[0] not in "/["), regex=st.just(""), to=st.just("{name}")

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from trioft.core.model import MIB
-from trioft.core.naming import is_partial, numbered
+from trioft.core.naming import is_own, numbered
 from trioft.movers.ops import files, linux
 from trioft.movers.ops import main as mover
 
@@ -189,14 +189,14 @@ class Recorder:
             file.write(text + "\n")
 
     def is_final(self, path: bytes) -> bool:
-        return path.startswith(self.plan.dest + b"/") and not is_partial(path) and not path.endswith(b".replaced")
+        return path.startswith(self.plan.dest + b"/") and not is_own(path)
 
     def judge_rename(self, old: bytes, new: bytes) -> None:
         """A final name has been given: to the right content, which is durable?"""
         if not self.is_final(new):
             return
         relative = new[len(self.plan.dest) + 1 :]
-        if old.endswith(b".replaced"):
+        if b".trioft-replaced-" in old:
             if content(new) != content(os.path.join(self.plan.old, relative)):
                 self.violation(f"{new!r} was not given back as it was")
             return

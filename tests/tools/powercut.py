@@ -28,7 +28,7 @@ from trioft.config.kinds import MinFree, OnSuccess
 from trioft.config.options import Config, Copy, Destination, Growing, Retry, Source, State
 from trioft.core.errors import FileTrouble, TrioftError
 from trioft.core.model import BLOCK_SIZE, VOID
-from trioft.core.naming import is_partial
+from trioft.core.naming import is_own
 from trioft.state.board import Board, Totals
 from truth import blocks_of, digests_of, recorded
 
@@ -146,7 +146,7 @@ class Trial:
     def is_begun(self) -> bool:
         """Has a block of the recording been copied, or the power been cut?"""
         try:
-            sizes = [path.stat().st_size for path in self.site.dest.glob("take*.partial")]
+            sizes = [path.stat().st_size for path in self.site.dest.glob("take*.trioft-partial")]
         except OSError:
             return True
         return bool(self.cut) or any(size >= BLOCK_SIZE for size in sizes)
@@ -166,7 +166,7 @@ class Trial:
         """What must be so at any moment, also if nothing more ever happens."""
         says = recorded(self.site)
         there = files_of(self.site.dest)
-        finished = {path: content for path, content in there.items() if not is_partial(path)}
+        finished = {path: content for path, content in there.items() if not is_own(path)}
         # 1. Nothing wrong and nothing short under a final name; what was replaced is there, or its replacement is.
         assert finished.keys() <= self.tree.keys(), "a final name that nobody asked for"
         wrong = [name for name, held in finished.items() if held not in (self.tree[name], self.old.get(name))]

@@ -14,7 +14,7 @@ import xxhash
 
 from support import Site, files_of, wait_until
 from trioft.core.model import BLOCK_SIZE, VOID
-from trioft.core.naming import is_partial
+from trioft.core.naming import is_own
 
 
 class Begun(NamedTuple):
@@ -80,7 +80,7 @@ def check_promises(site: Site, contents: Mapping[bytes, bytes]) -> Recorded:
     says = recorded(site)
     there = files_of(site.dest)
     # 1. A final name is a finished file.
-    finished = {path for path in there if not is_partial(path)}
+    finished = {path for path in there if not is_own(path)}
     assert finished <= contents.keys(), "a final name that nobody asked for"
     assert [path for path in finished if there[path] != contents[path]] == [], "a final name with other content"
     # The ledger does not say more than is true.

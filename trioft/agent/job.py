@@ -15,7 +15,6 @@ import trio
 
 from trioft.agent.control import Control
 from trioft.agent.reload import Settings
-from trioft.config.jobs import have_common_destination
 from trioft.config.options import JOB_GROUPS, Config
 from trioft.config.policy import how_to_copy
 from trioft.core.errors import Side
@@ -26,6 +25,7 @@ from trioft.movers.events import Changes, run_events
 from trioft.movers.pool import Call, Movers, Stuck
 from trioft.movers.programs import check_programs
 from trioft.pipeline.backlog import Backlog
+from trioft.pipeline.claiming import Claiming
 from trioft.pipeline.context import Owners, Tools
 from trioft.pipeline.copier import run_copier
 from trioft.pipeline.ends import Pair, check_ends, find_ends, with_patience
@@ -34,7 +34,7 @@ from trioft.pipeline.lister import Lister
 from trioft.pipeline.scanner import Scanner
 from trioft.pipeline.shutdown import Shutdown
 from trioft.pipeline.storage import Storage
-from trioft.pipeline.sweeper import sweep
+from trioft.pipeline.sweeper import clear_up, clear_up_once, sweep
 from trioft.pipeline.throttle import Throttle
 from trioft.state import unlisted
 from trioft.state.board import Board
@@ -60,11 +60,6 @@ class Shared:
         self.throttle = Throttle(config.agent.bwlimit.now())
         transfers = config.agent.transfers
         self.places = None if transfers is None else trio.CapacityLimiter(transfers)
-        self._jobs = config.jobs
-
-    def sweeps(self, name: str | None) -> bool:
-        """May a job remove what nobody continues? Not where others have partials too: their ledgers are not its."""
-        return name is None or not have_common_destination(self._jobs, name)
 
 
 class JobRun:
@@ -139,12 +134,16 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
             return
         copying.warm_up(1)
         stuck.paths = {Side.SOURCE: pair.source.path, Side.DESTINATION: pair.destination.path}
-        with _ledger_of(pair, config, state_dir) as ledger:
+        async with contextlib.AsyncExitStack() as held:
+            ledger = held.enter_context(_ledger_of(pair, config, state_dir))
             port, requests = open_port(_REQUESTS)
             known = {side: None if side in run.accept_new else ledger.identity_of(side) for side in Side}
             storage = Storage(pair.ends, known, config, board)
             with shutdown.until_stopped():
                 await with_patience(lambda: check_ends(storage, looking.call), config, board, patient=not once)
+                claiming = Claiming(pair, ledger.id, storage, looking.call, board)
+                held.push_async_callback(claiming.end)
+                await with_patience(claiming.begin, config, board, patient=not once)
             if shutdown.stopped:
                 return
             with ledger.transaction():
@@ -160,6 +159,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 bundle_bytes=lambda: bundle_bytes(run.throttle.lowest),
                 bundle_files=BUNDLE_FILES if config.copy.gate is None else 1,
                 mixed=storage.ends.destination.is_far,
+                ledger=ledger.id,
             )
             manner = how_to_copy(config, once, storage.resolution_ns)
             changes = Changes(backlog.wake, manner.markers.source)
@@ -187,21 +187,20 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
             )
             # The ledger outlives all that may still have something to say to it: it ends when the last port closes.
             async with trio.open_nursery() as services:
-                services.start_soon(run_ledger, ledger, requests)
+                services.start_soon(run_ledger, ledger, requests, functools.partial(_doubt, board))
                 run.found(storage, changes)
                 with port, run.control.of(backlog, changes, port.clone()):
                     async with trio.open_nursery() as helpers:
                         helpers.start_soon(storage.run, probing.call, backlog.offer_again)
+                        helpers.start_soon(claiming.keep)
                         helpers.start_soon(run.throttle.follow, lambda: config.copy.bwlimit.now())
                         helpers.start_soon(forget_old_history, port.clone(), config.state.keep_history)
                         helpers.start_soon(run.journal.run, port.clone())
                         if not once:
                             helpers.start_soon(_watch_source, pair, storage, changes, board)
                         swept = trio.Event()
-                        if run.shared.sweeps(run.board.job):
-                            helpers.start_soon(sweep, looking_at, looking_into, backlog, port.clone(), board, swept)
-                        else:
-                            swept.set()
+                        helpers.start_soon(sweep, looking_at, looking_into, backlog, port.clone(), board, swept)
+                        helpers.start_soon(clear_up, looking_at, looking_into, backlog, port.clone(), board)
                         lister = Lister(
                             config=config,
                             once=once,
@@ -265,9 +264,14 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                                 await swept.wait()
                         async with shutdown.shield():
                             await lister.finish()
+                            await clear_up_once(looking_at, looking_into, backlog, port, board)
                         with trio.move_on_after(_PROBE_ENDS, shield=True):
                             await storage.rest()
                         helpers.cancel_scope.cancel()
+
+
+def _doubt(board: Board, text: str) -> None:
+    board.notice("ledger", text, event="ledger.damaged")
 
 
 def _record_ends(storage: Storage, board: Board) -> None:
@@ -285,14 +289,12 @@ def bundle_bytes(rate: int | None) -> int:
 @contextlib.contextmanager
 def _ledger_of(pair: Pair, config: Config, state_dir: str) -> Iterator[Ledger]:
     path = ledger_path(state_dir, pair.ledger_source, pair.destination.path)
-    lock = Lock(path.removesuffix(".sqlite") + ".lock")
-    try:
+    with contextlib.ExitStack() as locks:
+        locks.callback(Lock(path.removesuffix(".sqlite") + ".lock").release)
         with contextlib.closing(Ledger(path)) as ledger:
             with ledger.transaction():
                 ledger.begin_run(pair.ledger_source, pair.destination.path)
             yield ledger
-    finally:
-        lock.release()
 
 
 async def _watch_source(pair: Pair, storage: Storage, changes: Changes, board: Board) -> None:

@@ -102,7 +102,7 @@ async def _examine_source(pair: Pair, call: Call, tell: Tell) -> None:
     for finding in diagnosis.source(pair.source):
         tell(finding)
     # A name that no transfer takes for a file: another trioft may be watching.
-    name = b".trioft-doctor-%d.00000000.partial" % os.getpid()
+    name = b".trioft-doctor-%d" % os.getpid()
     heard = Heard(name)
     async with trio.open_nursery() as nursery:
         if pair.source.remote:  # nobody asks for events there, either

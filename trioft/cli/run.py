@@ -25,7 +25,7 @@ from trioft.cli.pairs import state_dir_of
 from trioft.cli.progress import run_display
 from trioft.cli.voice import Voice, meaning_to_people, terminal, to_stderr
 from trioft.config.options import Config
-from trioft.core.errors import Side, show_path
+from trioft.core.errors import LockedError, Side, show_path
 from trioft.core.model import Found
 from trioft.core.units import size_text
 from trioft.state.board import Board, named
@@ -139,11 +139,20 @@ def _run(
             stopped_by = trio.run(run)
     except BaseException as error:
         known = meaning_to_people(error)
+        seconds = _monotonic() - began
+        voice.emit(
+            "summary",
+            **_totals_of(boards[0] if boards else Board()),
+            seconds=round(seconds, 3),
+            exit_code=known.exit_code,
+            problem=str(known),
+        )
         is_plain = is_talking or settings.log.format == "text"  # else all that is read there is JSON
         if log is not None and (is_talking or not is_plain):
             log.record("error", "agent.failed", {"reason": "; ".join(str(known).split("\n")), "hint": known.hint})
         _end_output(voice, log, 1)
-        if is_plain:
+        # A second one by cron has nothing to say: the first one is at work.
+        if is_plain and not (quiet and isinstance(known, LockedError)):
             raise known from None
         return known.exit_code
     board = boards[0]
@@ -166,7 +175,7 @@ def _run(
 
 
 # The exit code of several jobs is that of the one that is worst off.
-_FROM_THE_WORST = (2, 3, 1, 4, 0)
+_FROM_THE_WORST = (2, 3, 5, 1, 4, 0)
 
 
 def _exit_code_of(board: Board, was_stopped: bool) -> int:

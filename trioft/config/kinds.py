@@ -233,7 +233,7 @@ def _is_within(value: object) -> bool:
 def _is_suffix(value: object) -> bool:
     """Say whether *value* makes another name of a name, and none that is taken for a partial."""
     is_name = _is_path(value) and isinstance(value, str) and "/" not in value and len(os.fsencode(value)) <= 64
-    return is_name and not str(value).endswith(".partial")
+    return is_name and not str(value).endswith((".partial", ".trioft-partial"))
 
 
 def _read_patterns(value: object) -> tuple[str, ...]:

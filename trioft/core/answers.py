@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from trioft.core.errors import Trouble
-from trioft.core.model import KIB, VOID, Found, Identity, Root, Verdict
+from trioft.core.model import KIB, VOID, Fingerprint, Found, Identity, Root, Verdict
 
 CLOSED = "closed"  # proved: nobody has it open for writing, just now
 BUSY = "busy"  # proved: somebody has
@@ -44,6 +44,12 @@ class Written(NamedTuple):
     length: int
     digest: bytes  # empty while the block may still grow, or at level `size`
     pieces: bytes = b""  # digests of its pieces, of a file that grows
+
+
+class Sealed(NamedTuple):
+    """What a partial is, now that an operation has written to it."""
+
+    seal: Fingerprint
 
 
 class End(NamedTuple):
@@ -103,9 +109,20 @@ class Look(NamedTuple):
     trouble: Trouble | None = None  # why it is unreadable
 
 
-class Orphans(NamedTuple):
-    partials: list[tuple[bytes, float]]  # path, age in seconds
-    rest: list[bytes]
+class Leftover(NamedTuple):
+    """Something at the destination that has one of trioft's own names, or one that trioft 0.1 gave."""
+
+    path: bytes  # relative to the destination
+    size: int  # bytes
+    age: float  # seconds since it was written last
+    is_folder: bool = False
+
+
+class Leftovers(NamedTuple):
+    """What was found in a part of the destination."""
+
+    found: list[Leftover]
+    rest: list[bytes]  # folders still to be searched
 
 
 # What is compared, and written again, of a block that has changed: recorders rewrite a few kilobytes here and there.
@@ -153,6 +170,7 @@ class Prepared(NamedTuple):
     digests: bytes  # of the blocks below *offset*; VOID for those that have to be written again
     closed: str = ""  # how sure it is that nobody writes the source
     doubtful: bool = False  # a growing file may be another one than the partial was made of: all has to be compared
+    seal: Fingerprint | None = None  # what the partial is; None where its filesystem does not tell of each change
 
     @property
     def void(self) -> list[int]:

@@ -7,7 +7,7 @@ Two kinds of trouble, kept apart:
   ├─ ``ConfigError``            2  wrong usage or configuration (every problem at once)
   └─ ``UnusableError``          3  source, destination or state cannot be used
        ├─ ``AwayError``         3  not there now; a watch waits for it
-       ├─ ``LockedError``       3  another trioft works on the same pair
+       ├─ ``LockedError``       5  another trioft works on the same pair
        └─ ``LedgerError``       3  the ledger cannot be opened or written
 
 ``FileTrouble``                 one operation on one file failed; the run goes on.
@@ -60,6 +60,8 @@ class AwayError(UnusableError):
 class LockedError(UnusableError):
     """Another trioft works on the same source and destination."""
 
+    exit_code = 5
+
 
 class LedgerError(UnusableError):
     """The ledger cannot be opened, read or written. It is never silently recreated."""
@@ -74,6 +76,8 @@ class Side(enum.StrEnum):
 
 # The operation that finds out which filesystem an end is.
 IDENTIFY = "identify"
+# The look whether anybody else has changed a partial.
+SEAL = "seal"
 # The user's own check of a copy, before that gets its final name.
 GATE = "gate"
 # The operation that finds out where a file goes.
@@ -297,7 +301,9 @@ def show_path(path: bytes) -> str:
 
 def trouble_of(error: OSError, side: str, op: str, path: bytes, offset: int | None = None) -> Trouble:
     """Translate an ``OSError`` into trioft's words."""
-    text = error.strerror or os.strerror(error.errno) if error.errno is not None else str(error)
+    text = os.strerror(error.errno) if error.errno is not None else str(error)
+    if error.errno == errno_.ELOOP and error.strerror:
+        text = error.strerror  # which link is in the way, where trioft itself refused to follow it
     return Trouble(side, op, path, offset, error.errno, text)
 
 

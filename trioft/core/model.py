@@ -150,6 +150,9 @@ class Item(NamedTuple):
     routed: bytes = b""  # where it goes, if not to the same path
     place: bytes = b""  # its partial lies beside this name; empty: beside its own
     rival: bytes = b""  # another source file that has this name at the destination, which is not replaced therefore
+    seal: Fingerprint | None = None  # what its partial was when trioft had written to it last; None: not asked for
+    ledger: bytes = b""  # the id of the ledger that its partial belongs to
+    name_max: int = 255  # bytes of a name, at the destination
 
     @property
     def target(self) -> bytes:
@@ -205,6 +208,7 @@ class Result(NamedTuple):
     found: Found | None = None  # the version that was copied, where that is not the one that was asked for
     note: str = ""  # what else a person should find in the ledger
     sum: bytes | None = None  # as a manifest has it; None: to be read, if anybody wants it
+    seal: Fingerprint | None = None  # what was verified: the partial; once published, or found there, the copy
 
 
 class Checkpoint(NamedTuple):
@@ -216,6 +220,10 @@ class Checkpoint(NamedTuple):
     digests: bytes  # 16 bytes a block, in order, VOID for those that are being written again; empty at level `size`
     growing: bool = False  # *fingerprint* is what it was then: what is below *offset* may have been rewritten since
 
+    def is_coherent(self, block_size: int = BLOCK_SIZE) -> bool:
+        """Return whether it has one digest for each block below *offset*, or, as at level `size`, none at all."""
+        return not self.digests or len(self.digests) == -(-self.offset // block_size) * 16
+
 
 class Publication(NamedTuple):
     """A verified partial that may get its final name."""
@@ -226,6 +234,8 @@ class Publication(NamedTuple):
     fingerprint: Fingerprint
     target: bytes
     if_exists: str  # as in ``Manner``
+    seal: Fingerprint | None = None  # what the partial was when it was verified; None: nobody knows
+    digest: bytes | None = None  # of the whole file
 
 
 class Unlisted(NamedTuple):

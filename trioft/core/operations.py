@@ -18,20 +18,22 @@ if TYPE_CHECKING:
         Difference,
         End,
         Known,
+        Leftovers,
         Listing,
         Look,
-        Orphans,
         Peek,
         Piece,
         Prepared,
         Probed,
         Range,
+        Sealed,
         Searched,
         Seen,
         Step,
         Written,
     )
     from trioft.core.ascmhl import Creator
+    from trioft.core.claim import Claimed, Holder
     from trioft.core.errors import Trouble
     from trioft.core.measured import Measured, Planted
     from trioft.core.model import (
@@ -92,6 +94,10 @@ PROBE_SOURCE: Operation[Never, tuple[Root, Identity], bytes, Identity | None] = 
 PROBE: Operation[Never, Probed, bytes, Identity | None, bytes | None, bool] = Operation("probe", DESTINATION)
 RECOGNIZE: Operation[Never, Root, bytes, Identity | None, bytes | None, bool] = Operation("recognize", DESTINATION)
 
+CLAIM: Operation[Never, Claimed, Root, bytes, Holder] = Operation("claim", DESTINATION)
+BEAT: Operation[Never, Claimed, Root, bytes, Holder] = Operation("beat", DESTINATION)
+RELEASE: Operation[Never, None, Root, bytes, Holder] = Operation("release", DESTINATION)
+
 # --- looking at the source -------------------------------------------------------------------------------------------
 
 # A scan that compares with the destination touches both ends; one that does not must work while that is away.
@@ -132,7 +138,7 @@ COMPARE_SPAN: Operation[Step, list[Difference], Root, bytes, int, int, list[tupl
 REMOVE_SOURCES: Operation[Never, list[Result], Root, list[tuple[bytes, Fingerprint]], bytes | None, bytes] = Operation(
     "remove_sources", SOURCE
 )
-PUT_BACK: Operation[Never, list[bytes], Root, list[bytes]] = Operation("put_back", SOURCE)
+RETURN_SOURCES: Operation[Never, list[bytes], Root, list[bytes]] = Operation("return_sources", SOURCE)
 
 # --- copying ---------------------------------------------------------------------------------------------------------
 
@@ -140,33 +146,39 @@ MAKE_FOLDERS: Operation[Never, list[Trouble], Root, Root, list[bytes]] = Operati
 WRITE_BUNDLE: Operation[Step, list[Result], Ends, list[Item], Manner] = Operation(
     "write_bundle", BOTH, patience=_BARRIER
 )
-PREPARE: Operation[Step, Result | Prepared, Ends, Item, Checkpoint | None, Manner, bool] = Operation(
+PREPARE: Operation[Step | Written | Sealed, Result | Prepared, Ends, Item, Checkpoint | None, Manner, bool] = Operation(
     "prepare", BOTH, patience=_BARRIER
 )
-COPY_SPAN: Operation[Step | Written, None, Ends, Item, bytes, int, int, Manner] = Operation("copy_span", BOTH)
+COPY_SPAN: Operation[Step | Written | Sealed, None, Ends, Item, bytes, int, int, Manner] = Operation("copy_span", BOTH)
 SETTLE: Operation[Step, list[int], Root, bytes, int, int, bytes, str] = Operation(
     "settle", DESTINATION, background=True
 )
-COPY_GROWING: Operation[Step | Written, None, Ends, Item, bytes, int, int, list[Known], bool] = Operation(
+COPY_GROWING: Operation[Step | Written | Sealed, None, Ends, Item, bytes, int, int, list[Known], bool] = Operation(
     "copy_growing", BOTH
 )
-COPY_RANGES: Operation[Step, list[int], Ends, Item, bytes, list[Range]] = Operation("copy_ranges", BOTH)
+COPY_RANGES: Operation[Step | Written | Sealed, list[int], Ends, Item, bytes, list[Range]] = Operation(
+    "copy_ranges", BOTH
+)
 SETTLE_RANGES: Operation[Step, list[int], Root, bytes, list[Range], str] = Operation(
     "settle_ranges", DESTINATION, background=True
 )
-FINISH_ATTRIBUTES: Operation[Never, None, Ends, Item, bytes, Manner] = Operation(
+FINISH_ATTRIBUTES: Operation[Never, Fingerprint | None, Ends, Item, bytes, Manner] = Operation(
     "finish_attributes", BOTH, patience=_BARRIER
 )
 ADOPT: Operation[Never, bool | None, Ends, bytes | None, tuple[int, int], bytes, bytes, bool] = Operation("adopt", BOTH)
 SIZE_OF: Operation[Never, int, Root, bytes] = Operation("size_of", DESTINATION)
 DISCARD: Operation[Never, None, Root, list[bytes]] = Operation("discard", DESTINATION)
-FIND_PARTIALS: Operation[Never, Orphans, Root, list[bytes]] = Operation("find_partials", DESTINATION)
+FIND_LEFTOVERS: Operation[Never, Leftovers, Root, list[bytes]] = Operation("find_leftovers", DESTINATION)
+PUT_BACK: Operation[Never, list[bytes], Root, list[bytes]] = Operation("put_back", DESTINATION)
 
 # --- finishing -------------------------------------------------------------------------------------------------------
 
 SEAL: Operation[Never, Fingerprint, Root, bytes, int] = Operation("seal", DESTINATION)
 IS_SEALED: Operation[Step, bool, Root, bytes, Fingerprint, bytes | None] = Operation("is_sealed", DESTINATION)
-PUBLISH: Operation[Never, list[Result], Ends, list[Publication], Manner] = Operation("publish", BOTH, patience=_BARRIER)
+ARE_SEALED: Operation[Step, list[bool], Root, list[tuple[bytes, Fingerprint, bytes | None]]] = Operation(
+    "are_sealed", DESTINATION, patience=_BARRIER
+)
+PUBLISH: Operation[Step, list[Result], Ends, list[Publication], Manner] = Operation("publish", BOTH, patience=_BARRIER)
 MARK: Operation[Never, list[Trouble | None], Root, list[bytes], bytes] = Operation(
     "mark", DESTINATION, patience=_BARRIER
 )

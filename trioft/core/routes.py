@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from trioft.core.errors import ROUTE, Side, Trouble, show_path
 from trioft.core.model import Fingerprint, Found, Routes, Rule
-from trioft.core.naming import NAME_MAX, compile_globs, is_marker, is_partial
+from trioft.core.naming import NAME_MAX, compile_globs, is_marker, is_own
 
 FIELDS = ("name", "stem", "suffix", "parent", "path", "mtime", "size")
 # What a time may be written with: what means the same to every program, in whatever language it is run.
@@ -175,8 +175,8 @@ def _check(name: str, routes: Routes) -> bytes:
         raise Unroutable(f"{_shown(name)} has a part . or ..")
     if any(len(part) > NAME_MAX for part in target.split(b"/")):
         raise Unroutable(f"{_shown(name)} has a part of more than {NAME_MAX} bytes", errno.ENAMETOOLONG)
-    if is_partial(target):
-        raise Unroutable(f"{_shown(name)} is what trioft calls partials, and removes one day")
+    if any(map(is_own, target.split(b"/"))):
+        raise Unroutable(f"{_shown(name)} has a name that trioft keeps for itself")
     if is_marker(target, routes.marker):
         raise Unroutable(f"{_shown(name)} says there that another file is complete (copy.done_file)")
     manifests = compile_globs(routes.manifests)

@@ -16,12 +16,13 @@ from trioft.core import operations as ask
 from trioft.core.answers import (
     Difference,
     Known,
+    Leftovers,
     Listing,
     Look,
-    Orphans,
     Peek,
     Prepared,
     Range,
+    Sealed,
     Step,
     Written,
 )
@@ -41,7 +42,7 @@ from trioft.core.model import (
 from trioft.movers.pool import Call, Owner
 
 Tell = Callable[[Step], None]
-TellWriting = Callable[[Step | Written], None]
+TellWriting = Callable[[Step | Written | Sealed], None]
 
 
 @attrs.frozen
@@ -124,7 +125,7 @@ class Source(_End):
 
     async def put_back(self, folders: list[bytes]) -> list[bytes]:
         """Put back what killed runs had taken aside in *folders*, to be removed; return the names it has now."""
-        return await self.call(ask.PUT_BACK, self.root, folders)
+        return await self.call(ask.RETURN_SOURCES, self.root, folders)
 
 
 @attrs.frozen
@@ -143,9 +144,13 @@ class Destination(_End):
         """Make *folders*, durably; return what could not be made."""
         return await self.call(ask.MAKE_FOLDERS, *self.ends(), folders)
 
-    async def find_partials(self, folders: list[bytes]) -> Orphans:
-        """Search *folders* and those below for partials, as far as one call goes."""
-        return await self.call(ask.FIND_PARTIALS, self.root, folders)
+    async def find_leftovers(self, folders: list[bytes]) -> Leftovers:
+        """Search *folders* and those below for what trioft itself has made there, as far as one call goes."""
+        return await self.call(ask.FIND_LEFTOVERS, self.root, folders)
+
+    async def put_back(self, moved_aside: list[bytes]) -> list[bytes]:
+        """Give files that were *moved_aside*, to be replaced, their names again where these are free; return which."""
+        return await self.call(ask.PUT_BACK, self.root, moved_aside)
 
     async def size_of(self, partial: bytes) -> int:
         """Return how many bytes *partial* has; 0 where there is none."""
@@ -171,7 +176,15 @@ class Destination(_End):
         self, item: Item, checkpoint: Checkpoint | None, manner: Manner, *, growing: bool
     ) -> Result | Prepared:
         """Have the partial of a large file ready to be written; a result says why the file is not to be copied."""
-        return await self.call(ask.PREPARE, self.ends(), item, checkpoint, manner, growing, owner=self.owner)
+        seals: list[Fingerprint] = []
+
+        def tell(message: Step | Written | Sealed) -> None:
+            if isinstance(message, Sealed):
+                seals.append(message.seal)
+
+        ends, owner = self.ends(), self.owner
+        answer = await self.call(ask.PREPARE, ends, item, checkpoint, manner, growing, tell=tell, owner=owner)
+        return answer._replace(seal=seals[-1]) if isinstance(answer, Prepared) and seals else answer
 
     async def copy_span(
         self, item: Item, partial: bytes, start: int, end: int, manner: Manner, tell: TellWriting
@@ -191,7 +204,7 @@ class Destination(_End):
             ask.COPY_GROWING, self.ends(), item, partial, start, end, known, final, tell=tell, owner=self.owner
         )
 
-    async def copy_ranges(self, item: Item, partial: bytes, ranges: list[Range], tell: Tell) -> list[int]:
+    async def copy_ranges(self, item: Item, partial: bytes, ranges: list[Range], tell: TellWriting) -> list[int]:
         """Copy *ranges* again; return the offsets of those that hold something else by now."""
         return await self.call(ask.COPY_RANGES, self.ends(), item, partial, ranges, tell=tell, owner=self.owner)
 
@@ -199,9 +212,9 @@ class Destination(_End):
         """Make a partial durable and read *ranges* back; return the offsets of those that differ."""
         return await self.call(ask.SETTLE_RANGES, self.root, partial, ranges, verify, owner=self.owner)
 
-    async def finish_attributes(self, item: Item, partial: bytes, manner: Manner) -> None:
-        """Give a partial the permission bits and attributes that the source has now, durably."""
-        await self.call(ask.FINISH_ATTRIBUTES, self.ends(), item, partial, manner, owner=self.owner)
+    async def finish_attributes(self, item: Item, partial: bytes, manner: Manner) -> Fingerprint | None:
+        """Give a partial the permission bits and attributes that the source has now, durably; return what it is."""
+        return await self.call(ask.FINISH_ATTRIBUTES, self.ends(), item, partial, manner, owner=self.owner)
 
     # --- the final name
 
@@ -212,6 +225,10 @@ class Destination(_End):
     async def is_sealed(self, partial: bytes, seal: Fingerprint, digest: bytes | None) -> bool:
         """Return whether a partial still holds what it did when it was sealed."""
         return await self.call(ask.IS_SEALED, self.root, partial, seal, digest, owner=self.owner)
+
+    async def are_sealed(self, copies: list[tuple[bytes, Fingerprint, bytes | None]]) -> list[bool]:
+        """Return of each copy (name, what it was, digest) whether it is there and holds what it did."""
+        return await self.call(ask.ARE_SEALED, self.root, copies, owner=self.owner)
 
     async def publish(self, publications: list[Publication], manner: Manner) -> list[Result]:
         """Give verified partials their final names, durably. One result for each, in order."""

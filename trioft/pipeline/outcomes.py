@@ -11,7 +11,7 @@ import trio
 
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify, may_concern_all, show_path
 from trioft.core.model import FileState, Item, Job, Result, Verdict, Wait
-from trioft.core.naming import is_partial, partial_for
+from trioft.core.naming import is_own, partial_for
 from trioft.pipeline.backlog import Backlog, Pending
 from trioft.pipeline.context import Tools
 from trioft.state.ledger import Entry, Ledger
@@ -177,7 +177,7 @@ def _may_concern_all(trouble: Trouble) -> bool:
 
 
 def _is_of_another(trouble: Trouble, pending: Pending) -> bool:
-    return is_partial(trouble.path) and trouble.path != pending.partial
+    return is_own(trouble.path) and trouble.path != pending.partial
 
 
 def _pause(attempt: int, tools: Tools) -> float:

@@ -14,7 +14,9 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 from trioft.core.errors import ROUTE, Side, Trouble, show_path
 from trioft.core.model import Item
-from trioft.state.ledger import ARRIVED, ELSEWHERE, Entry, Ledger, Port
+from trioft.state import rowsums
+from trioft.state.ledger import ARRIVED, Entry, Ledger, Port
+from trioft.state.schema import ELSEWHERE
 
 # Takes the names of files, and returns each file, with its rival if it has one, or why it cannot have the name.
 Take = Callable[[Sequence[Item], Port], Awaitable[list[Item | Trouble]]]
@@ -75,13 +77,16 @@ class Claims:
 
 def pass_on(ledger: Ledger, entries: Sequence[Entry]) -> None:
     """These are to be recorded. What another file was delivered as, under a name of theirs, is not there any more."""
-    gone = f"UPDATE file SET target = x'' WHERE target = ? AND {ELSEWHERE} AND (folder, name) <> (?, ?)"
+    columns = rowsums.FILE.replace("target", "x''")
+    forget = f"UPDATE file SET target = x'', sum = sum_of({columns})"
+    gone = f"{forget} WHERE {rowsums.IS_SOUND} AND target = ? AND {ELSEWHERE} AND (folder, name) <> (?, ?)"
+    own = f"{forget} WHERE {rowsums.IS_SOUND} AND folder = ? AND name = ? AND target = ?"
     for entry in entries:
         if entry.outcome == "delivered":
             ledger.execute(gone, (entry.target, *os.path.split(entry.path)))
             if entry.target != entry.path:
                 its_own = (*os.path.split(entry.target), entry.target)
-                ledger.execute("UPDATE file SET target = x'' WHERE folder = ? AND name = ? AND target = ?", its_own)
+                ledger.execute(own, its_own)
 
 
 def owners_of(ledger: Ledger, names: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

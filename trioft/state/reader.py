@@ -17,7 +17,9 @@ from urllib.parse import quote
 
 from trioft.core.errors import LedgerError
 from trioft.core.model import Checkpoint, Identity
-from trioft.state.ledger import VERSION, Known, Ledger, Line, unusable, version_of
+from trioft.state import rowsums
+from trioft.state.ledger import Known, Ledger, Line
+from trioft.state.schema import VERSION, unusable, version_of
 
 _PAGE = 1000  # rows
 _LARGE_PAGE = 50_000  # where each page costs a look at everything
@@ -64,6 +66,7 @@ class Records(Ledger):
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._doubts, self._told = {}, set()
         with self._translated():
             self._db = open_to_read(path)
             try:
@@ -74,10 +77,12 @@ class Records(Ledger):
             except BaseException:
                 self._db.close()
                 raise
+        rowsums.teach(self._db)
         self._db.create_function("folder_of", 1, os.path.dirname, deterministic=True)
         self._db.create_function("name_of", 1, os.path.basename, deterministic=True)
         self.source: bytes = about.get("source", b"")
         self.destination: bytes = about.get("destination", b"")
+        self.id = about.get("id", b"")
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -149,7 +154,7 @@ class Records(Ledger):
 
     def _files(self, where: str, *values: object) -> list[Recorded]:
         columns = f"{_PATH}, target, digest, closed, {', '.join(Known._fields)}"
-        rows = self._ask(f"SELECT {columns} FROM file WHERE {where}", *values)
+        rows = self._ask(f"SELECT {columns} FROM file WHERE {where} AND {rowsums.IS_SOUND}", *values)
         return [Recorded(path, target, digest, closed, Known(*known)) for path, target, digest, closed, *known in rows]
 
     def checkpoint_of(self, path: bytes) -> Checkpoint | None:
@@ -189,7 +194,7 @@ class Records(Ledger):
         last = (b"", b"")
         query = f"""SELECT folder, name, {_PATH} AS path, target, size, digest, mtime_ns FROM file
             WHERE (folder, name) > (?, ?) AND outcome IN {_DELIVERED} AND target <> x'' AND is_wanted(path)
-            AND (? OR {since}) ORDER BY folder, name LIMIT {_PAGE}"""
+            AND {rowsums.IS_SOUND} AND (? OR {since}) ORDER BY folder, name LIMIT {_PAGE}"""
         while rows := self._ask(query, *last, is_all, wanted.since, wanted.until):
             for _, _, path, target, size, digest, mtime_ns in rows:
                 yield Delivery(path, target, size, digest, mtime_ns, "")

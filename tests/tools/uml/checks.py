@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from support import PATIENCE, Done, Running, Site, make_tree, pattern, wait_until
 from trioft.core.model import BLOCK_SIZE, MIB
-from trioft.core.naming import is_partial
+from trioft.core.naming import is_own
 from trioft.movers.ops import linux
 
 if TYPE_CHECKING:
@@ -59,11 +59,11 @@ class Ground(Site):
 
     def finished(self) -> dict[bytes, bytes]:
         """What the server has under final names."""
-        return self._see(lambda path: None if is_partial(path) else Path(os.fsdecode(path)).read_bytes())
+        return self._see(lambda path: None if is_own(path) else Path(os.fsdecode(path)).read_bytes())
 
     def partials(self) -> dict[bytes, int]:
         """The partials that the server has, with their sizes. Not a probe's whose mover died: those are swept later."""
-        seen = self._see(lambda path: os.stat(path).st_size if is_partial(path) else None)
+        seen = self._see(lambda path: os.stat(path).st_size if is_own(path) else None)
         return {path: size for path, size in seen.items() if not path.startswith(b".trioft-probe-")}
 
     def _see(self, look: Callable[[bytes], Seen | None]) -> dict[bytes, Seen]:

@@ -17,7 +17,7 @@ import contextlib
 import errno
 import os
 import stat
-import threading
+from _thread import get_ident  # all of `threading` takes a millisecond to load
 from collections.abc import Iterator
 
 from trioft.core.errors import show_path
@@ -51,7 +51,7 @@ class Top(int):
 
     def parent(self, path: bytes) -> int:
         """Return the descriptor of the folder *path*, good for two more calls of this thread."""
-        kept = self._folders.setdefault(threading.get_ident(), {})
+        kept = self._folders.setdefault(get_ident(), {})
         if (fd := kept.pop(path, None)) is None:
             fd = _walk(self, path, _SEARCH | os.O_DIRECTORY)
             if len(kept) >= _KEPT:
@@ -61,7 +61,7 @@ class Top(int):
 
     def forget(self) -> None:
         """Close the folders of this thread: from now on paths lead to what they lead to now."""
-        kept = self._folders.get(threading.get_ident(), {})
+        kept = self._folders.get(get_ident(), {})
         while kept:
             _close(kept.popitem()[1])
 
@@ -73,7 +73,7 @@ class Top(int):
 
     def kept(self, path: bytes) -> int | None:
         """Return the descriptor of the folder *path* where this thread has it open."""
-        return self._folders.get(threading.get_ident(), {}).get(path)
+        return self._folders.get(get_ident(), {}).get(path)
 
 
 def open_folder(path: bytes, *, dir_fd: int) -> int:

@@ -26,6 +26,9 @@ CIFS = {0xFF534D42, 0xFE534D42}  # with SMB 1, and later
 # On these other machines may write: NFS, CIFS, SMB, SMB2, FUSE (sshfs, virtiofs, …), 9p, Ceph, AFS.
 SHARED = {0x6969, 0xFF534D42, 0x517B, 0xFE534D42, 0x65735546, 0x01021997, 0x00C36400, 0x5346414F}
 
+# On these the ctime of a file tells of each change of it, and its inode lasts.
+STEADY = {EXT4, XFS, BTRFS, TMPFS}
+
 RENAME_NOREPLACE = 1
 # What is answered where a file cannot have a second name, or this one cannot.
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK}
@@ -259,3 +262,20 @@ def die_with_parent(parent: int) -> bool:
     with contextlib.suppress(OSError):  # not Linux: then the closed pipe ends it
         _call("prctl", ctypes.c_int(_PR_SET_PDEATHSIG), ctypes.c_ulong(signal.SIGKILL))
     return os.getppid() == parent
+
+
+def process_began(pid: int) -> int | None:
+    """Return when a process began, in ticks since its machine was started; 0: nobody knows; None: it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        return None if fields[0] in (b"Z", b"X") else int(fields[19])
+    except (OSError, IndexError, ValueError):
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except (OSError, OverflowError):
+        pass
+    return 0

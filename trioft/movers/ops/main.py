@@ -20,6 +20,7 @@ from trioft.core.operations import Operation
 from trioft.movers.ops import linux, mounts, removal, scan, slate, source, writers
 from trioft.movers.ops.folder import (
     bundle,
+    claims,
     growing,
     large,
     listing,
@@ -28,6 +29,7 @@ from trioft.movers.ops.folder import (
     probe,
     publish,
     readback,
+    seals,
 )
 from trioft.movers.ops.wire import receive, send
 
@@ -60,6 +62,9 @@ does(asked.CAN_MOVE, mounts.can_move)
 does(asked.PROBE_SOURCE, mounts.probe_source)
 does(asked.PROBE, probe.probe)
 does(asked.RECOGNIZE, probe.recognize)
+does(asked.CLAIM, claims.claim)
+does(asked.BEAT, claims.beat)
+does(asked.RELEASE, claims.release)
 does(asked.SCAN, scan.scan)
 does(asked.COMPARE, scan.scan)
 does(asked.LOOK, scan.look)
@@ -67,7 +72,7 @@ does(asked.PEEK, source.peek)
 tells(asked.LOCATE, source.locate)
 tells(asked.COMPARE_SPAN, source.compare_span)
 does(asked.REMOVE_SOURCES, removal.remove_sources)
-does(asked.PUT_BACK, removal.put_back)
+does(asked.RETURN_SOURCES, removal.put_back)
 does(asked.MAKE_FOLDERS, listing.make_folders)
 tells(asked.WRITE_BUNDLE, bundle.write_bundle)
 tells(asked.PREPARE, large.prepare)
@@ -80,10 +85,12 @@ does(asked.FINISH_ATTRIBUTES, growing.finish_attributes)
 does(asked.ADOPT, growing.adopt)
 does(asked.SIZE_OF, publish.size_of)
 does(asked.DISCARD, publish.discard)
-does(asked.FIND_PARTIALS, listing.find_partials)
-does(asked.SEAL, publish.seal)
-tells(asked.IS_SEALED, publish.is_sealed)
-does(asked.PUBLISH, publish.publish)
+does(asked.FIND_LEFTOVERS, listing.find_leftovers)
+does(asked.PUT_BACK, publish.put_back)
+does(asked.SEAL, seals.seal)
+tells(asked.IS_SEALED, seals.is_sealed)
+tells(asked.ARE_SEALED, seals.are_sealed)
+tells(asked.PUBLISH, publish.publish)
 does(asked.MARK, markers.mark)
 tells(asked.READ_DELIVERED, readback.read_delivered)
 tells(asked.SUM_DELIVERED, manifests.sum_delivered)

@@ -16,7 +16,16 @@ from trioft.core.manifest import ASC_MHL
 from trioft.core.model import BLOCK_SIZE, Item, Manner, Result, Verdict, policy_for
 from trioft.core.naming import numbered
 from trioft.movers.ops import beneath
-from trioft.movers.ops.files import READ, Progress, close_quietly, digest_of_block, is_same, read_exactly, status_of
+from trioft.movers.ops.files import (
+    READ,
+    Progress,
+    close_quietly,
+    digest_of_block,
+    fingerprint_of,
+    is_same,
+    read_exactly,
+    status_of,
+)
 from trioft.movers.ops.folder.partials import sync_folder
 from trioft.movers.ops.slate import touch
 
@@ -37,7 +46,7 @@ def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progres
                 return Result(Verdict.ALREADY, target)
             digest = _compare_contents(src_fd, dst, target, item, progress)
             if digest is not None:
-                return Result(Verdict.ALREADY, target, digest)
+                return Result(Verdict.ALREADY, target, digest, seal=fingerprint_of(there))
         if manner.manifest == ASC_MHL and ascmhl.is_chain(target) and _is_continued(src_fd, dst, target, item):
             return Result(Verdict.ALREADY, target)
         if if_exists in ("skip", "fail"):
@@ -78,7 +87,7 @@ def _compare_contents(src_fd: int, dst: int, target: bytes, item: Item, progress
     digests = bytearray()
     touch(Side.DESTINATION)
     try:
-        there = _open_to_sync(target, dst)
+        there = open_to_sync(target, dst)
         try:
             os.fsync(there)
             os.posix_fadvise(there, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -97,7 +106,7 @@ def _compare_contents(src_fd: int, dst: int, target: bytes, item: Item, progress
     return file_digest(bytes(digests))
 
 
-def _open_to_sync(target: bytes, dst: int) -> int:
+def open_to_sync(target: bytes, dst: int) -> int:
     """Open a delivered file for reading, and for writing where it is allowed: some servers sync for writers only."""
     flags = os.O_NOFOLLOW | os.O_CLOEXEC
     try:

@@ -12,10 +12,10 @@ import stat
 import time
 from collections.abc import Iterator
 
-from trioft.core.answers import Folder, Listing, Orphans
+from trioft.core.answers import Folder, Leftover, Leftovers, Listing
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
 from trioft.core.model import Found, Manner, Root
-from trioft.core.naming import is_partial
+from trioft.core.naming import is_former, is_own
 from trioft.movers.ops import beneath
 from trioft.movers.ops.files import NAMES_A_CALL, close_quietly, is_same, opened
 from trioft.movers.ops.folder.partials import make_folder, sync_folder
@@ -116,31 +116,38 @@ def make_folders(source: Root, destination: Root, folders: list[bytes]) -> list[
     return troubles
 
 
-def find_partials(destination: Root, folders: list[bytes]) -> Orphans:
-    """Search *folders* of the destination and those below them for partials, as far as one call goes."""
-    orphans = Orphans([], folders[:])
+def find_leftovers(destination: Root, folders: list[bytes]) -> Leftovers:
+    """
+    Search *folders* of the destination and those below them for names that are trioft's own, as far as one call goes.
+
+    Those that trioft 0.1 gave are among them, and with these such as other programs have too.
+    """
+    leftovers = Leftovers([], folders[:])
     names, now = 0, time.time()
     with opened(destination, Side.DESTINATION) as dst:
-        while orphans.rest and names < NAMES_A_CALL:
-            folder = orphans.rest.pop()
+        while leftovers.rest and names < NAMES_A_CALL:
+            folder = leftovers.rest.pop()
             prefix = folder + b"/" if folder else b""
             try:
                 fd = beneath.open_folder(folder, dir_fd=dst)
             except OSError:
-                continue  # not ours to read: then no partial of ours is in it
+                continue  # not ours to read: then nothing of ours is in it
             try:
                 with os.scandir(fd) as entries:
                     for entry in entries:
                         names += 1
-                        if entry.is_dir(follow_symlinks=False):
-                            orphans.rest.append(prefix + os.fsencode(entry.name))
-                        elif is_partial(os.fsencode(entry.name)):
+                        name = os.fsencode(entry.name)
+                        is_ours, is_folder = is_own(name), entry.is_dir(follow_symlinks=False)
+                        if is_folder and not is_ours:
+                            leftovers.rest.append(prefix + name)
+                        elif is_ours or is_former(name):
                             with contextlib.suppress(OSError):
                                 status = entry.stat(follow_symlinks=False)
-                                if stat.S_ISREG(status.st_mode):
-                                    orphans.partials.append((prefix + os.fsencode(entry.name), now - status.st_mtime))
+                                if is_folder or stat.S_ISREG(status.st_mode):
+                                    size, age = 0 if is_folder else status.st_size, now - status.st_mtime
+                                    leftovers.found.append(Leftover(prefix + name, size, age, is_folder))
             except OSError:
                 continue
             finally:
                 close_quietly(fd)
-    return orphans
+    return leftovers

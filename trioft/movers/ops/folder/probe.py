@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from trioft.core.answers import KEEPS_NO_TIMES, Probed
 from trioft.core.errors import FileTrouble, Remedy, Side, classify, trouble_of
 from trioft.core.model import Identity, Root
+from trioft.core.naming import PROBE, PROBE_CONTENT
 from trioft.movers.ops import beneath
 from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.mounts import _opened, _other_place, why_not_same
@@ -29,7 +30,7 @@ def probe(path: bytes, was: Identity | None, marker: bytes | None, require_mount
     Nothing is written where the place is not the one it *was*, or does not have what is asked for. Never creates
     *path*. Raises ``FileTrouble`` with what does not work.
     """
-    name = b".trioft-probe-%d-%d.00000000.partial" % (os.getpid(), time.monotonic_ns())
+    name = PROBE + b"%d-%d" % (os.getpid(), time.monotonic_ns())
     with _recognized(path, was, marker, require_mount) as (dst, root, identity):
         try:
             op = "stat"
@@ -41,7 +42,7 @@ def probe(path: bytes, was: Identity | None, marker: bytes | None, require_mount
                 free = space.f_bavail * space.f_frsize
                 try:
                     try:
-                        os.write(fd, b"trioft")
+                        os.write(fd, PROBE_CONTENT)
                         op = "fsync"
                         os.fsync(fd)
                     except OSError as error:

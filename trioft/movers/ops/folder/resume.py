@@ -31,6 +31,7 @@ def plan_resume(
         size = min(os.fstat(fd).st_size, item.fingerprint.size)
         if (
             checkpoint
+            and checkpoint.is_coherent(BLOCK_SIZE)
             and checkpoint.partial == partial
             and checkpoint.fingerprint == item.fingerprint
             and not checkpoint.growing  # what was copied while it grew may have been written again since
@@ -59,7 +60,8 @@ def plan_resume_growing(
     """The same for a file that is, or was, growing: a block that is no longer what it was becomes VOID."""
     try:
         size = min(os.fstat(fd).st_size, item.fingerprint.size)
-        if checkpoint is None or checkpoint.partial != partial or not checkpoint.digests:
+        is_of_use = checkpoint is not None and checkpoint.is_coherent(BLOCK_SIZE) and checkpoint.partial == partial
+        if checkpoint is None or not is_of_use or not checkpoint.digests:
             return _compare(src_fd, fd, item, partial, size, progress)
         # It may have become shorter; and the last block, if it is none yet, will be read again as it grows.
         offset = min(checkpoint.offset, size) // BLOCK_SIZE * BLOCK_SIZE

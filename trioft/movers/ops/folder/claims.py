@@ -1,0 +1,189 @@
+"""
+The operations behind claims: made, beaten, taken away. Run in a mover.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from datetime import UTC, datetime
+
+from trioft.core.claim import CLAIMING, STALE, Claimed, Holder, content_of, holder_in
+from trioft.core.errors import FileTrouble, Remedy, Side, classify, trouble_of
+from trioft.core.model import Root
+from trioft.movers.ops import beneath, linux
+from trioft.movers.ops.files import close_quietly, opened
+from trioft.movers.ops.slate import touch
+
+_LARGEST = 64 * 1024  # bytes of a claim that is read
+_TRIES = 5
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+
+
+def claim(destination: Root, name: bytes, mine: Holder) -> Claimed:
+    """
+    Make *name* a claim of *mine*, unless it is somebody's who lives; who does not is taken over from.
+
+    That a claim cannot be written is said, and no trouble. Raises ``FileTrouble`` where the destination is away.
+    """
+    with opened(destination, Side.DESTINATION) as dst:
+        made = CLAIMING + mine.token.encode()
+        try:
+            now = _write(dst, made, content_of(mine, _now()))
+        except OSError as error:
+            there = _read(dst, name)
+            if there is not None and lives(there[0], time.time() - there[1], mine):
+                return Claimed(holder=there[0])
+            return _not_written(error)
+        try:
+            return _take(dst, name, made, now, mine)
+        except OSError as error:
+            return _not_written(error)
+        finally:
+            with contextlib.suppress(OSError):
+                beneath.unlink(made, dir_fd=dst)
+
+
+def beat(destination: Root, name: bytes, mine: Holder) -> Claimed:
+    """Say that *mine* still lives. A claim that is not there any more is made again, if nobody else has."""
+    with opened(destination, Side.DESTINATION) as dst:
+        there = _read(dst, name)
+        if there is not None and there[0] is not None and there[0].token == mine.token:
+            touch(Side.DESTINATION)
+            try:
+                fd = beneath.open_file(name, os.O_WRONLY, dir_fd=dst)
+                try:
+                    os.pwrite(fd, content_of(mine, _now()), 0)
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                return _not_written(error)
+            return Claimed()
+    return claim(destination, name, mine)
+
+
+def release(destination: Root, name: bytes, mine: Holder) -> None:
+    """Take the claim *name* away, if it is *mine*."""
+    with opened(destination, Side.DESTINATION) as dst:
+        there = _read(dst, name)
+        if there is not None and there[0] is not None and there[0].token == mine.token:
+            touch(Side.DESTINATION)
+            try:
+                beneath.unlink(name, dir_fd=dst)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                raise FileTrouble(trouble_of(error, Side.DESTINATION, "unlink", name)) from error
+
+
+def lives(holder: Holder | None, age: float, mine: Holder) -> bool:
+    """
+    Return whether the holder of a claim, which was beaten *age* seconds ago, is still at work.
+
+    A process of this machine is looked for; whoever is elsewhere has to be heard of now and then.
+    """
+    is_fresh = abs(age) < STALE
+    if holder is None:
+        return is_fresh  # it is being written, or it is none
+    if mine.boot and (holder.boot, holder.pids) == (mine.boot, mine.pids):
+        began = linux.process_began(holder.pid)
+        return began is not None and holder.began in (0, began)
+    is_of_before = mine.machine and (holder.machine, holder.host) == (mine.machine, mine.host)
+    if is_of_before and holder.boot and holder.boot != mine.boot and mine.boot:
+        return False  # this machine has been started anew since
+    return is_fresh
+
+
+def find_holder(dst: int, name: bytes, mine: Holder, now: float) -> tuple[Holder | None, bool] | None:
+    """Return who holds the claim *name*, and whether he lives; None where there is no such claim."""
+    there = _read(dst, name)
+    return None if there is None else (there[0], lives(there[0], now - there[1], mine))
+
+
+def _take(dst: int, name: bytes, made: bytes, now: float, mine: Holder) -> Claimed:
+    """Give what was *made* the *name* of a claim; *now* is the time at the destination."""
+    gone: Holder | None = None
+    for _ in range(_TRIES):
+        touch(Side.DESTINATION)
+        try:
+            beneath.rename_noreplace(made, name, dir_fd=dst)
+            return Claimed(instead_of=gone)
+        except FileExistsError:
+            pass
+        there = _read(dst, name)
+        if there is None:
+            continue
+        if lives(there[0], now - there[1], mine):
+            return Claimed(holder=there[0]) if there[0] is not None else Claimed(holder=_UNKNOWN)
+        # Two may find it stale at a time: who moves it aside looks whether it still is what both have seen.
+        aside = made + b"-former"
+        try:
+            beneath.rename(name, aside, dir_fd=dst)
+        except FileNotFoundError:
+            continue
+        if _read(dst, aside) != there:
+            with contextlib.suppress(FileExistsError):
+                beneath.rename_noreplace(aside, name, dir_fd=dst)
+            continue
+        beneath.unlink(aside, dir_fd=dst)
+        gone = there[0]
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+
+_UNKNOWN = Holder("a host that nobody knows", 0, 0, "", "", "", "", "", "a moment ago", "")
+
+
+def _write(dst: int, path: bytes, content: bytes) -> float:
+    """Write a new file; return when that was by the clock of the destination."""
+    touch(Side.DESTINATION)
+    fd = beneath.open_file(path, _WRITE, 0o644, dir_fd=dst)
+    try:
+        try:
+            if os.write(fd, content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            now = os.fstat(fd).st_mtime
+        finally:
+            os.close(fd)
+        return now
+    except OSError:
+        with contextlib.suppress(OSError):
+            beneath.unlink(path, dir_fd=dst)
+        raise
+
+
+def _read(dst: int, path: bytes) -> tuple[Holder | None, float] | None:
+    """Return who holds a claim, and when it was written last; None where there is none that can be read."""
+    touch(Side.DESTINATION)
+    try:
+        fd = beneath.open_file(path, os.O_RDONLY | os.O_NONBLOCK, dir_fd=dst)
+    except OSError as error:
+        _unless_away(error)
+        return None
+    try:
+        content = os.read(fd, _LARGEST)
+        return holder_in(content), os.fstat(fd).st_mtime
+    except OSError as error:
+        _unless_away(error)
+        return None
+    finally:
+        close_quietly(fd)
+
+
+def _now() -> str:
+    from trioft.core.units import timestamp  # slow to load, and movers that copy need none
+
+    return timestamp(datetime.now(UTC))
+
+
+def _not_written(error: OSError) -> Claimed:
+    _unless_away(error)
+    return Claimed(why_not=error.strerror or str(error))
+
+
+def _unless_away(error: OSError) -> None:
+    """Raise ``FileTrouble`` if *error* says that the whole destination is gone."""
+    trouble = trouble_of(error, Side.DESTINATION, "claim", b"")
+    if classify(trouble) == Remedy.DESTINATION:
+        raise FileTrouble(trouble) from error
