@@ -40,7 +40,7 @@ from trioft.pipeline.sweeper import clear_up, clear_up_once, sweep
 from trioft.pipeline.throttle import Throttle
 from trioft.state import unlisted
 from trioft.state.board import Board
-from trioft.state.claims import Claims
+from trioft.state.claims import Claims, are_needed
 from trioft.state.journal import Journal
 from trioft.state.ledger import Ledger, forget_old_history, ledger_path, open_port, run_ledger
 from trioft.state.lock import Lock
@@ -187,6 +187,9 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 ledger=ledger.id,
             )
             manner = how_to_copy(config, once, storage.resolution_ns)
+            with ledger.transaction():
+                removing = config.copy.on_success.action != "keep"
+                needs_claims = are_needed(ledger, manner, removing=removing)
             changes = Changes(backlog.wake, manner.markers.source)
 
             def ends() -> Ends:
@@ -202,7 +205,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 looking=looking_at,
                 changes=changes,
                 owners=Owners(),
-                claims=Claims(manner.routes is not None and manner.if_exists == "overwrite"),
+                claims=Claims(needs_claims),
                 ledger=port,
                 storage=storage,
                 manner=manner,

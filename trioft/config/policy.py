@@ -39,4 +39,5 @@ def how_to_copy(config: Config, once: bool, resolution_ns: int) -> Manner:
         manifest=config.copy.manifest,
         markers=markers_of(config),
         routes=routes_of(config),
+        if_rival="fail" if config.destination.if_exists else "rename",
     )

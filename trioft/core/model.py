@@ -135,6 +135,8 @@ class Manner(NamedTuple):
     manifest: str = "none"  # xxh128sum, sha256sum or ascmhl
     markers: Markers = Markers()
     routes: Routes | None = None
+    # Where names are overwritten: what happens to a file whose name is that of another delivery, which is not replaced.
+    if_rival: str = "fail"
 
 
 class Item(NamedTuple):
@@ -149,7 +151,9 @@ class Item(NamedTuple):
     marked: bool = False  # who wrote it has said that it is complete
     routed: bytes = b""  # where it goes, if not to the same path
     place: bytes = b""  # its partial lies beside this name; empty: beside its own
-    rival: bytes = b""  # another source file that has this name at the destination, which is not replaced therefore
+    # Another source file that has this name at the destination, or, if it is its own path, an earlier one that was
+    # removed when it had been delivered: neither is replaced.
+    rival: bytes = b""
     seal: Fingerprint | None = None  # what its partial was when trioft had written to it last; None: not asked for
     ledger: bytes = b""  # the id of the ledger that its partial belongs to
     name_max: int = 255  # bytes of a name, at the destination
@@ -292,7 +296,9 @@ FINAL = frozenset(state for state, following in TRANSITIONS.items() if not follo
 
 def policy_for(item: Item, manner: Manner) -> str:
     """Return what happens if the name of *item* is taken: what another source file has delivered is not replaced."""
-    return "fail" if item.rival and manner.if_exists == "overwrite" else manner.if_exists
+    if not item.rival or manner.if_exists != "overwrite":
+        return manner.if_exists
+    return "fail" if manner.routes is not None and item.rival != item.path else manner.if_rival
 
 
 ACTIVE = (FileState.COPYING, FileState.VERIFYING)

@@ -1,5 +1,5 @@
 """
-Claims: which source file has, or may get, a name at the destination, where rules can give one name to several.
+Claims: which source file has, or may get, a name at the destination; and what is all that is left of one.
 
 Only where names are overwritten: no other policy replaces a name, whoever has it.
 """
@@ -13,7 +13,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 from trioft.core.errors import ROUTE, Side, Trouble, show_path
-from trioft.core.model import Item
+from trioft.core.model import Item, Manner
 from trioft.state import rowsums
 from trioft.state.ledger import ARRIVED, Entry, Ledger, Port
 from trioft.state.schema import ELSEWHERE
@@ -75,6 +75,20 @@ class Claims:
         return [its._replace(rival=owners.get(its.target, b"")) if isinstance(its, Item) else its for its in named]
 
 
+def are_needed(ledger: Ledger, manner: Manner, *, removing: bool) -> bool:
+    """May a name that is replaced be that of another source file, or of one that is there no more?"""
+    if manner.if_exists != "overwrite":
+        return False
+    if manner.routes is not None or removing:
+        return True
+    query = (
+        f"SELECT EXISTS (SELECT 1 FROM file WHERE {ELSEWHERE}) OR EXISTS (SELECT 1 FROM file WHERE removal = 'removed')"
+        " OR EXISTS (SELECT 1 FROM history WHERE event = 'removed')"
+    )
+    (is_needed,) = ledger.execute(query).fetchone()
+    return bool(is_needed)
+
+
 def pass_on(ledger: Ledger, entries: Sequence[Entry]) -> None:
     """These are to be recorded. What another file was delivered as, under a name of theirs, is not there any more."""
     columns = rowsums.FILE.replace("target", "x''")
@@ -90,7 +104,11 @@ def pass_on(ledger: Ledger, entries: Sequence[Entry]) -> None:
 
 
 def owners_of(ledger: Ledger, names: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Return, of *names* (target, source file), those that another source file was delivered under, and which."""
+    """
+    Return, of *names* (target, source file), those that are not to be replaced, and what was delivered under them.
+
+    That is another source file, or an earlier one of the same path that was removed since: this is all that is left.
+    """
     query = (
         f"SELECT outcome, folder, name FROM file WHERE target = ? AND {ELSEWHERE}"
         " UNION ALL SELECT outcome, folder, name FROM file WHERE folder = ? AND name = ? AND target = ?"
@@ -100,7 +118,18 @@ def owners_of(ledger: Ledger, names: Iterable[tuple[bytes, bytes]]) -> dict[byte
         for outcome, folder, name in ledger.execute(query, (target, *os.path.split(target), target)):
             if outcome in ARRIVED and (other := os.path.join(folder, name)) != path:
                 owners[target] = other
+        if target not in owners and _is_all_that_is_left(ledger, target, path):
+            owners[target] = path
     return owners
+
+
+def _is_all_that_is_left(ledger: Ledger, target: bytes, path: bytes) -> bool:
+    """Was *target* delivered from a source file called *path* that was removed then?"""
+    query = (
+        "SELECT 1 FROM file WHERE folder = ? AND name = ? AND target = ? AND removal = 'removed'"
+        " UNION ALL SELECT 1 FROM history WHERE path = ? AND event = 'removed' AND target = ? LIMIT 1"
+    )
+    return ledger.execute(query, (*os.path.split(path), target, path, target)).fetchone() is not None
 
 
 def _in_use(item: Item, holder: bytes) -> Trouble:
