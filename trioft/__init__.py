@@ -29,7 +29,7 @@ span         up to eight blocks: what a mover copies in one call
 settle       make what was written durable, read it back, compare
 reconcile    compare all that was copied of a file that grew with what it holds once it is closed; write what differs
 checkpoint   an offset below which everything is settled, recorded in the ledger
-partial      ``NAME.<8 hex of the source's identity>.partial``: what a file is called until it is finished
+partial      ``NAME.<hash of the ledger and the source>.trioft-partial``: what a file is called until it is finished
 marker       ``NAME.done``, or whatever the configuration calls it: says beside a file that it is complete
 publish      give a settled partial its final name
 

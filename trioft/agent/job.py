@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import AsyncIterator, Container, Sequence
 from typing import NamedTuple
 
 import attrs
@@ -38,12 +38,15 @@ from trioft.pipeline.shutdown import Shutdown
 from trioft.pipeline.storage import Storage
 from trioft.pipeline.sweeper import clear_up, clear_up_once, sweep
 from trioft.pipeline.throttle import Throttle
-from trioft.state import unlisted
+from trioft.pipeline.volumes import Volumes
+from trioft.state import proofs, unlisted
 from trioft.state.board import Board
 from trioft.state.claims import Claims, are_needed
 from trioft.state.journal import Journal
-from trioft.state.ledger import Ledger, forget_old_history, ledger_path, open_port, run_ledger
+from trioft.state.keeper import Patience, run_ledger
+from trioft.state.ledger import Ledger, forget_old_history, ledger_path, open_port
 from trioft.state.lock import Lock
+from trioft.state.volumes import volumes_of
 
 # Seconds that a sync waits for what the agent itself lacks: processes, its ledger. A watch waits as long as it takes.
 _SYNC_PATIENCE = 60.0
@@ -105,6 +108,7 @@ class JobRun:
         self.pools: tuple[Movers, ...] = ()
         self.changes: Changes | None = None
         self.storage: Storage | None = None  # there is none while the ends have not been found
+        self.ledger: str | None = None  # its file, as soon as there is one
 
     @property
     def state(self) -> str:
@@ -159,11 +163,21 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
             return
         copying.warm_up(1)
         stuck.paths = {Side.SOURCE: pair.source.path, Side.DESTINATION: pair.destination.path}
+        patience = Patience(
+            lambda waited: not shutdown.is_over and (not once or waited < _SYNC_PATIENCE),
+            lambda text: board.set_lack("ledger", text),
+        )
         async with contextlib.AsyncExitStack() as held:
-            ledger = held.enter_context(_ledger_of(pair, config, state_dir))
+            ledger = await held.enter_async_context(_ledger_of(pair, config, state_dir, patience, shutdown))
+            if ledger is None:
+                return
             port, requests = open_port(_REQUESTS)
+            run.ledger = ledger.path
             known = {side: None if side in run.accept_new else ledger.identity_of(side) for side in Side}
             storage = Storage(pair.ends, known, config, board)
+            storage.hung.is_held, stuck.place_of = stuck.is_held_in, storage.hung.place_of
+            if Side.DESTINATION not in run.accept_new:
+                storage.volumes = Volumes(volumes_of(ledger))
             with shutdown.until_stopped():
                 await with_patience(lambda: check_ends(storage, looking.call), config, board, patient=not once)
                 claiming = Claiming(pair, ledger.id, storage, looking.call, board)
@@ -171,11 +185,19 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 await with_patience(claiming.begin, config, board, patient=not once)
             if shutdown.stopped:
                 return
-            with ledger.transaction():
-                for side, identity in storage.identity.items():
-                    assert identity is not None
-                    ledger.note_identity(side, identity)
-                unlisted.begin(ledger, sum_length(config.copy.manifest))
+
+            async def note_ends() -> None:
+                with ledger.transaction():
+                    for side, identity in storage.identity.items():
+                        assert identity is not None
+                        ledger.note_identity(side, identity)
+                    proofs.note_resolution(ledger, storage.resolution_ns)
+                    unlisted.begin(ledger, sum_length(config.copy.manifest))
+
+            with shutdown.until_stopped():
+                await patience.keep_trying(note_ends)
+            if shutdown.stopped:
+                return
             _record_ends(storage, board)
             # With a gate each goes by itself: no file waits for what is found out about another.
             backlog = Backlog(
@@ -186,10 +208,16 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 mixed=storage.ends.destination.is_far,
                 ledger=ledger.id,
             )
-            manner = how_to_copy(config, once, storage.resolution_ns)
+            backlog.name_max = storage.naming.name_max
+            manner = how_to_copy(
+                config,
+                once,
+                storage.resolution_ns,
+                permissions=storage.keeps_permissions,
+                name_max=storage.naming.name_max,
+            )
             with ledger.transaction():
-                removing = config.copy.on_success.action != "keep"
-                needs_claims = are_needed(ledger, manner, removing=removing)
+                sole = are_needed(ledger, manner, removing=config.copy.on_success.action != "keep")
             changes = Changes(backlog.wake, manner.markers.source)
 
             def ends() -> Ends:
@@ -205,7 +233,12 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 looking=looking_at,
                 changes=changes,
                 owners=Owners(),
-                claims=Claims(needs_claims),
+                claims=Claims(
+                    overwrites=manner.if_exists == "overwrite",
+                    routed=manner.routes is not None,
+                    sole=sole,
+                    naming=lambda: storage.naming,
+                ),
                 ledger=port,
                 storage=storage,
                 manner=manner,
@@ -216,7 +249,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
             )
             # The ledger outlives all that may still have something to say to it: it ends when the last port closes.
             async with trio.open_nursery() as services:
-                services.start_soon(run_ledger, ledger, requests, functools.partial(_doubt, board))
+                services.start_soon(run_ledger, ledger, requests, patience, functools.partial(_doubt, board))
                 run.found(storage, changes)
                 with port, run.control.of(backlog, changes, port.clone()):
                     async with trio.open_nursery() as helpers:
@@ -315,15 +348,30 @@ def bundle_bytes(rate: int | None) -> int:
     return BUNDLE_BYTES if rate is None else min(BUNDLE_BYTES, max(BUNDLE_FILE_SIZE, rate))
 
 
-@contextlib.contextmanager
-def _ledger_of(pair: Pair, config: Config, state_dir: str) -> Iterator[Ledger]:
+@contextlib.asynccontextmanager
+async def _ledger_of(
+    pair: Pair, config: Config, state_dir: str, patience: Patience, shutdown: Shutdown
+) -> AsyncIterator[Ledger | None]:
+    """Open the ledger of a pair, and lock that; yield None where it was stopped before that could be."""
     path = ledger_path(state_dir, pair.ledger_source, pair.destination.path)
-    with contextlib.ExitStack() as locks:
-        locks.callback(Lock(path.removesuffix(".sqlite") + ".lock").release)
-        with contextlib.closing(Ledger(path)) as ledger:
+
+    async def lock() -> Lock:
+        return Lock(path.removesuffix(".sqlite") + ".lock")
+
+    async def begin() -> Ledger:
+        with contextlib.ExitStack() as stack:
+            ledger = stack.enter_context(contextlib.closing(Ledger(path)))
             with ledger.transaction():
                 ledger.begin_run(pair.ledger_source, pair.destination.path)
-            yield ledger
+            stack.pop_all()
+        return ledger
+
+    with contextlib.ExitStack() as held:
+        ledger = None
+        with shutdown.until_stopped():
+            held.callback((await patience.keep_trying(lock)).release)
+            ledger = held.enter_context(contextlib.closing(await patience.keep_trying(begin)))
+        yield None if shutdown.stopped else ledger
 
 
 async def _watch_source(pair: Pair, storage: Storage, changes: Changes, starts: Starts, board: Board) -> None:
@@ -338,7 +386,7 @@ async def _watch_source(pair: Pair, storage: Storage, changes: Changes, starts: 
                 nursery.start_soon(run_events, pair.source.path, changes, starts, lambda text: _no_events(text, board))
                 await mounted.wait()
                 nursery.cancel_scope.cancel()
-            changes.add(None)
+            changes.look_everywhere()
 
 
 def _no_events(text: str, board: Board) -> None:

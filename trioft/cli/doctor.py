@@ -148,10 +148,11 @@ class Heard(Changes):
         self.why_not: str | None = None
         self._name = name
 
+    def watching(self, *, everywhere: bool) -> None:
+        self.ready.set()
+
     def add(self, paths: list[bytes] | None) -> None:
-        if paths is None:
-            self.ready.set()
-        elif self._name in paths and self.at is None:
+        if paths is not None and self._name in paths and self.at is None:
             self.at = trio.current_time()
             self.event.set()
 

@@ -25,11 +25,13 @@ from trioft.config.kinds import (
     LIMIT,
     MARKER,
     MIN_FREE,
+    NAME_PRESETS,
     NAMES,
     ON_SUCCESS,
     PATH,
     PATTERNS,
     PERIOD,
+    PRESETS,
     ROUTES,
     SIZE,
     SUFFIX,
@@ -77,6 +79,12 @@ class Source:
     exclude: tuple[str, ...] = option(
         [], PATTERNS, "Files that match one of these are left alone, even where include matches too.", live=True
     )
+    exclude_presets: tuple[str, ...] = option(
+        [],
+        NAME_PRESETS,
+        "Leave alone what programs have not finished, or keep for themselves, by the names they give to it.",
+        live=True,
+    )
     settle: float = option(
         "10s",
         TIME,
@@ -96,6 +104,15 @@ class Source:
     done_suffix: str | None = option(
         None, SUFFIX, "Such as .done: NAME is delivered when its writer has made NAME.done beside it, to say so."
     )
+
+    remove_empty_folders: bool = option(
+        False, SWITCH, "Remove the source's folders that deliveries have emptied, where copy.on_success removes files."
+    )
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """The patterns of all that is left alone."""
+        return (*self.exclude, *(pattern for name in self.exclude_presets for pattern in PRESETS[name]))
 
 
 @attrs.frozen(kw_only=True)
@@ -175,6 +192,11 @@ class Copy:
         "readback",
         one_of("size", "transfer", "readback"),
         "Compare sizes; what was read with what was written; or what is read back, which finds most.",
+    )
+    checksum: bool = option(
+        False,
+        SWITCH,
+        "Compare contents with what is there already, byte for byte: size and time can agree by chance.",
     )
     on_success: OnSuccess = option(
         "keep",

@@ -64,7 +64,15 @@ class LockedError(UnusableError):
 
 
 class LedgerError(UnusableError):
-    """The ledger cannot be opened, read or written. It is never silently recreated."""
+    """
+    The ledger cannot be opened, read or written. It is never silently recreated.
+
+    Where it *passes*, it may work later: its disk is full, or somebody has locked it.
+    """
+
+    def __init__(self, text: str, *, hint: str | None = None, passes: bool = False) -> None:
+        super().__init__(text, hint=hint)
+        self.passes = passes
 
 
 class Side(enum.StrEnum):

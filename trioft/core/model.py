@@ -42,6 +42,20 @@ class Fingerprint(NamedTuple):
         return max(self.mtime_ns, self.ctime_ns)
 
 
+class Volume(NamedTuple):
+    """What is mounted below an end, and belongs to it: a disk among several, a share in a folder."""
+
+    point: bytes  # relative to the end
+    id: int  # of this mount: another one has another
+    kind: str  # filesystem type
+    source: str  # a server's share, a device
+    place: bytes  # which folder of it is mounted
+
+    def is_same(self, other: Volume) -> bool:
+        """Return whether the same is mounted there, if perhaps once more."""
+        return self._replace(id=0) == other._replace(id=0)
+
+
 class Root(NamedTuple):
     """The source's or the destination's folder. Operations refuse to work in it once it is another one."""
 
@@ -49,6 +63,7 @@ class Root(NamedTuple):
     dev: int
     ino: int = 0  # 0: not asked for, where servers and clients make up what they like
     uuid: str = ""  # of the filesystem; empty: not asked for. Two disks in one slot have the same device and inode
+    mounts: tuple[tuple[bytes, int], ...] = ()  # below it: where, and which mount it has to be; -1: none will do
 
     @property
     def is_far(self) -> bool:
@@ -135,8 +150,10 @@ class Manner(NamedTuple):
     manifest: str = "none"  # xxh128sum, sha256sum or ascmhl
     markers: Markers = Markers()
     routes: Routes | None = None
-    # Where names are overwritten: what happens to a file whose name is that of another delivery, which is not replaced.
+    # Where names are overwritten: what happens to a file whose name is all that is left of an earlier one of its path.
     if_rival: str = "fail"
+    permissions: bool = True  # the destination keeps permission bits
+    name_max: int = 255  # bytes of a name, at the destination
 
 
 class Item(NamedTuple):
@@ -155,6 +172,8 @@ class Item(NamedTuple):
     # removed when it had been delivered: neither is replaced.
     rival: bytes = b""
     seal: Fingerprint | None = None  # what its partial was when trioft had written to it last; None: not asked for
+    doubtful: bool = False  # another version was delivered: what is there of the same size and time may be that one
+    before: bytes = b""  # the name under which an earlier version of this very file was delivered; empty: none is known
     ledger: bytes = b""  # the id of the ledger that its partial belongs to
     name_max: int = 255  # bytes of a name, at the destination
 
@@ -213,6 +232,7 @@ class Result(NamedTuple):
     note: str = ""  # what else a person should find in the ledger
     sum: bytes | None = None  # as a manifest has it; None: to be read, if anybody wants it
     seal: Fingerprint | None = None  # what was verified: the partial; once published, or found there, the copy
+    lost: tuple[str, ...] = ()  # extended attributes that the destination does not take
 
 
 class Checkpoint(NamedTuple):
@@ -229,6 +249,13 @@ class Checkpoint(NamedTuple):
         return not self.digests or len(self.digests) == -(-self.offset // block_size) * 16
 
 
+class Former(NamedTuple):
+    """The copy of an earlier version of a source file, of which all is in the present one: that may replace it."""
+
+    target: bytes  # relative to the destination
+    there: Fingerprint  # of the copy, when it was compared
+
+
 class Publication(NamedTuple):
     """A verified partial that may get its final name."""
 
@@ -240,6 +267,8 @@ class Publication(NamedTuple):
     if_exists: str  # as in ``Manner``
     seal: Fingerprint | None = None  # what the partial was when it was verified; None: nobody knows
     digest: bytes | None = None  # of the whole file
+    doubtful: bool = False  # as in ``Item``
+    former: Former | None = None  # what its final name may be taken from
 
 
 class Unlisted(NamedTuple):
@@ -298,7 +327,7 @@ def policy_for(item: Item, manner: Manner) -> str:
     """Return what happens if the name of *item* is taken: what another source file has delivered is not replaced."""
     if not item.rival or manner.if_exists != "overwrite":
         return manner.if_exists
-    return "fail" if manner.routes is not None and item.rival != item.path else manner.if_rival
+    return manner.if_rival if item.rival == item.path else "fail"
 
 
 ACTIVE = (FileState.COPYING, FileState.VERIFYING)

@@ -30,16 +30,19 @@ if TYPE_CHECKING:
         Searched,
         Seen,
         Step,
+        Survey,
         Written,
     )
     from trioft.core.ascmhl import Creator
-    from trioft.core.claim import Claimed, Holder
+    from trioft.core.claim import Claimed, Holder, Standing
     from trioft.core.errors import Trouble
+    from trioft.core.folding import Naming
     from trioft.core.measured import Measured, Planted
     from trioft.core.model import (
         Checkpoint,
         Ends,
         Fingerprint,
+        Former,
         Identity,
         Item,
         Manner,
@@ -93,9 +96,12 @@ CAN_MOVE: Operation[Never, bool, bytes, bytes] = Operation("can_move", SOURCE)
 PROBE_SOURCE: Operation[Never, tuple[Root, Identity], bytes, Identity | None] = Operation("probe_source", SOURCE)
 PROBE: Operation[Never, Probed, bytes, Identity | None, bytes | None, bool] = Operation("probe", DESTINATION)
 RECOGNIZE: Operation[Never, Root, bytes, Identity | None, bytes | None, bool] = Operation("recognize", DESTINATION)
+FIND_NAMING: Operation[Never, Naming, Root] = Operation("find_naming", DESTINATION)
+FIND_VIEW: Operation[Never, str | None, Ends, bool] = Operation("find_view", BOTH)
 
 CLAIM: Operation[Never, Claimed, Root, bytes, Holder] = Operation("claim", DESTINATION)
 BEAT: Operation[Never, Claimed, Root, bytes, Holder] = Operation("beat", DESTINATION)
+READ_CLAIMS: Operation[Never, list[Standing], Root, list[bytes], Holder] = Operation("read_claims", DESTINATION)
 RELEASE: Operation[Never, None, Root, bytes, Holder] = Operation("release", DESTINATION)
 
 # --- looking at the source -------------------------------------------------------------------------------------------
@@ -130,6 +136,7 @@ COMPARE: Operation[
 LOOK: Operation[Never, list[Look], Root, list[bytes], Sequence[str], Sequence[str], Markers, Routes | None] = Operation(
     "look", SOURCE
 )
+SURVEY: Operation[Step, Survey, Root, list[bytes]] = Operation("survey", SOURCE, background=True)
 PEEK: Operation[Never, Peek, Root, bytes, tuple[int, int], int, bytes, Routes | None] = Operation("peek", SOURCE)
 LOCATE: Operation[Searched, bytes | None, Root, bytes, tuple[int, int], bool] = Operation("locate", SOURCE)
 COMPARE_SPAN: Operation[Step, list[Difference], Root, bytes, int, int, list[tuple[bytes, bytes]]] = Operation(
@@ -138,7 +145,8 @@ COMPARE_SPAN: Operation[Step, list[Difference], Root, bytes, int, int, list[tupl
 REMOVE_SOURCES: Operation[Never, list[Result], Root, list[tuple[bytes, Fingerprint]], bytes | None, bytes] = Operation(
     "remove_sources", SOURCE
 )
-RETURN_SOURCES: Operation[Never, list[bytes], Root, list[bytes]] = Operation("return_sources", SOURCE)
+PUT_BACK_SOURCES: Operation[Never, list[bytes], Root, list[bytes]] = Operation("put_back_sources", SOURCE)
+REMOVE_EMPTIED: Operation[Never, list[bytes], Root, list[bytes]] = Operation("remove_emptied", SOURCE)
 
 # --- copying ---------------------------------------------------------------------------------------------------------
 
@@ -162,11 +170,12 @@ COPY_RANGES: Operation[Step | Written | Sealed, list[int], Ends, Item, bytes, li
 SETTLE_RANGES: Operation[Step, list[int], Root, bytes, list[Range], str] = Operation(
     "settle_ranges", DESTINATION, background=True
 )
-FINISH_ATTRIBUTES: Operation[Never, Fingerprint | None, Ends, Item, bytes, Manner] = Operation(
+FINISH_ATTRIBUTES: Operation[Step | Written | Sealed, list[str], Ends, Item, bytes, Manner] = Operation(
     "finish_attributes", BOTH, patience=_BARRIER
 )
 ADOPT: Operation[Never, bool | None, Ends, bytes | None, tuple[int, int], bytes, bytes, bool] = Operation("adopt", BOTH)
 SIZE_OF: Operation[Never, int, Root, bytes] = Operation("size_of", DESTINATION)
+HOLES_OF: Operation[Never, int, Ends, bytes] = Operation("holes_of", BOTH)
 DISCARD: Operation[Never, None, Root, list[bytes]] = Operation("discard", DESTINATION)
 FIND_LEFTOVERS: Operation[Never, Leftovers, Root, list[bytes]] = Operation("find_leftovers", DESTINATION)
 PUT_BACK: Operation[Never, list[bytes], Root, list[bytes]] = Operation("put_back", DESTINATION)
@@ -175,6 +184,7 @@ PUT_BACK: Operation[Never, list[bytes], Root, list[bytes]] = Operation("put_back
 
 SEAL: Operation[Never, Fingerprint, Root, bytes, int] = Operation("seal", DESTINATION)
 IS_SEALED: Operation[Step, bool, Root, bytes, Fingerprint, bytes | None] = Operation("is_sealed", DESTINATION)
+FIND_FORMER: Operation[Step, list[Former | None], Ends, list[Item]] = Operation("find_former", BOTH)
 ARE_SEALED: Operation[Step, list[bool], Root, list[tuple[bytes, Fingerprint, bytes | None]]] = Operation(
     "are_sealed", DESTINATION, patience=_BARRIER
 )

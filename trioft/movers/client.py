@@ -31,6 +31,7 @@ from trioft.core.model import (
     Checkpoint,
     Ends,
     Fingerprint,
+    Former,
     Item,
     Manner,
     Markers,
@@ -125,7 +126,11 @@ class Source(_End):
 
     async def put_back(self, folders: list[bytes]) -> list[bytes]:
         """Put back what killed runs had taken aside in *folders*, to be removed; return the names it has now."""
-        return await self.call(ask.RETURN_SOURCES, self.root, folders)
+        return await self.call(ask.PUT_BACK_SOURCES, self.root, folders)
+
+    async def remove_emptied(self, folders: list[bytes]) -> list[bytes]:
+        """Remove those of *folders*, and of those above them, in which nothing is left; return which have gone."""
+        return await self.call(ask.REMOVE_EMPTIED, self.root, folders, owner=self.owner)
 
 
 @attrs.frozen
@@ -156,15 +161,19 @@ class Destination(_End):
         """Return how many bytes *partial* has; 0 where there is none."""
         return await self.call(ask.SIZE_OF, self.root, partial, owner=self.owner)
 
+    async def holes_of(self, path: bytes) -> int:
+        """Return how many bytes of a source file are holes, and stay so at the destination."""
+        return await self.call(ask.HOLES_OF, self.ends(), path, owner=self.owner)
+
     async def discard(self, partials: list[bytes]) -> None:
         """Remove *partials*. One that is not there is fine."""
         await self.call(ask.DISCARD, self.root, partials, owner=self.owner)
 
     # --- content
 
-    async def write_bundle(self, items: list[Item], manner: Manner) -> list[Result]:
+    async def write_bundle(self, items: list[Item], manner: Manner, tell: Tell) -> list[Result]:
         """Write small files under their partial names, durable and verified. One result for each, in order."""
-        return await self.call(ask.WRITE_BUNDLE, self.ends(), items, manner, owner=self.owner)
+        return await self.call(ask.WRITE_BUNDLE, self.ends(), items, manner, tell=tell, owner=self.owner)
 
     async def adopt(
         self, old: bytes | None, identity: tuple[int, int], partial: bytes, new_partial: bytes, *, routed: bool
@@ -212,9 +221,10 @@ class Destination(_End):
         """Make a partial durable and read *ranges* back; return the offsets of those that differ."""
         return await self.call(ask.SETTLE_RANGES, self.root, partial, ranges, verify, owner=self.owner)
 
-    async def finish_attributes(self, item: Item, partial: bytes, manner: Manner) -> Fingerprint | None:
-        """Give a partial the permission bits and attributes that the source has now, durably; return what it is."""
-        return await self.call(ask.FINISH_ATTRIBUTES, self.ends(), item, partial, manner, owner=self.owner)
+    async def finish_attributes(self, item: Item, partial: bytes, manner: Manner, tell: TellWriting) -> list[str]:
+        """Give a partial the bits and attributes that the source has now, durably; return what is not taken of them."""
+        ends, owner = self.ends(), self.owner
+        return await self.call(ask.FINISH_ATTRIBUTES, ends, item, partial, manner, tell=tell, owner=owner)
 
     # --- the final name
 
@@ -229,6 +239,10 @@ class Destination(_End):
     async def are_sealed(self, copies: list[tuple[bytes, Fingerprint, bytes | None]]) -> list[bool]:
         """Return of each copy (name, what it was, digest) whether it is there and holds what it did."""
         return await self.call(ask.ARE_SEALED, self.root, copies, owner=self.owner)
+
+    async def find_former(self, items: list[Item]) -> list[Former | None]:
+        """Find the copies of earlier versions of *items* of which all is in the present ones, each read whole."""
+        return await self.call(ask.FIND_FORMER, self.ends(), items, owner=self.owner)
 
     async def publish(self, publications: list[Publication], manner: Manner) -> list[Result]:
         """Give verified partials their final names, durably. One result for each, in order."""

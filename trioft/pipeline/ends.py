@@ -120,7 +120,7 @@ def _check_end(end: End, side: str) -> None:
         hint = "trioft never creates it: mount it, or make the folder yourself"
         raise AwayError(f"the destination is not there: {path}", side=side, hint=hint)
     if end.kind == "missing":
-        raise UnusableError(f"the {side} is not there: {path}")
+        raise AwayError(f"the source is not there: {path}", side=side, hint="mount it, or see to its name")
     if end.error and end.is_away:
         raise AwayError(f"the {side} cannot be used: {path}: {end.error}", side=side)
     if end.error:

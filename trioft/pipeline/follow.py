@@ -26,6 +26,7 @@ from trioft.core.naming import waits_for
 from trioft.movers.client import TellWriting
 from trioft.pipeline.context import Tools, open_nursery_for_one_trouble
 from trioft.pipeline.transfer import Block, Transfer, begin, kept_when_cancelled
+from trioft.state.proofs import NOT_COMPARED
 
 # Bytes at either end that are compared where `growing.reconcile` is `edges`.
 EDGE = 64 * MIB
@@ -77,6 +78,7 @@ class _Recording(Transfer):
         self.recorded = prepared.offset  # up to here the ledger's checkpoint reaches
         self.version = found  # what is to arrive, once it has ended
         self.current = found  # what it is
+        self.lost: list[str] = []  # attributes that the destination does not take
         self.over: Verdict | None = None  # why there is nothing more to be copied here
         self._head = first
         self._looked = self._since = trio.current_time()  # the last look, and the last change, seen here
@@ -131,8 +133,9 @@ class _Recording(Transfer):
         digest = self.digest() if self.tools.manner.verify != "size" else None
         note = self._what_was_not_compared()
         closed = self._head.strength
-        result = Result(Verdict.WRITTEN, digest=digest, closed=closed, found=self.version, note=note, sum=self.sum())
-        return result._replace(seal=self.seal or self.last_seal)
+        lost = tuple(self.lost)
+        written = Result(Verdict.WRITTEN, digest=digest, closed=closed, found=self.version, note=note, lost=lost)
+        return written._replace(sum=self.sum(), seal=self.seal or self.last_seal)
 
     @property
     def mtime_ns(self) -> int:
@@ -264,7 +267,8 @@ class _Recording(Transfer):
 
     async def _finish_attributes(self) -> None:
         tools, item = self.tools, self.watched._replace(mode=self.version.mode)
-        self.seal = await tools.destination.finish_attributes(item, self.partial, tools.manner)
+        tell = functools.partial(self._told, {})
+        self.lost = await tools.destination.finish_attributes(item, self.partial, tools.manner, tell)
 
     async def _compare_all(self) -> list[Difference]:
         """Return the blocks that are not what the file holds now that it is closed."""
@@ -300,7 +304,7 @@ class _Recording(Transfer):
         if low == high:
             return ""
         between = f"bytes {low * BLOCK_SIZE} to {high * BLOCK_SIZE}"
-        return f"not compared with the closed file: {between} (growing.reconcile: edges)"
+        return f"{NOT_COMPARED}: {between} (growing.reconcile: edges)"
 
     async def _compare(self, numbers: list[int]) -> list[Difference]:
         """Return those of the blocks *numbers* for which the file has other bytes than were copied."""

@@ -86,7 +86,9 @@ def report(pending: Pending, item: Item, result: Result, backlog: Backlog, tools
             backlog.finished(pending, FileState.DONE, "already there")
         case Verdict.EXISTS:
             reason = "another file has this name at the destination"
-            if item.rival:
+            if result.note:
+                reason = result.note
+            elif item.rival:
                 there = show_path(result.target)
                 reason = f"{show_path(item.rival)} has been delivered under the same name, {there}, and is not replaced"
                 if item.rival == item.path:
@@ -144,6 +146,12 @@ def _cope(pending: Pending, trouble: Trouble, backlog: Backlog, tools: Tools) ->
     """Put a file with a trouble back, as far as there is hope. Returns True if there is none."""
     entry = pending.entry
     match classify(trouble):
+        case Remedy.SOURCE if tools.storage.hung.note(trouble) is not None:
+            pending.alone = True  # what shares a bundle with it would wait with it
+            entry.attempt += tools.once
+            if entry.attempt > tools.config.retry.retries:
+                return True
+            backlog.postpone(pending, Wait.SOURCE, f"source: {trouble}", _pause(entry.attempt, tools))
         case Remedy.DESTINATION | Remedy.SOURCE as end:
             tools.storage.suspect(trouble)
             # If every probe has succeeded since the last time, it is not the end, it is this file there; unless it is
@@ -157,7 +165,8 @@ def _cope(pending: Pending, trouble: Trouble, backlog: Backlog, tools: Tools) ->
             wait = Wait.DESTINATION if end == Remedy.DESTINATION else Wait.SOURCE
             backlog.postpone(pending, wait, f"{end}: {trouble}", _pause(entry.attempt, tools))
         case Remedy.SPACE:
-            tools.storage.ran_out()
+            if trouble.op not in ("create", "mkdir"):  # there, names may be what there are none of: a probe finds out
+                tools.storage.ran_out()
             backlog.postpone(pending, Wait.SPACE, f"space: {trouble}", tools.config.destination.check_interval)
         case Remedy.RETRY:
             entry.attempt += 1

@@ -19,7 +19,7 @@ import contextlib
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import attrs
 import trio
@@ -36,6 +36,7 @@ from trioft.movers.events import Changes
 from trioft.pipeline.backlog import UNMARKED, Backlog, Pending
 from trioft.pipeline.storage import Storage
 from trioft.pipeline.walk import Walk
+from trioft.state import proofs
 from trioft.state.board import Board
 from trioft.state.ledger import ARRIVED, Known, Ledger, Port
 
@@ -68,9 +69,11 @@ class Scanner:
     _idle: dict[bytes, bytes] = attrs.field(factory=dict, init=False)
     _told: OrderedDict[bytes, None] = attrs.field(factory=OrderedDict, init=False)
     _incomplete: bool = attrs.field(default=False, init=False)  # the last scan found more than there was room for
+    _is_cut: bool = attrs.field(default=False, init=False)  # it ended before it had looked at everything
     _jobs: trio.MemorySendChannel[Job] = attrs.field(init=False)
     _growing: trio.MemorySendChannel[Job] = attrs.field(init=False)
-    _scanned_for: options.Source = attrs.field(init=False)  # the settings that the last scan was made with
+    # The settings that the last scan was made with.
+    _scanned_for: options.Source | None = attrs.field(default=None, init=False)
     _unseen: dict[bytes, int] = attrs.field(factory=dict, init=False)  # what a sync could not look at, and how often
     _walk: Walk = attrs.field(init=False)
 
@@ -102,18 +105,25 @@ class Scanner:
         self._jobs, self._growing = jobs, growing
         with jobs, growing, self.ledger:
             next_scan = rested = -math.inf
+            ended, cost = 0.0, 0.0
             while True:
                 self._note_progress()
                 if trio.current_time() >= next_scan:
-                    self._incomplete, begun, self._scanned_for = False, trio.current_time(), self.config.source
+                    begun, is_same = trio.current_time(), self._scanned_for is self.config.source
+                    self.changes.scan_begins(after_all=is_same and not (self._incomplete or self._is_cut))
+                    self._incomplete = self._is_cut = False
+                    self._scanned_for = self.config.source
                     cost = await self._scan_all()
                     self.board.scanned, self.board.scan_seconds = True, trio.current_time() - begun
-                    share = _SHARE_WITH_EVENTS if self.changes.are_told else _SHARE
-                    rested = trio.current_time() + cost / share
-                    pause = self.config.source.scan_interval
-                    next_scan = math.inf if self.once else max(rested, trio.current_time() + pause)
+                    ended, next_scan = trio.current_time(), math.inf
                 if await self._look_at_changes():
                     next_scan = min(next_scan, rested)
+                if (path := self.changes.missed()) is not None:
+                    text = f"file events are not reliable: none told of {show_path(path)}, which a scan has found"
+                    self.board.notice_once("events", f"{text}; the source is scanned instead", event="events.missed")
+                if not self.once:  # as often as it has to be by now: events may have come to an end
+                    rested = ended + cost / (_SHARE_WITH_EVENTS if self.changes.are_told else _SHARE)
+                    next_scan = min(next_scan, max(rested, ended + self.config.source.scan_interval))
                 if self._scanned_for is not self.config.source and not self.once:  # a sync would count files twice
                     next_scan = -math.inf
                 await self._serve()
@@ -123,7 +133,7 @@ class Scanner:
                     next_scan = -math.inf
                     continue
                 if not self.changes:
-                    await self._rest_until(min(next_scan, self.backlog.next_due()))
+                    await self._rest_until(min(next_scan, self.backlog.next_due(), self.changes.judged_at))
                 self.backlog.changed = trio.Event()
 
     async def _rest_until(self, time: float) -> None:
@@ -144,25 +154,33 @@ class Scanner:
             await self._look_at([self.only])
             return 0.0
         former, self._idle = self._idle, {}
-        return await self._scan([b""], former)
+        self._walk.is_partial = False
+        cost = await self._scan([b""], former, is_all=True)
+        self._is_cut = self._is_cut or self._walk.is_partial
+        return cost
 
-    async def _scan(self, folders: list[bytes], idle: dict[bytes, bytes]) -> float:
+    async def _scan(self, folders: list[bytes], idle: dict[bytes, bytes], *, is_all: bool = False) -> float:
         """Scan *folders* and those below them, but for files of *idle* ones; return the processor time it took."""
         cost = 0.0
         while folders:
             self._note_progress()
             listings = await self._walk.read(folders, idle)
             if listings is None:
+                self._is_cut = True
                 return cost
+            for trouble in self._walk.left_out.values():
+                if self.once:
+                    self.board.fail_folder(trouble)
+            self._walk.left_out.clear()
             for listing in listings:
                 begun = time.process_time()
-                self.board.totals.already += listing.already
-                await self._take_in(listing, idle)
+                await self._take_in(listing, idle, is_all=is_all)
+                await self._take_in_twins(listing.twins)
                 cost += listing.seconds + time.process_time() - begun
                 await self._serve()
         return cost
 
-    async def _take_in(self, listing: Listing, idle: dict[bytes, bytes]) -> None:
+    async def _take_in(self, listing: Listing, idle: dict[bytes, bytes], *, is_all: bool) -> None:
         if listing.going:
             await self._put_back(listing)
         for path, reason in listing.skipped:
@@ -188,13 +206,30 @@ class Scanner:
                 if found.there and before is not None and before.is_still(found.fingerprint):
                     self.board.totals.already += 1  # it had its marker: who waited for that has taken it away
                     continue
-                while self.once and self.backlog.is_full:  # there is no other scan that would find the rest
-                    await self._serve()
-                    await self._rest_until(self.backlog.next_due())
-                    self.backlog.changed = trio.Event()
+                await self._wait_for_room()
+                is_new = before is None and found.marked is not False and self.backlog.get(found.path) is None
+                if is_new and not self.once and is_all:
+                    self.changes.found(found.path)
                 is_idle = not self._consider(found, None if self.once else before) and is_idle
             if is_idle and folder.stamp:
                 self._remember([(folder.path, folder.stamp)])
+
+    async def _take_in_twins(self, twins: Sequence[Found]) -> None:
+        """The destination has these, as far as size and time tell. Does the ledger know of another version?"""
+        changed = await self.ledger.call(proofs.changed_since, twins) if twins else {}
+        for found in twins:
+            if found.path in changed:
+                await self._wait_for_room()
+                self._consider(found, changed[found.path])
+            else:
+                self.board.totals.already += 1
+
+    async def _wait_for_room(self) -> None:
+        """Return when the backlog takes another file: in a sync there is no other scan that would find the rest."""
+        while self.once and self.backlog.is_full:
+            await self._serve()
+            await self._rest_until(self.backlog.next_due())
+            self.backlog.changed = trio.Event()
 
     async def _put_back(self, listing: Listing) -> None:
         """What a run that was killed had taken aside, to be removed, gets its name again, and is looked at."""
@@ -243,8 +278,7 @@ class Scanner:
             elif pending.found.marked != found.marked and pending.entry.state != FileState.READY:
                 self.backlog.look_again(pending, trio.current_time())
             return True
-        # One whose removal is pending was delivered by a run that was killed then: its delivery is proved once more.
-        if known is not None and known.is_still(found.fingerprint) and known.removal != "pending":
+        if known is not None and not proofs.is_news(known, found.fingerprint):
             return False
         if self.backlog.is_full:
             self._incomplete = True
@@ -254,7 +288,7 @@ class Scanner:
         now = trio.current_time()
         pending = self.backlog.add(found, now + self.config.source.settle_closed)
         # One that failed would only fail again, at each write; one that was delivered has to be closed to be removed.
-        pending.closed_only = known is not None and (known.outcome == "failed" or known.is_still(found.fingerprint))
+        pending.closed_only = known is not None and (known.outcome == "failed" or known.is_alike(found.fingerprint))
         if writer == answers.BUSY and self._may_be_followed(pending):
             self.backlog.make_growing(pending)
         elif found.marked:
@@ -312,17 +346,24 @@ class Scanner:
 
     async def _look_at(self, paths: list[bytes]) -> list[bytes]:
         """Look at *paths*, and return those of them that are folders."""
-        source = self.config.source
+        source, hung = self.config.source, self.storage.hung
+        if hung:
+            for path in [path for path in paths if hung.leaves_out(path)]:
+                self._look_later(path)
+            paths = [path for path in paths if not hung.leaves_out(path)]
+            if not paths:
+                return []
         try:
             markers, routes = self.manner.markers, self.manner.routes
             looks = await self.source.look(paths, source.include, self._walk.exclude, markers, routes)
         except FileTrouble as error:
             if self.once and not self.backlog:
                 raise  # the one file to transfer: nothing would be left to wait for, as if it had arrived
+            if hung.note(error.trouble) is not None:
+                return await self._look_at(paths)
             self.storage.suspect(error.trouble)
             for path in paths:
-                if (pending := self.backlog.get(path)) is not None and not pending.in_work:
-                    self.backlog.look_again(pending, trio.current_time() + source.scan_interval)
+                self._look_later(path)
             return []
         known: dict[bytes, Known] = {}
         new = [look.path for look in looks if look.found and self.backlog.get(look.path) is None]
@@ -348,6 +389,11 @@ class Scanner:
                 pending.found = look.found
                 self._decide(pending, look.writer)
         return [look.path for look in looks if look.kind == "folder"]
+
+    def _look_later(self, path: bytes) -> None:
+        """A file cannot be looked at now: do so in a while, if it was known before."""
+        if (pending := self.backlog.get(path)) is not None and not pending.in_work:
+            self.backlog.look_again(pending, trio.current_time() + self.config.source.scan_interval)
 
     async def _see_later(self, path: bytes, trouble: Trouble) -> None:
         """A sync was told of a file that cannot be looked at, and there is no other scan that would find it."""

@@ -252,6 +252,10 @@ class Transfer:
                 self.tools.board.copied(self.entry, count)
             case Sealed(seal):
                 self.seal = seal
+            case Step("holes", count):
+                self.tools.storage.left_out(count)
+            case Step():
+                self.tools.storage.stirs(message)
             case Written(number, length, digest, pieces):
                 blocks[number] = Block(length, digest, pieces)
 

@@ -34,11 +34,13 @@ class Walk:
     source: Source
     destination: Destination
     manner: Manner
+    left_out: dict[bytes, Trouble] = attrs.field(factory=dict, init=False)  # what does not answer, in this walk
+    is_partial: bool = attrs.field(default=False, init=False)  # something was left out since somebody looked here
     _refused: int = attrs.field(default=0, init=False)  # looks at the destination that failed while its probes succeed
 
     @property
     def exclude(self) -> tuple[str, ...]:
-        return (*self.config.source.exclude, *self.own)
+        return (*self.config.source.excluded, *self.own)
 
     async def read(self, folders: list[bytes], idle: dict[bytes, bytes]) -> list[Listing] | None:
         """
@@ -49,6 +51,13 @@ class Walk:
         ``FileTrouble`` where that is well, and still fails.
         """
         fewest, most = _BATCH
+        hung = self.storage.hung
+        if hung:  # what does not answer waits for another scan, and holds nobody up
+            before = len(folders)
+            folders[:] = [folder for folder in folders if hung.leaves_out(folder) is None]
+            self.is_partial = self.is_partial or len(folders) < before
+            if not folders:
+                return []
         size = min(most, max(fewest, -(-len(folders) // _CALLS)))
         batches = [folders[max(0, end - size) : end] for end in range(len(folders), 0, -size)[:_CALLS]]
         del folders[-sum(map(len, batches)) :]
@@ -57,7 +66,18 @@ class Walk:
         async with trio.open_nursery() as nursery:
             for batch in batches:
                 nursery.start_soon(self._read_batch, batch, idle, folders, listings, troubles)
+        for trouble in troubles:
+            if (place := hung.note(trouble)) is not None:
+                self.left_out.setdefault(place, trouble._replace(path=place))
+        troubles = [trouble for trouble in troubles if not self._is_left_out(trouble)]
         return None if troubles and not await self._cope(troubles[0]) else listings
+
+    def _is_left_out(self, trouble: Trouble) -> bool:
+        return (
+            bool(trouble.path)
+            and trouble.side == Side.SOURCE
+            and self.storage.hung.leaves_out(trouble.path) is not None
+        )
 
     async def _read_batch(
         self,
@@ -70,7 +90,7 @@ class Walk:
         wanted, manner = (self.config.source.include, self.exclude), self.manner
         try:
             if self.once:
-                twins = self.config.copy.on_success.action == "keep"
+                twins = self.config.copy.on_success.action == "keep" and not self.config.copy.checksum
                 listing = await self.source.compare(batch, *wanted, manner, twins=twins)
             else:
                 stamps = {folder: idle[folder] for folder in batch if folder in idle}
@@ -80,6 +100,9 @@ class Walk:
             troubles.append(error.trouble)
         else:
             self._refused = 0
+            if self.storage.hung:
+                for folder in batch:
+                    self.storage.hung.answered(folder)
             folders += listing.rest
             listings.append(listing)
 
@@ -88,7 +111,10 @@ class Walk:
         outages, retry = self.storage.outages, self.config.retry
         self.storage.suspect(trouble)
         if trouble.side == Side.SOURCE and not self.once:
+            is_well = await self.storage.gates[Side.SOURCE].is_well()
             await self.storage.gates[Side.SOURCE].usable()
+            if is_well and self.storage.outages == outages and self.storage.hung.note(trouble, itself=True):
+                return True  # one of its folders alone does not answer
             return self.storage.outages != outages
         await self.storage.usable()
         # If the probe succeeds, it is not the end, it is this folder there.

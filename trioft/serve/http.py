@@ -153,8 +153,8 @@ class Front:
                     continue
                 await trio.sleep(_CROWDED_SECONDS)  # those who come back at once do not keep the agent busy
             connection = _Connection(stream, self._respond, self._readers)
-            self._open[connection] = trio.CancelScope()
-            connections.start_soon(self._connected, connection, stream)
+            self._open[connection] = scope = trio.CancelScope()
+            connections.start_soon(self._connected, connection, stream, scope)
 
     def _make_room(self) -> bool:
         """Cut the oldest connection that has not brought the token; return whether there is one."""
@@ -165,9 +165,9 @@ class Front:
                 return True
         return False
 
-    async def _connected(self, connection: _Connection, stream: trio.abc.Stream) -> None:
+    async def _connected(self, connection: _Connection, stream: trio.abc.Stream, scope: trio.CancelScope) -> None:
         try:
-            with self._open[connection]:
+            with scope:
                 await connection.run()
         except* _GONE:
             pass

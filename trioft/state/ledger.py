@@ -2,8 +2,8 @@
 The ledger: what was delivered, what failed, and from where each transfer can be continued. SQLite, one file for each
 pair.
 
-``Ledger`` is the file: plain methods, one transaction at a time. ``run_ledger`` is the task that owns it while an agent
-runs: everything that piles up while one transaction is written goes into the next one. ``Port`` is how tasks reach it.
+``Ledger`` is the file: plain methods, one transaction at a time. ``Port`` is how tasks reach the one that owns it while
+an agent runs (``keeper``).
 
 It is written with ``synchronous=FULL``: a source may be removed because of a row, so the row must survive a power cut.
 """
@@ -30,7 +30,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 ARRIVED = ("delivered", "already")  # outcomes of a file that the destination has
-_BATCH = 256  # requests of one transaction at most
 # Old history goes in pieces, so that no checkpoint waits long for one, and as often as this, in seconds.
 _FORGOTTEN_AT_A_TIME = 2_000
 _FORGET_EVERY = 3600.0
@@ -49,13 +48,12 @@ class Known(NamedTuple):
     target: bytes = b""  # where it was delivered
 
     def is_still(self, fingerprint: Fingerprint) -> bool:
-        """
-        Is a source file with *fingerprint* the one that this is known about?
+        """Is a source file with *fingerprint* the version that this is known about, as far as all its times tell?"""
+        return self.is_alike(fingerprint) and self.ctime_ns == fingerprint.ctime_ns
 
-        A delivered one that only got other permissions, or another name, is. One that failed may work then.
-        """
-        same = (self.size, self.mtime_ns) == (fingerprint.size, fingerprint.mtime_ns)
-        return same and (self.outcome in ARRIVED or self.ctime_ns == fingerprint.ctime_ns)
+    def is_alike(self, fingerprint: Fingerprint) -> bool:
+        """Is it so as far as size and modification time tell? Other content may be given these."""
+        return (self.size, self.mtime_ns) == (fingerprint.size, fingerprint.mtime_ns)
 
 
 class Entry(NamedTuple):
@@ -123,7 +121,7 @@ class Ledger:
         self._told: set[tuple[str, bytes]] = set()
         try:
             # Not there, or there and ours; a file that is neither is refused, not overwritten.
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=2)
             try:
                 self.id = schema.open_up(self._db, path)
             except BaseException:
@@ -150,6 +148,8 @@ class Ledger:
     def transaction(self) -> Any:
         """All or nothing. Raises ``LedgerError``."""
         try:
+            if self._db.in_transaction:  # not even the end of the last one could be written
+                self._db.execute("ROLLBACK")
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -334,7 +334,7 @@ class Ledger:
         )
 
 
-class _Request:
+class Request:
     """One call of a ``Ledger`` method, and where its answer goes."""
 
     def __init__(self, call: Callable[[Ledger], Any]) -> None:
@@ -347,7 +347,7 @@ class _Request:
 class Port:
     """How tasks reach the ledger task. Each task holds a clone; the ledger task ends when all are closed."""
 
-    def __init__(self, requests: trio.MemorySendChannel[_Request]) -> None:
+    def __init__(self, requests: trio.MemorySendChannel[Request]) -> None:
         self._requests = requests
 
     def __enter__(self) -> Port:
@@ -365,7 +365,7 @@ class Port:
 
         Raises ``LedgerError`` if the ledger has failed. When cancelled, the method may have run or not.
         """
-        request = _Request(lambda ledger: method(ledger, *args, **kwargs))
+        request = Request(lambda ledger: method(ledger, *args, **kwargs))
         try:
             await self._requests.send(request)
         except trio.BrokenResourceError:
@@ -377,9 +377,9 @@ class Port:
         return value
 
 
-def open_port(capacity: int) -> tuple[Port, trio.MemoryReceiveChannel[_Request]]:
+def open_port(capacity: int) -> tuple[Port, trio.MemoryReceiveChannel[Request]]:
     """Return the two ends of the way to the ledger task."""
-    send, receive = trio.open_memory_channel[_Request](capacity)
+    send, receive = trio.open_memory_channel[Request](capacity)
     return Port(send), receive
 
 
@@ -390,43 +390,3 @@ async def forget_old_history(ledger: Port, keep: float) -> None:
             while await ledger.call(Ledger.forget_history, keep):
                 pass
             await trio.sleep(_FORGET_EVERY)
-
-
-async def run_ledger(
-    ledger: Ledger, requests: trio.MemoryReceiveChannel[_Request], tell: Callable[[str], None] = lambda text: None
-) -> None:
-    """
-    Serve *requests*, many in one transaction. What is wrong with rows that are not believed is told, once for each.
-
-    Shielded: a pipeline that ends, in whatever way, still gets its last rows committed. An error of SQLite closes the
-    ledger for good and leaves as ``LedgerError``, to all who wait and as this task's end.
-
-    Ends when every port has been closed.
-    """
-    with trio.CancelScope(shield=True), requests, contextlib.closing(ledger):
-        async for request in requests:
-            batch = [request]
-            with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
-                while len(batch) < _BATCH:
-                    batch.append(requests.receive_nowait())
-            try:
-                await trio.to_thread.run_sync(_commit, ledger, batch)
-            except BaseException as error:
-                with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
-                    while True:
-                        batch.append(requests.receive_nowait())
-                for failed in batch:
-                    hint = error.hint if isinstance(error, LedgerError) else None
-                    failed.error = LedgerError(f"the ledger has failed: {error}", hint=hint)
-                    failed.done.set()
-                raise
-            for text in ledger.doubts():
-                tell(text)
-            for served in batch:
-                served.done.set()
-
-
-def _commit(ledger: Ledger, batch: list[_Request]) -> None:
-    with ledger.transaction():
-        for request in batch:
-            request.value = request.call(ledger)

@@ -17,7 +17,10 @@ import sys
 
 import xxhash
 
-from trioft.core.errors import LockedError, UnusableError
+from trioft.core.errors import LedgerError, LockedError, UnusableError
+
+# The disk is full, or does not answer, or this process has no descriptor left.
+_PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
 
 _WAITING = 128  # connections that nobody ever accepts
 _SHARED_FOLDER = "/tmp/trioft-locks"
@@ -36,9 +39,10 @@ class Lock:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise UnusableError(
+            raise LedgerError(
                 f"cannot use the state directory {os.path.dirname(path)}: {error.strerror}",
                 hint="choose another one with --state-dir",
+                passes=error.errno in _PASSING,
             ) from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -51,8 +55,9 @@ class Lock:
             raise UnusableError(
                 f"cannot lock {path}: {error.strerror}", hint="choose a local folder with --state-dir"
             ) from error
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+        with contextlib.suppress(OSError):  # on a full disk nobody can read who it is
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
 
     def release(self) -> None:
         os.close(self._fd)

@@ -30,6 +30,18 @@ MIGRATIONS = {
     f"UPDATE checkpoint SET sum = sum_of({rowsums.CHECKPOINT});",
 }
 
+# Errors of SQLite that pass by themselves, or when a person sees to it: it is locked, its disk is full, or away.
+_PASSING = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+}
+
 
 def open_up(db: sqlite3.Connection, path: str) -> bytes:
     """
@@ -92,4 +104,5 @@ def unusable(path: str, error: sqlite3.DatabaseError) -> LedgerError:
             "move it away and start again: trioft then compares partials and files at the destination"
             " with the source before it uses them, and copies what is missing"
         )
-    return LedgerError(f"the ledger {path} cannot be used: {error}", hint=hint)
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    return LedgerError(f"the ledger {path} cannot be used: {error}", hint=hint, passes=code in _PASSING)

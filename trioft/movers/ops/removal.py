@@ -22,7 +22,8 @@ from trioft.core.errors import Side, show_path, trouble_of
 from trioft.core.model import Fingerprint, Result, Root, Verdict
 from trioft.core.naming import GOING, is_marker, numbered
 from trioft.movers.ops import beneath, writers
-from trioft.movers.ops.files import READ, close_quietly, fingerprint_of, opened
+from trioft.movers.ops.files import READ, close_quietly, opened
+from trioft.movers.ops.identity import identify
 
 _ATTEMPTS = 5  # to have the folder of one's own: somebody may be clearing it up
 
@@ -93,7 +94,7 @@ class _Source:
                 writer = self._ask(fd)
                 beneath.look_anew(self._src)
                 named = beneath.stat_of(self._path, dir_fd=self._src)
-                if (verdict := self._why_not(writer, [os.fstat(fd), named], archive, 5)) is not None:
+                if (verdict := self._why_not(fd, writer, [os.fstat(fd), named], archive, 5)) is not None:
                     return Result(verdict)
             with _folder_of_ones_own(self._src, self._going):
                 if not is_aside:
@@ -102,7 +103,7 @@ class _Source:
                     writer = self._ask(fd)
                     named = beneath.stat_of(self._aside, dir_fd=self._src)
                     # The rename has set the ctime.
-                    if (verdict := self._why_not(writer, [os.fstat(fd), named], archive, 4)) is not None:
+                    if (verdict := self._why_not(fd, writer, [os.fstat(fd), named], archive, 4)) is not None:
                         return Result(verdict, note=self._put_back())
                     archived = None
                     if archive is None:
@@ -113,7 +114,7 @@ class _Source:
                     with contextlib.suppress(FileNotFoundError):
                         self._put_back()
                     raise
-            after = fingerprint_of(os.fstat(fd))
+            after = identify(os.fstat(fd), self._path, fd=fd)
             if after[:4] == self._expected[:4]:
                 self._ours[self._fingerprint] = after
         finally:
@@ -128,24 +129,24 @@ class _Source:
             return beneath.open_file(self._path, READ, dir_fd=self._src), False
         except FileNotFoundError:
             fd = beneath.open_file(self._aside, READ, dir_fd=self._src)
-            if fingerprint_of(os.fstat(fd))[:4] != self._expected[:4]:
+            if identify(os.fstat(fd), self._path, fd=fd)[:4] != self._expected[:4]:
                 close_quietly(fd)
                 raise
             return fd, True
 
     def _ask(self, fd: int) -> str:
         writer = writers.ask_lease(fd, self._fingerprint.dev)
-        if writer == answers.UNKNOWN and writers.find_writers([self._fingerprint[:2]]):
+        if writer == answers.UNKNOWN and writers.has_writer(fd):
             writer = answers.BUSY
         return writer
 
     def _why_not(
-        self, writer: str, statuses: list[os.stat_result], archive: bytes | None, facts: int
+        self, fd: int, writer: str, statuses: list[os.stat_result], archive: bytes | None, facts: int
     ) -> Verdict | None:
         """Say why the file stays: looked at by name and by descriptor, so many *facts* of its fingerprint count."""
         if writer == answers.BUSY:
             return Verdict.BUSY
-        if any(fingerprint_of(status)[:facts] != self._expected[:facts] for status in statuses):
+        if any(identify(its, self._path, fd=fd)[:facts] != self._expected[:facts] for its in statuses):
             return Verdict.CHANGED
         return Verdict.UNPROVEN if writer == answers.UNKNOWN and archive is None else None
 
@@ -272,7 +273,7 @@ def _marker_of(src: int, path: bytes, marker: bytes) -> Fingerprint | None:
     with contextlib.suppress(OSError):
         status = beneath.stat_of(path + marker, dir_fd=src)
         if marker and stat.S_ISREG(status.st_mode):
-            return fingerprint_of(status)
+            return identify(status, path + marker, top=src)
     return None
 
 

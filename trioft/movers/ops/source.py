@@ -28,12 +28,12 @@ from trioft.movers.ops.files import (
     Progress,
     advise,
     close_quietly,
-    fingerprint_of,
     opened,
     read_into,
     status_of,
 )
-from trioft.movers.ops.slate import touch
+from trioft.movers.ops.identity import goes_by_path, identify, number_of
+from trioft.movers.ops.slate import look_at, touch
 
 # What a folder answers in which nothing can be found: gone, a link by now, not ours to read, too deep for any path.
 _NOTHING_THERE = {
@@ -70,10 +70,10 @@ def peek(
             raise FileTrouble(trouble_of(error, Side.SOURCE, "open", path)) from error
         try:
             writer = writers.ask_lease(fd, identity[0])
-            if writer == answers.UNKNOWN and writers.find_writers([identity]):
+            if writer == answers.UNKNOWN and writers.has_writer(fd):
                 writer = answers.BUSY
             status = os.fstat(fd)
-            fingerprint = fingerprint_of(status)
+            fingerprint = identify(status, path, fd=fd)
             if fingerprint[:2] != identity or not stat.S_ISREG(status.st_mode):
                 return Peek(Verdict.CHANGED)
             marked = is_marked(src, path, marker, fingerprint)
@@ -172,10 +172,11 @@ def _search(
     """Return the path of the file *identity* in *folder*, or None; the folders in it are added to *below*."""
     fd = beneath.open_folder(folder, dir_fd=src)
     try:
+        by_path = goes_by_path(fd)
         with os.scandir(fd) as entries:
             for entry in entries:
                 name = prefix + os.fsencode(entry.name)
-                if entry.inode() == identity[1]:
+                if (number_of(name) if by_path else entry.inode()) == identity[1]:
                     with contextlib.suppress(FileNotFoundError):  # renamed once more
                         if entry.stat(follow_symlinks=False).st_dev == identity[0]:
                             return name
@@ -203,6 +204,7 @@ def open_growing(src: int, item: Item) -> tuple[int, Result]:
 
 def _open_if(src: int, item: Item, look: Callable[[int, Item], Result]) -> tuple[int, Result]:
     touch(Side.SOURCE)
+    look_at(item.path)
     try:
         fd = beneath.open_file(item.path, READ, dir_fd=src)
     except FileNotFoundError:
@@ -255,7 +257,7 @@ def check_unchanged(fd: int, item: Item, offset: int) -> None:
 
 def current_fingerprint(fd: int, path: bytes) -> Fingerprint:
     """Return which version the source file *path*, open as *fd*, is now."""
-    return fingerprint_of(status_of(fd, Side.SOURCE, path))
+    return identify(status_of(fd, Side.SOURCE, path), path, fd=fd)
 
 
 def is_marked(src: int, path: bytes, suffix: bytes, fingerprint: Fingerprint) -> bool | None:
@@ -276,3 +278,23 @@ def marker_says(marker: os.stat_result | None, fingerprint: Fingerprint) -> bool
     if marker is None or not stat.S_ISREG(marker.st_mode):
         return False
     return True if marker.st_mtime_ns >= fingerprint.mtime_ns else None
+
+
+def remove_emptied(source: Root, folders: list[bytes]) -> list[bytes]:
+    """
+    Remove those of *folders*, and of those above them, in which nothing is left; return which have gone.
+
+    Never the source itself. What cannot be removed, for whatever reason, stays.
+    """
+    removed: list[bytes] = []
+    with opened(source, Side.SOURCE) as src:
+        for folder in sorted(folders, reverse=True):
+            while folder:
+                try:
+                    beneath.rmdir(folder, dir_fd=src)
+                except OSError:
+                    break
+                removed.append(folder)
+                beneath.look_anew(src)
+                folder = os.path.dirname(folder)
+    return removed

@@ -177,6 +177,12 @@ def _magic(fd: int, device: int) -> int:
     return magic
 
 
+def has_writer(fd: int) -> bool:
+    """Does a process of this machine have the file that is open as *fd* open for writing? See ``find_writers``."""
+    status = os.fstat(fd)
+    return bool(find_writers([(status.st_dev, status.st_ino)]))
+
+
 def find_writers(files: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
     """
     Return those of *files* (device, inode) that a process on this machine has open for writing.

@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import os
 
-from trioft.core.answers import PIECE_SIZE, Known, Range, Step, Written
+from trioft.core.answers import PIECE_SIZE, Known, Range, Sealed, Step, Written
 from trioft.core.digests import block_digest
 from trioft.core.errors import FileTrouble, Side, trouble_of
-from trioft.core.model import BLOCK_SIZE, Ends, Fingerprint, Item, Manner, Root
+from trioft.core.model import BLOCK_SIZE, Ends, Item, Manner, Root
 from trioft.movers.ops import beneath
 from trioft.movers.ops.files import (
     Progress,
@@ -33,6 +33,8 @@ from trioft.movers.ops.folder.partials import (
     make_folder,
     sync_folder,
 )
+from trioft.movers.ops.folder.sparse import Holes
+from trioft.movers.ops.identity import identify
 from trioft.movers.ops.slate import touch
 from trioft.movers.ops.source import current_fingerprint
 
@@ -55,6 +57,7 @@ def copy_growing(
             if current_fingerprint(src_fd, item.path)[:2] != item.fingerprint[:2]:
                 raise FileTrouble(trouble_of(FileNotFoundError(errno.ENOENT, ""), Side.SOURCE, "open", item.path))
             with Watched(dst_fd, partial, item.seal) as watched:
+                holes = Holes(src_fd, dst_fd, partial)
                 for offset, before in zip(range(start, end, BLOCK_SIZE), known, strict=True):
                     stop = min(BLOCK_SIZE, end - offset)
                     is_last = final or stop == BLOCK_SIZE
@@ -62,7 +65,8 @@ def copy_growing(
                     length = begin + _read_up_to(src_fd, item.path, offset + begin, buffer[begin:stop])
                     pieces, changed = _what_changed(buffer[:length], begin, before)
                     for low, high in changed:
-                        write_block(dst_fd, partial, offset + low, buffer[low:high], progress)
+                        write_block(dst_fd, partial, offset + low, buffer[low:high], progress, holes)
+                    holes.extend(offset + length)
                     digest = block_digest(buffer[:length]) if is_last else b""
                     progress(Written(offset // BLOCK_SIZE, length, digest, pieces))
                     if length < stop:
@@ -152,7 +156,7 @@ def settle_ranges(destination: Root, partial: bytes, ranges: list[Range], verify
                 op = "read back"
                 for offset, length, digest in ranges if verify == "readback" else ():
                     forget(fd, offset, length)
-                    if digest_of_block(fd, Side.DESTINATION, partial, offset, length) != digest:
+                    if digest_of_block(fd, Side.DESTINATION, partial, offset, length, progress) != digest:
                         bad.append(offset)
                     progress(Step("verified", length))
             finally:
@@ -162,11 +166,14 @@ def settle_ranges(destination: Root, partial: bytes, ranges: list[Range], verify
     return bad
 
 
-def finish_attributes(ends: Ends, item: Item, partial: bytes, manner: Manner) -> Fingerprint | None:
+def finish_attributes(
+    ends: Ends, item: Item, partial: bytes, manner: Manner, progress: Writing = lambda message: None
+) -> list[str]:
     """
     Give the partial the permission bits and attributes that the source has now that it is closed, durably.
 
-    Returns what it is then, if it is known what it was.
+    Returns the names of the attributes that the destination does not take. What the partial is then is told, if it is
+    known what it was.
     """
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
         src_fd, dst_fd = open_pair(src, dst, item.path, partial)
@@ -187,7 +194,7 @@ def finish_attributes(ends: Ends, item: Item, partial: bytes, manner: Manner) ->
                     for name in {*os.listxattr(dst_fd)} - kept:
                         if name.startswith("user."):
                             os.removexattr(dst_fd, name)
-            copy_attributes(src_fd, dst_fd, item, manner)
+            lost = copy_attributes(src_fd, dst_fd, item, manner)
             try:
                 os.fsync(dst_fd)
             except OSError as error:
@@ -199,7 +206,9 @@ def finish_attributes(ends: Ends, item: Item, partial: bytes, manner: Manner) ->
         finally:
             close_quietly(src_fd)
         close_written(dst_fd, partial)
-    return seal
+    if seal is not None:
+        progress(Sealed(seal))
+    return lost
 
 
 def adopt(
@@ -221,7 +230,7 @@ def adopt(
         try:
             if old is not None:
                 status = beneath.stat_of(old, dir_fd=src)
-                if (status.st_dev, status.st_ino) == identity:
+                if identify(status, old, top=src)[:2] == identity:
                     return False
         except (FileNotFoundError, NotADirectoryError):
             pass

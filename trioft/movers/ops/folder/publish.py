@@ -10,11 +10,13 @@ import os
 import stat
 
 from trioft.core.errors import FileTrouble, Side, Trouble, trouble_of
-from trioft.core.model import Ends, Manner, Publication, Result, Root, Verdict
-from trioft.core.naming import aside_of, numbered, target_of_aside
+from trioft.core.model import Ends, Former, Manner, Publication, Result, Root, Verdict
+from trioft.core.naming import NAME_MAX, aside_of, numbered, target_of_aside
 from trioft.movers.ops import beneath, linux
+from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.files import Progress, fingerprint_of, is_same, is_steady, opened
 from trioft.movers.ops.folder.markers import remove_marker
+from trioft.movers.ops.folder.names import spelled_otherwise, taken_as
 from trioft.movers.ops.folder.partials import (
     as_far_as_possible,
     each,
@@ -24,6 +26,7 @@ from trioft.movers.ops.folder.partials import (
     touched,
 )
 from trioft.movers.ops.folder.seals import is_untouched
+from trioft.movers.ops.identity import identify
 from trioft.movers.ops.slate import touch
 
 # What a server answers that will not replace a name: somebody has it open, or it never does.
@@ -66,7 +69,7 @@ def publish(
     ]
 
 
-def _publish_one(src: int, dst: int, what: Publication, manner: Manner, progress: Progress) -> Result:
+def _publish_one(src: Top, dst: Top, what: Publication, manner: Manner, progress: Progress) -> Result:
     touch(Side.SOURCE)
     try:
         source = beneath.stat_of(what.path, dir_fd=src)
@@ -74,7 +77,7 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner, progress
         return Result(Verdict.GONE)
     except OSError as error:
         raise FileTrouble(trouble_of(error, Side.SOURCE, "stat", what.path)) from error
-    if fingerprint_of(source) != what.fingerprint:
+    if identify(source, what.path, top=src) != what.fingerprint:
         return Result(Verdict.CHANGED)
     op = "utimens"
     if what.seal is not None and is_untouched(dst, what.partial, what.seal, what.digest, progress) is False:
@@ -99,7 +102,8 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner, progress
                 sync_folder(dst, folder)
         if what.mode & 0o600 != 0o600:  # a partial's owner may always read and write it
             with as_far_as_possible("chmod", what.path):
-                beneath.chmod(what.partial, what.mode & 0o777, dir_fd=dst)
+                kept = beneath.stat_of(what.partial, dir_fd=dst).st_mode & stat.S_ISGID
+                beneath.chmod(what.partial, what.mode & 0o777 | kept, dir_fd=dst)
         op = "stat"
         ours = beneath.stat_of(what.partial, dir_fd=dst)
         if ours.st_size != what.fingerprint.size:  # somebody else was at it since it was verified
@@ -109,12 +113,18 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner, progress
             raise FileTrouble(touched(what.partial))  # whoever writes to it now sets its time
         op = "rename"
         target = None
-        if what.if_exists == "overwrite":
-            target = what.target
+        if what.former is not None and _is_still_there(dst, what.former):
+            target = what.former.target
             remove_marker(dst, target, manner.markers.destination)
             rename_over(dst, what.partial, target, ours)
+        elif what.if_exists == "overwrite":
+            target = what.target
+            if _is_taken(dst, target) and (real := spelled_otherwise(dst, target)) is not None:
+                return Result(Verdict.EXISTS, target, note=taken_as(real))
+            remove_marker(dst, target, manner.markers.destination)
+            rename_over(dst, what.partial, target, ours, manner.name_max)
         else:
-            for candidate in numbered(what.target):
+            for candidate in numbered(what.target, manner.name_max):
                 try:
                     if manner.markers.destination and _is_taken(dst, candidate):
                         raise FileExistsError  # and its marker is its own
@@ -143,11 +153,23 @@ def _has_time(ours: os.stat_result, source: os.stat_result, manner: Manner) -> b
     return abs(ours.st_mtime_ns - source.st_mtime_ns) < max(manner.resolution_ns, 1)
 
 
+def _is_still_there(dst: int, former: Former) -> bool:
+    """Is the copy of an earlier version, that may be replaced, what it was when it was compared?"""
+    with contextlib.suppress(OSError):
+        return fingerprint_of(beneath.stat_of(former.target, dir_fd=dst)) == former.there
+    return False
+
+
 def _find_published(dst: int, what: Publication, manner: Manner) -> bytes | None:
     """Find a partial that is gone under its final name; not where its source may be removed: this proves too little."""
-    if manner.prove_existing:
+    if manner.prove_existing or what.doubtful:
         return None  # the next attempt compares every byte
-    for candidate in numbered(what.target):
+    if what.former is not None:
+        with contextlib.suppress(FileNotFoundError):
+            there = beneath.stat_of(what.former.target, dir_fd=dst)
+            if is_same(there, what.fingerprint, manner.resolution_ns):
+                return what.former.target
+    for candidate in numbered(what.target, manner.name_max):
         try:
             there = beneath.stat_of(candidate, dir_fd=dst)
         except FileNotFoundError:
@@ -159,7 +181,7 @@ def _find_published(dst: int, what: Publication, manner: Manner) -> bytes | None
     return None
 
 
-def rename_over(dst: int, partial: bytes, target: bytes, ours: os.stat_result) -> None:
+def rename_over(dst: int, partial: bytes, target: bytes, ours: os.stat_result, name_max: int = NAME_MAX) -> None:
     """
     Rename, replacing *target* if there is one.
 
@@ -180,7 +202,7 @@ def rename_over(dst: int, partial: bytes, target: bytes, ours: os.stat_result) -
         if stat.S_ISDIR(there.st_mode):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
     # No partial's name: whatever happens before the new file is in place, nobody may take the old one for litter.
-    aside = aside_of(target, partial)
+    aside = aside_of(target, partial, name_max)
     beneath.rename(target, aside, dir_fd=dst)
     try:
         _rename(dst, partial, target)

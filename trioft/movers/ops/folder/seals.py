@@ -99,7 +99,7 @@ def _holds(dst: int, name: bytes, status: os.stat_result, size: int, digest: byt
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             for offset in range(0, size, BLOCK_SIZE):
                 length = min(BLOCK_SIZE, size - offset)
-                digests += digest_of_block(fd, Side.DESTINATION, name, offset, length)
+                digests += digest_of_block(fd, Side.DESTINATION, name, offset, length, progress)
                 progress(Step("compared", length))
         finally:
             os.close(fd)
