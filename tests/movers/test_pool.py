@@ -309,7 +309,7 @@ async def test_a_mover_that_cannot_be_killed_is_left_behind_and_told_until_it_co
         (pid,) = movers.stuck.pids
         assert told == [f"process {pid} cannot be killed, and does not come back from hold: it is left behind"]
         assert [movers.stuck.process_on(identity) for identity in ((7, 8), (7, 9), (8, 7))] == [pid, pid, None]
-        assert await movers.call(ECHO, "well") == "well"
+        assert await movers.call(ECHO.with_patience(100), "well") == "well"
         (tmp_path / "go").touch()
         await until(lambda: not movers.stuck.pids)
         assert movers.stuck.process_on((7, 8)) is None
@@ -325,12 +325,12 @@ async def test_when_too_many_are_left_behind_no_more_are_started(tmp_path: Path,
         pids = set(movers.stuck.pids)
         assert len(pids) == MOST_STUCK
         with pytest.raises(FileTrouble, match="have not come back from it; no more are started") as caught:
-            await movers.call(ECHO, "well")
+            await movers.call(ECHO.with_patience(100), "well")
         assert classify(caught.value.trouble) == Remedy.DESTINATION
         assert mine() == pids
         (tmp_path / "go").touch()
         await until(lambda: not movers.stuck.pids)
-        assert await movers.call(ECHO, "well") == "well"
+        assert await movers.call(ECHO.with_patience(100), "well") == "well"
 
 
 async def test_those_left_behind_do_not_count_once_something_else_is_mounted(
@@ -342,7 +342,7 @@ async def test_those_left_behind_do_not_count_once_something_else_is_mounted(
             with pytest.raises(FileTrouble, match="no progress"):
                 await movers.call(HOLD, str(tmp_path))
         monkeypatch.setattr(pool_module, "mounts_at", lambda paths: [1, 2])
-        assert await movers.call(ECHO, "well") == "well"
+        assert await movers.call(ECHO.with_patience(100), "well") == "well"
         (tmp_path / "go").touch()
         await until(lambda: not movers.stuck.pids)
 
@@ -353,20 +353,21 @@ async def test_those_left_behind_at_one_end_leave_the_other_to_work(tmp_path: Pa
         for _ in range(MOST_STUCK):
             with pytest.raises(FileTrouble, match="no progress"):
                 await movers.call(HOLD_AT_SOURCE, str(tmp_path))
-        assert await movers.call(ECHO_AT_DESTINATION, "well") == "well"
+        assert await movers.call(ECHO_AT_DESTINATION.with_patience(100), "well") == "well"
         for operation in (ECHO_AT_SOURCE, ECHO):
             with pytest.raises(FileTrouble, match="no more are started") as caught:
-                await movers.call(operation, "well")
+                await movers.call(operation.with_patience(100), "well")
             assert caught.value.trouble.side == Side.SOURCE
         (tmp_path / "go").touch()
         await until(lambda: not movers.stuck.pids)
-        assert await movers.call(ECHO_AT_SOURCE, "well") == "well"
+        assert await movers.call(ECHO_AT_SOURCE.with_patience(100), "well") == "well"
 
 
 @pytest.mark.parametrize("sides", [[Side.SOURCE], [Side.DESTINATION, Side.SOURCE], [Side.SOURCE, Side.DESTINATION]])
 async def test_a_hang_is_blamed_on_the_end_that_was_touched_last(sides: list[Side], tmp_path: Path) -> None:
     """An operation on both ends says which one it touches while it does: it cannot say so when it hangs there."""
-    async with pool(stall_timeout=0.2) as movers:
+    async with pool(stall_timeout=1) as movers:
+        await movers.call(WHO.with_patience(100))  # it has been started by then
         with pytest.raises(FileTrouble, match="no progress") as caught:
             await movers.call(HOLD_AT, str(tmp_path), sides)
         assert caught.value.trouble.side == sides[-1]

@@ -228,7 +228,7 @@ def test_a_marker_that_was_made_anew_stays(ground: Ground, monkeypatch: pytest.M
 
     monkeypatch.setattr(os, "unlink", unlink)
     (result,) = source.remove_sources(ground.ends.source, [(b"a", item.fingerprint)], None, b".ok")
-    assert result.verdict == Verdict.PUBLISHED
+    assert result.verdict == Verdict.REMOVED
     assert files_of(ground.source) == {b"a.ok": b"new"}
 
 
