@@ -163,10 +163,10 @@ def test_a_probe_measures_how_exactly_times_are_kept(
     """From nanoseconds to the two seconds of FAT, and where no time can be set, none is compared."""
     real = os.utime
 
-    def rounding(path: bytes, *, ns: tuple[int, int], dir_fd: int) -> None:
+    def rounding(path: bytes, *, ns: tuple[int, int], dir_fd: int, follow_symlinks: bool) -> None:
         if not keeps:
             raise OSError(errno.EPERM, "")
-        real(path, ns=(ns[0], ns[1] // keeps * keeps), dir_fd=dir_fd)
+        real(path, ns=(ns[0], ns[1] // keeps * keeps), dir_fd=dir_fd, follow_symlinks=follow_symlinks)
 
     monkeypatch.setattr(os, "utime", rounding)
     assert probe(ground).resolution_ns == resolution

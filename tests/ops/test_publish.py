@@ -119,10 +119,10 @@ def test_a_name_that_is_taken_at_the_last_moment_is_never_replaced(
         _without_renameat2(monkeypatch)
     real = linux.rename_noreplace
 
-    def overtaken(old: bytes, new: bytes, dir_fd: int) -> None:
+    def overtaken(old: bytes, new: bytes, dir_fd: int, new_dir_fd: int, *, lock: int) -> None:
         if new == b"a.mov":
             ground.old(b"a.mov", b"somebody was faster")
-        real(old, new, dir_fd)
+        real(old, new, dir_fd, new_dir_fd, lock=lock)
 
     monkeypatch.setattr(linux, "rename_noreplace", overtaken)
     (result,) = publish(ground, item, if_exists=policy)
@@ -241,7 +241,7 @@ def test_a_file_is_published_when_its_folder_is_durable(ground: Ground, monkeypa
     monkeypatch.setattr(os, "rename", renamed)
     monkeypatch.setattr(os, "fsync", synced)
     publish(ground, *items)
-    assert calls[:4] == ["x/1", "x/2", "y/1", "top"]
+    assert calls[:4] == ["1", "2", "1", "top"]
     assert sorted(calls[4:]) == ["sync dest", "sync x", "sync y"]
 
 
@@ -346,7 +346,9 @@ def refusing(
     real = os.rename
 
     def rename(old: bytes, new: bytes, **kwargs: int) -> None:
-        if os.path.lexists(ground.at_dest(new)) or also(old, new):
+        if os.path.lexists(os.path.join(os.readlink(b"/proc/self/fd/%d" % kwargs["dst_dir_fd"]), new)) or also(
+            old, new
+        ):
             raise OSError(number, os.strerror(number))
         real(old, new, **kwargs)
         renames.append((old, new))
@@ -365,7 +367,7 @@ def test_where_a_name_cannot_be_replaced_the_old_file_is_moved_aside_first(
     renames = refusing(monkeypatch, ground, number, lambda *_: False)
     assert [str(result.verdict) for result in publish(ground, item)] == ["published"]
     assert files_of(ground.dest) == {b"x/a.mov": b"new content"}
-    assert [old for old, _ in renames] == [b"x/a.mov", publication(item).partial]
+    assert [old for old, _ in renames] == [b"a.mov", os.path.basename(publication(item).partial)]
 
 
 def test_an_old_file_comes_back_when_the_new_one_cannot_take_its_place(
@@ -402,7 +404,7 @@ def test_an_old_file_is_never_lost_even_if_the_server_goes_away_in_the_middle(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", rename)
-        patch.setattr(linux, "rename_noreplace", lambda old, new, folder: rename(old, new))
+        patch.setattr(linux, "rename_noreplace", lambda old, new, *_, **__: rename(old, new))
         (result,) = publish(ground, item)
     assert result.trouble is not None
     assert classify(result.trouble) == Remedy.DESTINATION

@@ -19,21 +19,21 @@ from trioft.state.board import Board
 _OVERTAKING = """
 from trioft.movers.ops import linux
 call, link, rename = linux._call, os.link, os.rename
-def overtake(new):
-    path = os.path.join({dest!r}, new)
-    if os.path.basename(new) == b"x.mov" and not os.path.lexists(path):
+def overtake(new, folder):
+    path = os.path.join(os.readlink(b"/proc/self/fd/%d" % folder), new)
+    if path.startswith({dest!r}) and os.path.basename(new) == b"x.mov" and not os.path.lexists(path):
         {make}
 def overtaken_call(name, *arguments):
     if name == "renameat2":
         if {links}:
             raise OSError(22, "this filesystem cannot")
-        overtake(arguments[3].value)
+        overtake(arguments[3].value, arguments[2].value)
     return call(name, *arguments)
 def overtaken_link(old, new, **how):
-    overtake(new)
+    overtake(new, how["dst_dir_fd"])
     link(old, new, **how)
 def overtaken_rename(old, new, **how):
-    overtake(new)
+    overtake(new, how["dst_dir_fd"])
     rename(old, new, **how)
 linux._call, os.link, os.rename = overtaken_call, overtaken_link, overtaken_rename
 """

@@ -72,6 +72,8 @@ def test_paths_may_be_almost_as_long_as_the_kernel_takes_them(site: Site) -> Non
         os.chdir(site.source / folder)
         Path("e" * 200).mkdir()
         os.chdir("e" * 200)
+        Path("f" * 200).mkdir()
+        os.chdir("f" * 200)
         Path("x" * 200).write_bytes(b"3")
     finally:
         os.chdir(here)

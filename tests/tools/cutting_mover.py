@@ -68,9 +68,12 @@ class Cutter:
             setattr(os, name, functools.partial(self.descriptor_call, name, getattr(os, name)))
         linux.syncfs = functools.partial(self.descriptor_call, "syncfs", linux.syncfs)
         real = linux.rename_noreplace
-        linux.rename_noreplace = lambda old, new, dir_fd: self.path_call(
-            "rename", lambda old, new, src_dir_fd: real(old, new, src_dir_fd), old, new, src_dir_fd=dir_fd
-        )
+
+        def rename(old: bytes, new: bytes, dir_fd: int, new_dir_fd: int | None = None, **how: Any) -> None:
+            real(old, new, dir_fd, new_dir_fd, **how)
+            self.step("rename", dir_fd, os.fsdecode(old))
+
+        linux.rename_noreplace = rename
 
     def path_call(self, call: str, real: Callable[..., Any], path: Any, *args: Any, **kwargs: Any) -> Any:
         value = real(path, *args, **kwargs)

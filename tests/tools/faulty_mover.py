@@ -248,10 +248,21 @@ class Recorder:
             setattr(os, name, functools.partial(self.descriptor_call, name, getattr(os, name)))
         for name in ("syncfs", "write_back"):
             setattr(linux, name, functools.partial(self.descriptor_call, name, getattr(linux, name)))
-        real_rename = linux.rename_noreplace
-        linux.rename_noreplace = lambda old, new, dir_fd: self.rename(
-            real_rename, (old, new, dir_fd), {}, self.absolute(old, dir_fd), self.absolute(new, dir_fd)
-        )
+        real_rename, real_open = linux.rename_noreplace, linux.openat2
+
+        def rename(old: bytes, new: bytes, dir_fd: int, new_dir_fd: int | None = None, **how: Any) -> None:
+            there = dir_fd if new_dir_fd is None else new_dir_fd
+            absolute = self.absolute(old, dir_fd), self.absolute(new, there)
+            self.rename(real_rename, (old, new, dir_fd, there), how, *absolute)
+
+        def openat2(path: bytes, flags: int, dir_fd: int, resolve: int) -> int:
+            def real(path: bytes, flags: int, *, dir_fd: int) -> int:
+                return real_open(path, flags, dir_fd, resolve)
+
+            fd: int = self.path_call("open", real, path, flags, dir_fd=dir_fd)
+            return fd
+
+        linux.rename_noreplace, linux.openat2 = rename, openat2
 
     def absolute(self, path: Any, dir_fd: int | None) -> bytes | None:
         """Return the whole path, or None where it is nothing of ours."""
@@ -307,7 +318,8 @@ class Recorder:
         path = self.paths.get(fd) if isinstance(fd, int) else None
         if path is None:
             return real(fd, *args, **kwargs)
-        if call in ("pwrite", "ftruncate", "setxattr", "fchmod") and self.is_final(path):
+        is_change = call in ("pwrite", "ftruncate", "setxattr", "fchmod")
+        if is_change and self.is_final(path) and not stat.S_ISDIR(_fstat(fd).st_mode):
             self.violation(f"{call} of {path!r}, which has its final name")
         try:
             value = self.run(call, path, real, (fd, *args), kwargs)

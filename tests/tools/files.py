@@ -19,6 +19,7 @@ from support import make_tree
 from trioft.core.model import Ends, Fingerprint, Item, Manner, Publication, Root
 from trioft.core.naming import partial_for
 from trioft.movers.ops import linux
+from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.files import fingerprint_of
 
 T = TypeVar("T")
@@ -44,9 +45,9 @@ class Ground:
             if name.startswith((f"{self.source}", f"{self.dest}")):
                 os.close(int(number))
 
-    def open(self, path: Path | bytes, flags: int = os.O_RDONLY) -> int:
+    def open(self, path: Path | bytes, flags: int = os.O_RDONLY) -> Top:
         """Return a descriptor; like all in these folders it is closed at the end of the test."""
-        return os.open(path, flags | os.O_CLOEXEC, 0o600)
+        return Top(os.open(path, flags | os.O_CLOEXEC, 0o600), is_source=path == self.source)
 
     @property
     def ends(self) -> Ends:
@@ -229,12 +230,16 @@ def held(path: Path | bytes, how: str) -> Iterator[subprocess.Popen[bytes]]:
 def failing(
     monkeypatch: pytest.MonkeyPatch, call: str, number: int, when: Callable[..., bool] = lambda *_: True
 ) -> None:
-    """Let a call of ``os`` fail with *number*, where *when* says so of its arguments."""
-    real = getattr(os, call)
+    """Let a call of ``os`` fail with *number*, where *when* says so of its arguments; ``open`` of folders, too."""
 
-    def maybe(*args: Any, **kwargs: Any) -> Any:
-        if when(*args):
-            raise OSError(number, os.strerror(number))
-        return real(*args, **kwargs)
+    def failing_at_times(real: Callable[..., Any]) -> Callable[..., Any]:
+        def maybe(*args: Any, **kwargs: Any) -> Any:
+            if when(*args):
+                raise OSError(number, os.strerror(number))
+            return real(*args, **kwargs)
 
-    monkeypatch.setattr(os, call, maybe)
+        return maybe
+
+    monkeypatch.setattr(os, call, failing_at_times(getattr(os, call)))
+    if call == "open":
+        monkeypatch.setattr(linux, "openat2", failing_at_times(linux.openat2))

@@ -266,6 +266,8 @@ def hint_for(trouble: Trouble) -> str | None:
         return "change the rule in destination.routes, or rename the file"
     if trouble.errno == errno_.EXDEV and trouble.side == Side.DESTINATION:
         return "start trioft again: it then copies the file to the filesystem that it belongs to"
+    if trouble.errno == errno_.ELOOP and trouble.side == Side.DESTINATION:
+        return "remove the symbolic link, or make root its owner (chown -h root LINK) if it is meant to be there"
     if trouble.errno is None or (trouble.errno == errno_.EINVAL and trouble.op not in _NAMING):
         return None
     if trouble.errno not in _DESTINATION_AWAY | _NEVER | _TEMPORARY:
@@ -295,7 +297,7 @@ def show_path(path: bytes) -> str:
 
 def trouble_of(error: OSError, side: str, op: str, path: bytes, offset: int | None = None) -> Trouble:
     """Translate an ``OSError`` into trioft's words."""
-    text = os.strerror(error.errno) if error.errno is not None else str(error)
+    text = error.strerror or os.strerror(error.errno) if error.errno is not None else str(error)
     return Trouble(side, op, path, offset, error.errno, text)
 
 

@@ -31,6 +31,7 @@ from trioft.core.model import (
     Root,
 )
 from trioft.movers.ops import linux
+from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.slate import touch
 
 Progress = Callable[[Step], None]
@@ -72,7 +73,7 @@ def fingerprint_of(status: os.stat_result) -> Fingerprint:
 
 
 @contextlib.contextmanager
-def opened(root: Root, side: Side) -> Iterator[int]:
+def opened(root: Root, side: Side) -> Iterator[Top]:
     """
     Open *root* and make sure that it is still the filesystem it was: everything else is reached through this
     descriptor.
@@ -94,7 +95,11 @@ def opened(root: Root, side: Side) -> Iterator[int]:
         if not same or (root.uuid and linux.filesystem_uuid(fd) != root.uuid):
             text = f"another filesystem is mounted at the {side} folder, or none"
             raise Away(Trouble(side, IDENTIFY, b"", None, errno.ENODEV, text))
-        yield fd
+        top = Top(fd, is_source=side == Side.SOURCE)
+        try:
+            yield top
+        finally:
+            top.close()
     finally:
         close_quietly(fd)
 

@@ -32,6 +32,9 @@ _NO_LINKS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EI
 _SYNC_FILE_RANGE = 1 | 2 | 4  # wait before, write, wait after
 _SYNC_FILE_RANGE_WRITE = 2
 _PR_SET_PDEATHSIG = 1
+_OPENAT2 = 437  # on every architecture, as the next one
+RESOLVE_NO_SYMLINKS = 4
+RESOLVE_BENEATH = 8
 _CACHESTAT = 451  # on every architecture that Python is built for
 _FS_IOC_GETFSUUID = 0x80111500
 
@@ -138,12 +141,23 @@ def _sync_file_range(fd: int, offset: int, length: int, flags: int) -> None:
             raise
 
 
-def renameat2(old: bytes, new: bytes, dir_fd: int, flags: int) -> None:
-    """Rename *old* to *new* in the folder *dir_fd*, as *flags* say."""
+def openat2(path: bytes, flags: int, dir_fd: int, resolve: int) -> int:
+    """Open *path*, which exists, below the folder *dir_fd*, with limits to the way there (since Linux 5.6)."""
     import ctypes
 
-    fd = ctypes.c_int(dir_fd)
-    _call("renameat2", fd, ctypes.c_char_p(old), fd, ctypes.c_char_p(new), ctypes.c_uint(flags))
+    if sys.platform != "linux":
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    how = (ctypes.c_uint64 * 3)(flags, 0, resolve)  # struct open_how: flags, mode, resolve
+    arguments = ctypes.c_int(dir_fd), ctypes.c_char_p(path), ctypes.byref(how), ctypes.c_size_t(24)
+    return _call("syscall", ctypes.c_long(_OPENAT2), *arguments)
+
+
+def renameat2(old: bytes, new: bytes, dir_fd: int, flags: int, new_dir_fd: int | None = None) -> None:
+    """Rename *old* in the folder *dir_fd* to *new*, there or in another folder, as *flags* say."""
+    import ctypes
+
+    here, there = ctypes.c_int(dir_fd), ctypes.c_int(dir_fd if new_dir_fd is None else new_dir_fd)
+    _call("renameat2", here, ctypes.c_char_p(old), there, ctypes.c_char_p(new), ctypes.c_uint(flags))
 
 
 def resident_share(fd: int, length: int) -> float:
@@ -178,55 +192,60 @@ def bytes_in_cache(fd: int, offset: int, length: int) -> int | None:
     return int(found[0]) * mmap.PAGESIZE
 
 
-def rename_noreplace(old: bytes, new: bytes, dir_fd: int) -> None:
+def rename_noreplace(
+    old: bytes, new: bytes, dir_fd: int, new_dir_fd: int | None = None, *, lock: int | None = None
+) -> None:
     """
-    Rename *old* to *new* unless *new* exists (``FileExistsError``).
+    Rename *old* in the folder *dir_fd* to *new*, there or in another folder, unless that exists (``FileExistsError``).
 
     Where the filesystem has no such rename (NFS says EINVAL), the file gets a second name, which never replaces one
     either, and then loses the first. Where it has no links either, the name is looked at before: that leaves a
-    moment in which another machine could create it.
+    moment in which another machine could create it; other processes of this one are kept away by a lock on *lock*, the
+    folder if nothing is said.
     """
+    there = dir_fd if new_dir_fd is None else new_dir_fd
     try:
-        renameat2(old, new, dir_fd, RENAME_NOREPLACE)
+        renameat2(old, new, dir_fd, RENAME_NOREPLACE, there)
         return
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
     try:
-        os.link(old, new, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
+        os.link(old, new, src_dir_fd=dir_fd, dst_dir_fd=there, follow_symlinks=False)
     except FileExistsError:
-        if not _are_names_of_one_file(old, new, dir_fd):
+        if not _are_names_of_one_file(old, new, dir_fd, there):
             raise
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        _look_and_rename(old, new, dir_fd)
+        _look_and_rename(old, new, dir_fd, there, dir_fd if lock is None else lock)
         return
     os.unlink(old, dir_fd=dir_fd)
 
 
-def _are_names_of_one_file(old: bytes, new: bytes, dir_fd: int) -> bool:
+def _are_names_of_one_file(old: bytes, new: bytes, dir_fd: int, there: int) -> bool:
     """Has the link been made, by an earlier try, or by one whose answer was lost?"""
-    one, other = (os.stat(name, dir_fd=dir_fd, follow_symlinks=False) for name in (old, new))
+    one = os.stat(old, dir_fd=dir_fd, follow_symlinks=False)
+    other = os.stat(new, dir_fd=there, follow_symlinks=False)
     return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino) and one.st_nlink > 1
 
 
-def _look_and_rename(old: bytes, new: bytes, dir_fd: int) -> None:
+def _look_and_rename(old: bytes, new: bytes, dir_fd: int, there: int, lock: int) -> None:
     """Look at a name, and rename. Of the processes of this machine that do so, one at a time."""
     import fcntl
 
     with contextlib.suppress(OSError):  # it has no locks either
-        fcntl.flock(dir_fd, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX)
     try:
         try:
-            os.stat(new, dir_fd=dir_fd, follow_symlinks=False)
+            os.stat(new, dir_fd=there, follow_symlinks=False)
         except FileNotFoundError:
-            os.rename(old, new, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+            os.rename(old, new, src_dir_fd=dir_fd, dst_dir_fd=there)
         else:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     finally:
         with contextlib.suppress(OSError):
-            fcntl.flock(dir_fd, fcntl.LOCK_UN)
+            fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 def die_with_parent(parent: int) -> bool:

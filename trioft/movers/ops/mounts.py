@@ -16,6 +16,7 @@ from trioft.core.answers import End
 from trioft.core.errors import IDENTIFY, FileTrouble, Remedy, Side, Trouble, classify, show_path, trouble_of
 from trioft.core.model import Identity, Place, Root
 from trioft.movers.ops import linux
+from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.files import close_quietly, status_of
 from trioft.movers.ops.slate import touch
 
@@ -186,7 +187,7 @@ def probe_source(path: bytes, was: Identity | None) -> tuple[Root, Identity]:
 
 
 @contextlib.contextmanager
-def _opened(path: bytes, side: Side) -> Iterator[tuple[int, Root, Identity]]:
+def _opened(path: bytes, side: Side) -> Iterator[tuple[Top, Root, Identity]]:
     """Open a root; yield its descriptor, and what that is."""
     touch(side)
     try:
@@ -197,7 +198,9 @@ def _opened(path: bytes, side: Side) -> Iterator[tuple[int, Root, Identity]]:
         status = status_of(fd, side, b"")
         identity = _identify(fd, path)
         is_remote = not identity.kind or identity.kind.startswith(_REMOTE)
-        yield fd, Root(path, status.st_dev, 0 if is_remote else status.st_ino, identity.uuid), identity
+        top = Top(fd, is_source=side == Side.SOURCE)
+        yield top, Root(path, status.st_dev, 0 if is_remote else status.st_ino, identity.uuid), identity
+        top.close()
     finally:
         close_quietly(fd)
 

@@ -20,7 +20,7 @@ from trioft.core.errors import Side, trouble_of
 from trioft.core.model import Found, Manner, Markers, Root, Routes
 from trioft.core.naming import Wanted, is_marker
 from trioft.core.routes import route
-from trioft.movers.ops import writers
+from trioft.movers.ops import beneath, writers
 from trioft.movers.ops.files import NAMES_A_CALL, READ, close_quietly, fingerprint_of, opened
 from trioft.movers.ops.folder.listing import is_twin, listed, not_alike
 from trioft.movers.ops.slate import touch
@@ -70,7 +70,7 @@ def scan(
             path = listing.rest.pop()
             touch(Side.SOURCE)
             try:
-                fd = os.open(path or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=src)
+                fd = beneath.open_folder(path, dir_fd=src)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
@@ -214,7 +214,7 @@ def _look_at(
 ) -> Look:
     if not _is_real(src, os.path.dirname(path), real_folders):
         return Look(path, "other")
-    status = os.stat(path, dir_fd=src, follow_symlinks=False)
+    status = beneath.stat_of(path, dir_fd=src)
     if stat.S_ISDIR(status.st_mode):
         return Look(path, "folder" if wanted.folder(path) else "other")
     if not stat.S_ISREG(status.st_mode) or not wanted.file(path) or any(is_marker(path, end) for end in markers):
@@ -224,7 +224,7 @@ def _look_at(
     marked = is_marked(src, path, markers.source, fingerprint)
     found = route(Found(path, stat.S_IMODE(status.st_mode), fingerprint, marked), routes)
     try:
-        fd = os.open(path, READ, dir_fd=src)
+        fd = beneath.open_file(path, READ, dir_fd=src)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -240,6 +240,6 @@ def _is_real(src: int, folder: bytes, known: dict[bytes, bool]) -> bool:
     """Is every part of *folder* a real folder, no symbolic link? Events can come through links, files must not."""
     if folder not in known:
         known[folder] = _is_real(src, os.path.dirname(folder), known) and stat.S_ISDIR(
-            os.stat(folder, dir_fd=src, follow_symlinks=False).st_mode
+            beneath.stat_of(folder, dir_fd=src).st_mode
         )
     return known[folder]

@@ -21,7 +21,7 @@ from trioft.core.errors import IDENTIFY, FileTrouble, Side, Trouble, trouble_of
 from trioft.core.model import BLOCK_SIZE, Fingerprint, Found, Item, Result, Root, Routes, Verdict
 from trioft.core.naming import numbered
 from trioft.core.routes import route
-from trioft.movers.ops import linux, writers
+from trioft.movers.ops import beneath, writers
 from trioft.movers.ops.files import (
     READ,
     Away,
@@ -61,7 +61,7 @@ def peek(
     """
     with opened(source, Side.SOURCE) as src:
         try:
-            fd = os.open(path, READ, dir_fd=src)
+            fd = beneath.open_file(path, READ, dir_fd=src)
         except (FileNotFoundError, NotADirectoryError):
             return Peek(Verdict.GONE)
         except OSError as error:
@@ -115,7 +115,7 @@ def compare_span(
     buffer = memoryview(bytearray(min(BLOCK_SIZE, end - start)))
     with opened(source, Side.SOURCE) as src:
         try:
-            fd = os.open(path, READ, dir_fd=src)
+            fd = beneath.open_file(path, READ, dir_fd=src)
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.SOURCE, "open", path)) from error
         try:
@@ -170,7 +170,7 @@ def _search(
     src: int, folder: bytes, prefix: bytes, identity: tuple[int, int], below: list[bytes] | None
 ) -> bytes | None:
     """Return the path of the file *identity* in *folder*, or None; the folders in it are added to *below*."""
-    fd = os.open(folder or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=src)
+    fd = beneath.open_folder(folder, dir_fd=src)
     try:
         with os.scandir(fd) as entries:
             for entry in entries:
@@ -204,7 +204,7 @@ def open_growing(src: int, item: Item) -> tuple[int, Result]:
 def _open_if(src: int, item: Item, look: Callable[[int, Item], Result]) -> tuple[int, Result]:
     touch(Side.SOURCE)
     try:
-        fd = os.open(item.path, READ, dir_fd=src)
+        fd = beneath.open_file(item.path, READ, dir_fd=src)
     except FileNotFoundError:
         return -1, Result(Verdict.GONE)
     except OSError as error:
@@ -263,7 +263,7 @@ def is_marked(src: int, path: bytes, suffix: bytes, fingerprint: Fingerprint) ->
     if not suffix:
         return None
     try:
-        marker = os.stat(path + suffix, dir_fd=src, follow_symlinks=False)
+        marker = beneath.stat_of(path + suffix, dir_fd=src)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
             return False
@@ -281,7 +281,7 @@ def marker_says(marker: os.stat_result | None, fingerprint: Fingerprint) -> bool
 def marker_of(src: int, path: bytes, marker: bytes) -> Fingerprint | None:
     """Return which file is the marker of *path*, if there is one."""
     with contextlib.suppress(OSError):
-        status = os.stat(path + marker, dir_fd=src, follow_symlinks=False)
+        status = beneath.stat_of(path + marker, dir_fd=src)
         if marker and stat.S_ISREG(status.st_mode):
             return fingerprint_of(status)
     return None
@@ -315,7 +315,7 @@ def _why_not_removed(src: int, path: bytes, archive: bytes | None, error: OSErro
         return Result(Verdict.CHANGED)
     if isinstance(error, FileNotFoundError):  # the source, or the archive folder
         try:
-            os.stat(path, dir_fd=src, follow_symlinks=False)
+            beneath.stat_of(path, dir_fd=src)
         except FileNotFoundError:
             return Result(Verdict.GONE)
         except OSError:
@@ -326,7 +326,7 @@ def _why_not_removed(src: int, path: bytes, archive: bytes | None, error: OSErro
 
 def _remove_one(src: int, path: bytes, fingerprint: Fingerprint, archive: bytes | None, marker: bytes) -> Result:
     mark = marker_of(src, path, marker)
-    fd = os.open(path, READ, dir_fd=src)
+    fd = beneath.open_file(path, READ, dir_fd=src)
     try:
         writer = writers.ask_lease(fd, fingerprint.dev)
         if writer == answers.UNKNOWN and writers.find_writers([fingerprint[:2]]):
@@ -334,14 +334,15 @@ def _remove_one(src: int, path: bytes, fingerprint: Fingerprint, archive: bytes 
         if writer == answers.BUSY:
             return Result(Verdict.BUSY)
         # Last, by name and by descriptor: what is removed is what was asked about.
-        named = os.stat(path, dir_fd=src, follow_symlinks=False)
+        beneath.look_anew(src)
+        named = beneath.stat_of(path, dir_fd=src)
         if fingerprint_of(os.fstat(fd)) != fingerprint or fingerprint_of(named) != fingerprint:
             return Result(Verdict.CHANGED)
         if writer == answers.UNKNOWN and archive is None:
             return Result(Verdict.UNPROVEN)
         archived = None
         if archive is None:
-            os.unlink(path, dir_fd=src)
+            beneath.unlink(path, dir_fd=src)
         else:
             archived = _move_to_archive(src, path, archive)
     finally:
@@ -352,20 +353,22 @@ def _remove_one(src: int, path: bytes, fingerprint: Fingerprint, archive: bytes 
             # Not one that has been made since: it speaks of the next file of this name.
             if marker_of(src, path, marker) == mark:
                 if archived is None:
-                    os.unlink(path + marker, dir_fd=src)
-                else:
-                    linux.rename_noreplace(path + marker, archived + marker, src)
+                    beneath.unlink(path + marker, dir_fd=src)
+                elif archive is not None:
+                    with beneath.below(archive) as top:
+                        beneath.rename_noreplace(path + marker, archived + marker, dir_fd=src, new_dir_fd=top)
         except OSError as error:
             note = f"its marker stays: {error.strerror}"
     return Result(Verdict.REMOVED, writer=writer, note=note)
 
 
 def _move_to_archive(src: int, path: bytes, archive: bytes) -> bytes:
-    """Move a source to the archive; return where it is now."""
-    os.makedirs(os.path.join(archive, os.path.dirname(path)), exist_ok=True)
-    for candidate in numbered(path):
-        with contextlib.suppress(FileExistsError):
-            # An absolute new name: the descriptor of the source only leads to the old one.
-            linux.rename_noreplace(path, archived := os.path.join(archive, candidate), src)
-            return archived
+    """Move a source to the archive; return its path there."""
+    os.makedirs(archive, exist_ok=True)
+    with beneath.below(archive) as top:
+        beneath.make_folders(os.path.dirname(path), dir_fd=top)
+        for candidate in numbered(path):
+            with contextlib.suppress(FileExistsError):
+                beneath.rename_noreplace(path, candidate, dir_fd=src, new_dir_fd=top)
+                return candidate
     raise AssertionError("numbered() does not end")

@@ -15,7 +15,7 @@ from trioft.core.digests import block_digest, file_digest
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify, mismatch, trouble_of
 from trioft.core.model import Ends, Item, Manner, Result, Verdict
 from trioft.core.naming import former_partial_for, partial_for
-from trioft.movers.ops import linux
+from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.files import Progress, advise, close_quietly, opened, read_exactly, status_of
 from trioft.movers.ops.folder.existing import look_for_existing
 from trioft.movers.ops.folder.partials import (
@@ -150,7 +150,7 @@ class _Bundle:
         partial, op = partial_for(self._items[n]), "open"
         touch(Side.DESTINATION)
         try:
-            fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dst)
+            fd = beneath.open_file(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dst)
             try:
                 if not self._whole_filesystem or partial in self._strays:
                     op = "fsync"

@@ -15,6 +15,7 @@ from trioft.core.errors import FileTrouble, Side, Trouble, trouble_of
 from trioft.core.manifest import ASC_MHL
 from trioft.core.model import BLOCK_SIZE, Item, Manner, Result, Verdict, policy_for
 from trioft.core.naming import numbered
+from trioft.movers.ops import beneath
 from trioft.movers.ops.files import READ, Progress, close_quietly, digest_of_block, is_same, read_exactly, status_of
 from trioft.movers.ops.folder.partials import sync_folder
 from trioft.movers.ops.slate import touch
@@ -26,7 +27,7 @@ def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progres
     for target in numbered(item.target):
         touch(Side.DESTINATION)
         try:
-            there = os.stat(target, dir_fd=dst, follow_symlinks=False)
+            there = beneath.stat_of(target, dir_fd=dst)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -54,7 +55,7 @@ def _is_continued(src_fd: int, dst: int, target: bytes, item: Item) -> bool:
     """Is what the destination has the chain of the source, with generations that trioft has added to it?"""
     touch(Side.DESTINATION)
     try:
-        there = os.open(target, READ, dir_fd=dst)
+        there = beneath.open_file(target, READ, dir_fd=dst)
     except OSError as error:
         raise FileTrouble(trouble_of(error, Side.DESTINATION, "open", target)) from error
     try:
@@ -100,8 +101,8 @@ def _open_to_sync(target: bytes, dst: int) -> int:
     """Open a delivered file for reading, and for writing where it is allowed: some servers sync for writers only."""
     flags = os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        return os.open(target, os.O_RDWR | flags, dir_fd=dst)
+        return beneath.open_file(target, os.O_RDWR | flags, dir_fd=dst)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.ETXTBSY):
             raise
-        return os.open(target, os.O_RDONLY | flags, dir_fd=dst)
+        return beneath.open_file(target, os.O_RDONLY | flags, dir_fd=dst)

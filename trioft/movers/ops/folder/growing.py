@@ -13,6 +13,7 @@ from trioft.core.answers import PIECE_SIZE, Known, Range, Step, Written
 from trioft.core.digests import block_digest
 from trioft.core.errors import FileTrouble, Side, trouble_of
 from trioft.core.model import BLOCK_SIZE, Ends, Item, Manner, Root
+from trioft.movers.ops import beneath
 from trioft.movers.ops.files import (
     Progress,
     Writing,
@@ -138,7 +139,7 @@ def settle_ranges(destination: Root, partial: bytes, ranges: list[Range], verify
     offset, op = 0, "open"
     with opened(destination, Side.DESTINATION) as dst:
         try:
-            fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+            fd = beneath.open_file(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
             try:
                 op = "fsync"
                 os.fdatasync(fd)
@@ -205,7 +206,7 @@ def adopt(
         touch(Side.SOURCE)
         try:
             if old is not None:
-                status = os.stat(old, dir_fd=src, follow_symlinks=False)
+                status = beneath.stat_of(old, dir_fd=src)
                 if (status.st_dev, status.st_ino) == identity:
                     return False
         except (FileNotFoundError, NotADirectoryError):
@@ -215,7 +216,7 @@ def adopt(
         op, at = "stat", partial
         touch(Side.DESTINATION)
         try:
-            os.stat(partial, dir_fd=dst, follow_symlinks=False)
+            beneath.stat_of(partial, dir_fd=dst)
             op, at = "mkdir", os.path.dirname(new_partial)
             folders = {
                 os.path.dirname(partial),
@@ -223,7 +224,7 @@ def adopt(
                 *make_folder(src, dst, at, made_up=routed),
             }
             op, at = "rename", partial
-            os.rename(partial, new_partial, src_dir_fd=dst, dst_dir_fd=dst)
+            beneath.rename(partial, new_partial, dir_fd=dst)
         except FileNotFoundError:
             return None
         except OSError as error:

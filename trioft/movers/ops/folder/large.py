@@ -24,7 +24,7 @@ from trioft.core.model import (
     Verdict,
 )
 from trioft.core.naming import partial_for
-from trioft.movers.ops import linux
+from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.files import (
     READ,
     Progress,
@@ -105,7 +105,7 @@ def prepare(
 def _open_partial(dst: int, partial: bytes) -> int:
     """Open a partial that is to be continued. One that has a final name already, see ``rename_noreplace``, is none."""
     touch(Side.DESTINATION)
-    fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+    fd = beneath.open_file(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
     try:
         if os.fstat(fd).st_nlink > 1:
             raise FileNotFoundError
@@ -191,11 +191,11 @@ def open_pair(src: int, dst: int, path: bytes, partial: bytes) -> tuple[int, int
     side, op = Side.SOURCE, "open"
     touch(side)
     try:
-        src_fd = os.open(path, READ, dir_fd=src)
+        src_fd = beneath.open_file(path, READ, dir_fd=src)
         try:
             side, path = Side.DESTINATION, partial
             touch(side)
-            return src_fd, os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+            return src_fd, beneath.open_file(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
         except BaseException:
             close_quietly(src_fd)
             raise
@@ -216,7 +216,7 @@ def settle(
     offset, op = start, "fsync"
     with opened(destination, Side.DESTINATION) as dst:
         try:
-            fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+            fd = beneath.open_file(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
             try:
                 for offset in range(start, end, BLOCK_SIZE):
                     linux.write_back(fd, offset, min(BLOCK_SIZE, end - offset))

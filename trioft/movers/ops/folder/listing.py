@@ -16,6 +16,7 @@ from trioft.core.answers import Folder, Listing, Orphans
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
 from trioft.core.model import Found, Manner, Root
 from trioft.core.naming import is_partial
+from trioft.movers.ops import beneath
 from trioft.movers.ops.files import NAMES_A_CALL, close_quietly, is_same, opened
 from trioft.movers.ops.folder.partials import make_folder, sync_folder
 from trioft.movers.ops.slate import touch
@@ -36,7 +37,7 @@ def not_alike(dst: int, folder: Folder, manner: Manner, alike: list[Found]) -> F
     touch(Side.DESTINATION)
     for found in folder.files:
         try:
-            there = os.stat(found.target, dir_fd=dst, follow_symlinks=False) if found.trouble is None else None
+            there = beneath.stat_of(found.target, dir_fd=dst) if found.trouble is None else None
         except OSError as error:
             if not isinstance(error, FileNotFoundError):
                 _without_destination(trouble_of(error, Side.DESTINATION, "stat", found.target))
@@ -69,7 +70,7 @@ def listed(dst: int | None, folder: bytes, listing: Listing) -> Iterator[dict[st
         return
     touch(Side.DESTINATION)
     try:
-        fd = os.open(folder or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dst)
+        fd = beneath.open_folder(folder, dir_fd=dst)
     except FileNotFoundError:
         listing.missing.append(folder)
         yield {}
@@ -124,7 +125,7 @@ def find_partials(destination: Root, folders: list[bytes]) -> Orphans:
             folder = orphans.rest.pop()
             prefix = folder + b"/" if folder else b""
             try:
-                fd = os.open(folder or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+                fd = beneath.open_folder(folder, dir_fd=dst)
             except OSError:
                 continue  # not ours to read: then no partial of ours is in it
             try:

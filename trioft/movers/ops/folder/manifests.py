@@ -23,6 +23,7 @@ from trioft.core.digests import file_digest
 from trioft.core.errors import FileTrouble, Side, Trouble, mismatch, trouble_of
 from trioft.core.model import BLOCK_SIZE, MIB, Fingerprint, Result, Root, Unlisted, Verdict
 from trioft.core.naming import numbered, partial_of
+from trioft.movers.ops import beneath
 from trioft.movers.ops.files import (
     READ,
     Progress,
@@ -79,7 +80,7 @@ def _version(file: Unlisted) -> Fingerprint:
 
 def _open(dst: int, path: bytes) -> int | None:
     try:
-        return os.open(path, READ, dir_fd=dst)
+        return beneath.open_file(path, READ, dir_fd=dst)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -122,7 +123,7 @@ def _alone_in(dst: int, folder: bytes) -> Iterator[None]:
     moment before the rename.
     """
     try:
-        fd = os.open(folder or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dst)
+        fd = beneath.open_folder(folder, dir_fd=dst)
     except OSError as error:
         raise FileTrouble(trouble_of(error, Side.DESTINATION, "open", folder)) from error
     try:
@@ -166,7 +167,9 @@ def _write(dst: int, path: bytes, data: bytes, version: Version | None) -> None:
     """
     partial, op = partial_of(path, *struct.unpack("QQ", os.urandom(16))), "create"
     try:
-        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=dst)
+        fd = beneath.open_file(
+            partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=dst
+        )
         try:
             write_all(fd, partial, 0, memoryview(data))
             op = "fsync"
@@ -195,7 +198,7 @@ def _write(dst: int, path: bytes, data: bytes, version: Version | None) -> None:
 
 def _version_of(dst: int, path: bytes) -> Version | None:
     try:
-        status = os.stat(path, dir_fd=dst, follow_symlinks=False)
+        status = beneath.stat_of(path, dir_fd=dst)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -231,7 +234,7 @@ def find_histories(destination: Root, folders: list[bytes], per: str) -> list[by
 def _has_history(dst: int, folder: bytes, known: dict[bytes, bool]) -> bool:
     if folder not in known:
         try:
-            os.stat(_in(folder, ascmhl.CHAIN), dir_fd=dst)
+            beneath.stat_of(_in(folder, ascmhl.CHAIN), dir_fd=dst)
             known[folder] = True
         except (FileNotFoundError, NotADirectoryError):
             known[folder] = False
@@ -291,7 +294,7 @@ def append_generation(
 
 def _make_folder(dst: int, folder: bytes) -> None:
     try:
-        os.mkdir(_in(folder), dir_fd=dst)
+        beneath.mkdir(_in(folder), dir_fd=dst)
     except FileExistsError:
         return
     except OSError as error:
@@ -309,7 +312,7 @@ def _history(dst: int, folder: bytes) -> tuple[list[Link], list[ascmhl.Generatio
     chain = _in(folder, ascmhl.CHAIN)
     links = _understood(chain, ascmhl.read_chain, _content(dst, chain)[0])
     try:
-        fd = os.open(_in(folder), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dst)
+        fd = beneath.open_folder(_in(folder), dir_fd=dst)
         try:
             names = [os.fsencode(name) for name in os.listdir(fd)]
         finally:

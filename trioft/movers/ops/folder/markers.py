@@ -13,6 +13,7 @@ import stat
 
 from trioft.core.errors import FileTrouble, Side, Trouble, trouble_of
 from trioft.core.model import Root
+from trioft.movers.ops import beneath
 from trioft.movers.ops.files import opened
 from trioft.movers.ops.folder.partials import each, sync_folder
 
@@ -28,7 +29,7 @@ def remove_marker(dst: int, target: bytes, suffix: bytes) -> None:
     try:
         if not suffix or _is_marker(dst, marker) is None:
             return
-        os.unlink(marker, dir_fd=dst)
+        beneath.unlink(marker, dir_fd=dst)
     except OSError as error:
         raise FileTrouble(trouble_of(error, Side.DESTINATION, "unlink", marker)) from error
     sync_folder(dst, os.path.dirname(marker))
@@ -37,7 +38,7 @@ def remove_marker(dst: int, target: bytes, suffix: bytes) -> None:
 def _is_marker(dst: int, name: bytes) -> bool | None:
     """Is there a marker under this name? None: nothing is. Raises ``FileTrouble`` if it is something else."""
     try:
-        status = os.stat(name, dir_fd=dst, follow_symlinks=False)
+        status = beneath.stat_of(name, dir_fd=dst)
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(status.st_mode) or status.st_size:
@@ -59,7 +60,7 @@ def mark(destination: Root, targets: list[bytes], suffix: bytes) -> list[Trouble
             try:
                 if _is_marker(dst, marker) is None:
                     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                    os.close(os.open(marker, flags, 0o644, dir_fd=dst))
+                    os.close(beneath.open_file(marker, flags, 0o644, dir_fd=dst))
             except FileTrouble as error:
                 return error.trouble
             except FileExistsError:

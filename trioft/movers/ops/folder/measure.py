@@ -31,7 +31,7 @@ from trioft.core.measured import (
     Times,
 )
 from trioft.core.model import KIB, MIB, Root
-from trioft.movers.ops import linux, writers
+from trioft.movers.ops import beneath, linux, writers
 from trioft.movers.ops.files import READ, close_quietly, opened
 from trioft.movers.ops.folder.partials import write_all
 from trioft.movers.ops.folder.probe import measure_resolution
@@ -63,7 +63,7 @@ def begin_measuring(root: Root, folder: bytes) -> None:
     """Make the folder in which everything happens. Raises ``FileTrouble``."""
     with opened(root, Side.DESTINATION) as dst:
         try:
-            os.mkdir(folder, 0o700, dir_fd=dst)
+            beneath.mkdir(folder, 0o700, dir_fd=dst)
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, "mkdir", folder)) from error
 
@@ -72,14 +72,14 @@ def end_measuring(root: Root, folder: bytes) -> None:
     """Remove it, with all files in it, as far as that is possible; if it is not there, that is fine."""
     with opened(root, Side.DESTINATION) as dst:
         try:
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+            fd = beneath.open_folder(folder, dir_fd=dst)
             try:
                 for name in os.listdir(fd):
                     with contextlib.suppress(OSError):  # if it stays, so does the folder, and that is told
-                        os.unlink(name, dir_fd=fd)
+                        beneath.unlink(os.fsencode(name), dir_fd=fd)
             finally:
                 os.close(fd)
-            os.rmdir(folder, dir_fd=dst)
+            beneath.rmdir(folder, dir_fd=dst)
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -91,7 +91,7 @@ def measure(root: Root, folder: bytes, what: str) -> Measured:
     with opened(root, Side.DESTINATION) as dst:
         op = "open"
         try:
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+            fd = beneath.open_folder(folder, dir_fd=dst)
             try:
                 op = f"measure {what} of"
                 return _MEASUREMENTS[what](fd)
@@ -135,7 +135,7 @@ def _rename(folder: int) -> Rename:
     replace = _error_of(lambda: _move(folder, b"new", b"old")) or _wrong(folder, b"old", b"new")
     _write(folder, b"new", b"new")
     _write(folder, b"open", b"old")
-    fd = os.open(b"open", READ, dir_fd=folder)
+    fd = beneath.open_file(b"open", READ, dir_fd=folder)
     try:
         replace_open = _error_of(lambda: _move(folder, b"new", b"open"))
     finally:
@@ -155,13 +155,13 @@ def _times(folder: int) -> Times:
     with _made(folder, b"time") as fd:
         write_all(fd, b"time", 0, memoryview(b"x"))
         os.fsync(fd)
-        after, there = time.time(), os.stat(b"time", dir_fd=folder).st_mtime
+        after, there = time.time(), beneath.stat_of(b"time", dir_fd=folder).st_mtime
         resolution = measure_resolution(folder, b"time")
         lost = []
         for year, seconds in _YEARS.items():
             with contextlib.suppress(OSError):
-                os.utime(b"time", (seconds, seconds), dir_fd=folder)
-                if abs(os.stat(b"time", dir_fd=folder).st_mtime - seconds) <= 2:
+                beneath.utime(b"time", (seconds * 10**9, seconds * 10**9), dir_fd=folder)
+                if abs(beneath.stat_of(b"time", dir_fd=folder).st_mtime - seconds) <= 2:
                     continue
             lost.append(year)
     ahead = there - after if there > after else min(0.0, there - before)
@@ -180,7 +180,7 @@ def _names(folder: int) -> Names:
         if name not in _listed(folder):
             refused[what] = "it gets another name"
         with contextlib.suppress(OSError):
-            os.unlink(name, dir_fd=folder)
+            beneath.unlink(name, dir_fd=folder)
     _write(folder, b"Case", b"")
     composed, decomposed = "caf\u00e9".encode(), "cafe\u0301".encode()
     _write(folder, composed, b"")
@@ -220,7 +220,7 @@ def _attributes(folder: int) -> Attributes:
         for mode in (0o640, 0o755, 0o444):
             with contextlib.suppress(OSError):
                 os.fchmod(fd, mode)
-            if stat.S_IMODE(os.stat(b"attributes", dir_fd=folder).st_mode) != mode:
+            if stat.S_IMODE(beneath.stat_of(b"attributes", dir_fd=folder).st_mode) != mode:
                 modes.append(f"{mode:o}")
     return Attributes(xattrs=xattrs, lost_modes=modes)
 
@@ -272,7 +272,7 @@ def _small_files(folder: int) -> SmallFiles:
         linux.syncfs(folder)
     else:
         for name in names:
-            fd = os.open(name + b".partial", os.O_RDWR | os.O_CLOEXEC, dir_fd=folder)
+            fd = beneath.open_file(name + b".partial", os.O_RDWR | os.O_CLOEXEC, dir_fd=folder)
             try:
                 os.fsync(fd)
             finally:
@@ -354,7 +354,7 @@ def _made(folder: int, name: bytes) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-        os.unlink(name, dir_fd=folder)
+        beneath.unlink(name, dir_fd=folder)
 
 
 def _write(folder: int, name: bytes, content: bytes) -> None:
@@ -366,15 +366,15 @@ def _write(folder: int, name: bytes, content: bytes) -> None:
 
 
 def _create(folder: int, name: bytes) -> int:
-    return os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    return beneath.open_file(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=folder)
 
 
 def _move(folder: int, old: bytes, new: bytes) -> None:
-    os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
+    beneath.rename(old, new, dir_fd=folder)
 
 
 def _wrong(folder: int, name: bytes, content: bytes) -> str | None:
-    fd = os.open(name, READ, dir_fd=folder)
+    fd = beneath.open_file(name, READ, dir_fd=folder)
     try:
         return None if os.read(fd, 100) == content else "the old content is still there"
     finally:
@@ -383,7 +383,7 @@ def _wrong(folder: int, name: bytes, content: bytes) -> str | None:
 
 def _listed(folder: int) -> list[bytes]:
     """Return the names in *folder*, as they are now: what is open may still show those of the time of its opening."""
-    fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+    fd = beneath.open_folder(b"", dir_fd=folder)
     try:
         return [os.fsencode(name) for name in os.listdir(fd)]
     finally:
@@ -392,7 +392,7 @@ def _listed(folder: int) -> list[bytes]:
 
 def _exists(folder: int, name: bytes) -> bool:
     try:
-        os.stat(name, dir_fd=folder, follow_symlinks=False)
+        beneath.stat_of(name, dir_fd=folder)
     except OSError:
         return False
     return True

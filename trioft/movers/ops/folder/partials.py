@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
 from trioft.core.model import Item, Manner
-from trioft.movers.ops import linux
+from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.slate import begin_thread, clear, touch
 
 T = TypeVar("T")
@@ -60,20 +60,23 @@ def make_folder(src: int, dst: int, folder: bytes, *, made_up: bool = False) -> 
     touch(Side.DESTINATION)
     try:
         try:
-            os.mkdir(folder, 0o700, dir_fd=dst)
+            beneath.mkdir(folder, 0o700, dir_fd=dst)
         except FileNotFoundError:
+            beneath.look_anew(dst)  # the folder above may be another one by now
             changed = make_folder(src, dst, os.path.dirname(folder), made_up=made_up)
-            os.mkdir(folder, 0o700, dir_fd=dst)
+            beneath.mkdir(folder, 0o700, dir_fd=dst)
     except FileExistsError:
         return changed  # another mover may have been faster
     with contextlib.suppress(OSError):  # a destination without permission bits is said once, by the probe
         touch(Side.SOURCE)
         try:
-            mode = os.stat(folder, dir_fd=src).st_mode
+            mode = beneath.stat_of(folder, dir_fd=src).st_mode
+            if not stat.S_ISDIR(mode):
+                raise FileNotFoundError
         except FileNotFoundError:
             mode = _mode_of_new_folders() if made_up else 0
         touch(Side.DESTINATION)
-        os.chmod(folder, mode & 0o777 | 0o700, dir_fd=dst)
+        beneath.chmod(folder, mode & 0o777 | 0o700, dir_fd=dst)
     return [*changed, os.path.dirname(folder)]
 
 
@@ -91,7 +94,7 @@ def sync_folder(dst: int, folder: bytes) -> None:
     """Make the entries of *folder* durable."""
     touch(Side.DESTINATION)
     try:
-        fd = os.open(folder or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dst)
+        fd = beneath.open_folder(folder, dir_fd=dst)
         try:
             os.fsync(fd)
         finally:
@@ -119,7 +122,7 @@ def remove_partial(dst: int, partial: bytes) -> None:
     """Remove a partial. One that is not there is fine."""
     touch(Side.DESTINATION)
     try:
-        os.unlink(partial, dir_fd=dst)
+        beneath.unlink(partial, dir_fd=dst)
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
@@ -143,7 +146,7 @@ def create_partial(
     touch(Side.DESTINATION)
     for _ in range(10):
         try:
-            return os.open(partial, flags, _mode_of_partial(mode), dir_fd=dst), folders
+            return beneath.open_file(partial, flags, _mode_of_partial(mode), dir_fd=dst), folders
         except FileExistsError:
             remove_partial(dst, partial)
         except FileNotFoundError as error:

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from trioft.core.answers import KEEPS_NO_TIMES, Probed
 from trioft.core.errors import FileTrouble, Remedy, Side, classify, trouble_of
 from trioft.core.model import Identity, Root
+from trioft.movers.ops import beneath
+from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.mounts import _opened, _other_place, why_not_same
 
 # What destinations keep of a modification time: ext4 and NFS all of it, SMB 100 ns, SFTP 1 s, FAT 2 s.
@@ -33,7 +35,7 @@ def probe(path: bytes, was: Identity | None, marker: bytes | None, require_mount
             op = "stat"
             space = os.fstatvfs(dst)
             op = "create"
-            fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dst)
+            fd = beneath.open_file(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dst)
             try:
                 op = "write"
                 free = space.f_bavail * space.f_frsize
@@ -52,13 +54,13 @@ def probe(path: bytes, was: Identity | None, marker: bytes | None, require_mount
                     _close_probe(fd)
                 op = "stat"
                 resolution = measure_resolution(dst, name)
-                mode = stat.S_IMODE(os.stat(name, dir_fd=dst).st_mode)
+                mode = stat.S_IMODE(beneath.stat_of(name, dir_fd=dst).st_mode)
             except OSError:
                 with contextlib.suppress(OSError):
-                    os.unlink(name, dir_fd=dst)
+                    beneath.unlink(name, dir_fd=dst)
                 raise
             op = "unlink"
-            os.unlink(name, dir_fd=dst)
+            beneath.unlink(name, dir_fd=dst)
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, op, b"")) from error
         total = space.f_blocks * space.f_frsize
@@ -78,7 +80,7 @@ def recognize(path: bytes, was: Identity | None, marker: bytes | None, require_m
 @contextlib.contextmanager
 def _recognized(
     path: bytes, was: Identity | None, marker: bytes | None, require_mount: bool
-) -> Iterator[tuple[int, Root, Identity]]:
+) -> Iterator[tuple[Top, Root, Identity]]:
     with _opened(path, Side.DESTINATION) as (dst, root, identity):
         if was is not None and (why := why_not_same(was, identity)) is not None:
             raise _other_place(Side.DESTINATION, why)
@@ -89,7 +91,7 @@ def _recognized(
                 raise _other_place(Side.DESTINATION, text)
             if marker is not None:
                 op = "find the marker"
-                os.stat(marker, dir_fd=dst)
+                beneath.stat_of(marker, dir_fd=dst)
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, op, b"")) from error
         yield dst, root, identity
@@ -109,10 +111,10 @@ def measure_resolution(dst: int, name: bytes) -> int:
     # Odd down to the last digit, and not long ago: whoever sweeps old partials away must not take this for one.
     wanted = (int(time.time()) | 1) * 1_000_000_000 + 123_456_789
     try:
-        os.utime(name, ns=(wanted, wanted), dir_fd=dst)
+        beneath.utime(name, (wanted, wanted), dir_fd=dst)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):  # what `publish` takes for an answer, too
             raise
         return KEEPS_NO_TIMES
-    off = abs(os.stat(name, dir_fd=dst).st_mtime_ns - wanted)
+    off = abs(beneath.stat_of(name, dir_fd=dst).st_mtime_ns - wanted)
     return next((resolution for resolution in _RESOLUTIONS_NS if off < resolution), KEEPS_NO_TIMES)

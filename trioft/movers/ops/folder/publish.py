@@ -14,7 +14,7 @@ from trioft.core.digests import file_digest
 from trioft.core.errors import FileTrouble, Side, Trouble, trouble_of
 from trioft.core.model import BLOCK_SIZE, Ends, Fingerprint, Manner, Publication, Result, Root, Verdict
 from trioft.core.naming import numbered
-from trioft.movers.ops import linux
+from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.files import Progress, digest_of_block, fingerprint_of, is_same, opened
 from trioft.movers.ops.folder.markers import remove_marker
 from trioft.movers.ops.folder.partials import as_far_as_possible, each, make_folder, remove_partial, sync_folder
@@ -60,7 +60,7 @@ def publish(ends: Ends, publications: list[Publication], manner: Manner) -> list
 def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Result:
     touch(Side.SOURCE)
     try:
-        source = os.stat(what.path, dir_fd=src, follow_symlinks=False)
+        source = beneath.stat_of(what.path, dir_fd=src)
     except FileNotFoundError:
         return Result(Verdict.GONE)
     except OSError as error:
@@ -72,7 +72,7 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
     try:
         times = (source.st_atime_ns, source.st_mtime_ns)
         try:
-            os.utime(what.partial, ns=times, dir_fd=dst, follow_symlinks=False)
+            beneath.utime(what.partial, times, dir_fd=dst)
         except FileNotFoundError:
             # An earlier try may have renamed it, and its answer was lost.
             target = _find_published(dst, what, manner)
@@ -88,9 +88,9 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
                 sync_folder(dst, folder)
         if what.mode & 0o600 != 0o600:  # a partial's owner may always read and write it
             with as_far_as_possible("chmod", what.path):
-                os.chmod(what.partial, what.mode & 0o777, dir_fd=dst)
+                beneath.chmod(what.partial, what.mode & 0o777, dir_fd=dst)
         op = "stat"
-        ours = os.stat(what.partial, dir_fd=dst, follow_symlinks=False)
+        ours = beneath.stat_of(what.partial, dir_fd=dst)
         if ours.st_size != what.fingerprint.size:  # somebody else was at it since it was verified
             text = f"the partial has {ours.st_size} bytes, the source has {what.fingerprint.size}"
             raise FileTrouble(Trouble(Side.DESTINATION, op, what.partial, None, None, text))
@@ -106,7 +106,7 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
                     if manner.markers.destination and _is_taken(dst, candidate):
                         raise FileExistsError  # and its marker is its own
                     remove_marker(dst, candidate, manner.markers.destination)
-                    linux.rename_noreplace(what.partial, candidate, dst)
+                    beneath.rename_noreplace(what.partial, candidate, dir_fd=dst)
                     target = candidate
                     break
                 except FileExistsError:
@@ -114,7 +114,7 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
                         return Result(Verdict.EXISTS, candidate)
         assert target is not None
         op = "stat"
-        size = os.stat(target, dir_fd=dst, follow_symlinks=False).st_size
+        size = beneath.stat_of(target, dir_fd=dst).st_size
     except OSError as error:
         raise FileTrouble(trouble_of(error, Side.DESTINATION, op, what.target)) from error
     if size != what.fingerprint.size:
@@ -129,7 +129,7 @@ def _find_published(dst: int, what: Publication, manner: Manner) -> bytes | None
         return None  # the next attempt compares every byte
     for candidate in numbered(what.target):
         try:
-            there = os.stat(candidate, dir_fd=dst, follow_symlinks=False)
+            there = beneath.stat_of(candidate, dir_fd=dst)
         except FileNotFoundError:
             return None
         if is_same(there, what.fingerprint, manner.resolution_ns):
@@ -154,22 +154,22 @@ def rename_over(dst: int, partial: bytes, target: bytes, ours: os.stat_result) -
         if error.errno not in _REFUSED:
             raise
         try:
-            there = os.stat(target, dir_fd=dst, follow_symlinks=False)
+            there = beneath.stat_of(target, dir_fd=dst)
         except FileNotFoundError:
             raise error from None  # there is nothing that could be moved aside
         if stat.S_ISDIR(there.st_mode):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
     # No partial's name: whatever happens before the new file is in place, the sweeper must not take the old one.
     aside = partial[: -len(b"00000000.partial")] + b"%08x.replaced" % (ours.st_ino & 0xFFFFFFFF)
-    os.rename(target, aside, src_dir_fd=dst, dst_dir_fd=dst)
+    beneath.rename(target, aside, dir_fd=dst)
     try:
         _rename(dst, partial, target)
     except OSError:
         if not _has_arrived(dst, ours, partial, target):
             with contextlib.suppress(FileExistsError):  # somebody else has the name by now: the old file stays aside
-                linux.rename_noreplace(aside, target, dst)
+                beneath.rename_noreplace(aside, target, dir_fd=dst)
             raise
-    os.unlink(aside, dir_fd=dst)
+    beneath.unlink(aside, dir_fd=dst)
 
 
 def _rename(dst: int, old: bytes, new: bytes) -> None:
@@ -180,18 +180,18 @@ def _rename(dst: int, old: bytes, new: bytes) -> None:
     gone when it is closed, and until then it cannot be moved aside any more, and nothing else can have its name.
     """
     if linux.filesystem_magic(dst) in linux.CIFS:
-        linux.rename_noreplace(old, new, dst)
+        beneath.rename_noreplace(old, new, dir_fd=dst)
     else:
-        os.rename(old, new, src_dir_fd=dst, dst_dir_fd=dst)
+        beneath.rename(old, new, dir_fd=dst)
 
 
 def _has_arrived(dst: int, ours: os.stat_result, partial: bytes, target: bytes) -> bool:
     """Decide by looking: is the partial gone, and what lies under the final name the file that it was?"""
     with contextlib.suppress(FileNotFoundError):
-        os.stat(partial, dir_fd=dst, follow_symlinks=False)
+        beneath.stat_of(partial, dir_fd=dst)
         return False
     try:
-        there = os.stat(target, dir_fd=dst, follow_symlinks=False)
+        there = beneath.stat_of(target, dir_fd=dst)
     except FileNotFoundError:
         return False
     return (there.st_dev, there.st_ino, there.st_size) == (ours.st_dev, ours.st_ino, ours.st_size)
@@ -199,7 +199,7 @@ def _has_arrived(dst: int, ours: os.stat_result, partial: bytes, target: bytes) 
 
 def _is_taken(dst: int, name: bytes) -> bool:
     try:
-        os.stat(name, dir_fd=dst, follow_symlinks=False)
+        beneath.stat_of(name, dir_fd=dst)
     except FileNotFoundError:
         return False
     return True
@@ -214,8 +214,8 @@ def seal(destination: Root, partial: bytes, mtime_ns: int) -> Fingerprint:
     with opened(destination, Side.DESTINATION) as dst:
         try:
             with as_far_as_possible("utimens", partial):
-                os.utime(partial, ns=(mtime_ns, mtime_ns), dir_fd=dst, follow_symlinks=False)
-            return fingerprint_of(os.stat(partial, dir_fd=dst, follow_symlinks=False))
+                beneath.utime(partial, (mtime_ns, mtime_ns), dir_fd=dst)
+            return fingerprint_of(beneath.stat_of(partial, dir_fd=dst))
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, "utimens", partial)) from error
 
@@ -229,12 +229,12 @@ def is_sealed(destination: Root, partial: bytes, seal: Fingerprint, digest: byte
     """
     with opened(destination, Side.DESTINATION) as dst:
         try:
-            status = os.stat(partial, dir_fd=dst, follow_symlinks=False)
+            status = beneath.stat_of(partial, dir_fd=dst)
             if fingerprint_of(status) == seal:
                 return True
             if digest is None or status.st_size != seal.size or not stat.S_ISREG(status.st_mode):
                 return False
-            fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
+            fd = beneath.open_file(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
             try:
                 os.fsync(fd)
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -256,7 +256,7 @@ def size_of(destination: Root, partial: bytes) -> int:
     """Return how many bytes a partial has: they need no more room. None is no more than an empty one."""
     with opened(destination, Side.DESTINATION) as dst:
         try:
-            return os.stat(partial, dir_fd=dst, follow_symlinks=False).st_size
+            return beneath.stat_of(partial, dir_fd=dst).st_size
         except (FileNotFoundError, NotADirectoryError):
             return 0
         except OSError as error:

@@ -11,6 +11,7 @@ import stat
 from trioft.core.answers import Piece, Seen, Step
 from trioft.core.errors import FileTrouble, Side, trouble_of
 from trioft.core.model import BLOCK_SIZE, Root
+from trioft.movers.ops import beneath
 from trioft.movers.ops.files import READ, Progress, close_quietly, digest_of_block, fingerprint_of, forget, opened
 
 
@@ -33,13 +34,13 @@ def read_delivered(destination: Root, pieces: list[Piece], progress: Progress) -
 def _read(dst: int, piece: Piece, progress: Progress) -> Seen:
     op, offset = "stat", None
     try:
-        status = os.stat(piece.target, dir_fd=dst, follow_symlinks=False)
+        status = beneath.stat_of(piece.target, dir_fd=dst)
         if not stat.S_ISREG(status.st_mode):
             return Seen(None)
         digests, end = b"", min(piece.end, status.st_size)
         if piece.start < end:
             op, offset = "open", piece.start
-            fd = os.open(piece.target, READ, dir_fd=dst)
+            fd = beneath.open_file(piece.target, READ, dir_fd=dst)
             try:
                 digests = _digests(fd, piece.target, piece.start, end, progress)
                 status = os.fstat(fd)
