@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import gc
+import math
 import os
 import pickle
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -42,13 +45,13 @@ from odd_mover import (
 )
 from support import PATIENCE, TOOLS, TRIOFT, movers_of, wait_until
 from trioft.core.bugs import MoverBug
-from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify
+from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, UnusableError, classify
 from trioft.core.model import Place
 from trioft.core.operations import BOTH, Operation
 from trioft.movers import pool as pool_module
 from trioft.movers.child import child_command
 from trioft.movers.ops.wire import LENGTH
-from trioft.movers.pool import MOST_STUCK, Movers, Stuck
+from trioft.movers.pool import MOST_STUCK, Movers, Starts, Stuck
 from trioft.state.ledger import Ledger
 from trioft.state.lock import Lock
 
@@ -254,13 +257,56 @@ async def test_movers_that_died_while_they_were_idle_do_not_fail_the_next_operat
         assert exist(pids) == set()
 
 
-async def test_a_mover_that_cannot_be_started_is_a_trouble_that_may_pass() -> None:
-    """A machine that is short of memory or processes for a moment does not end the agent."""
-    async with Movers(1, PATIENCE, ["/no/such/program"]) as movers:
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOENT])
+async def test_a_mover_that_cannot_be_started_is_waited_for(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """A machine that is short of memory or processes for a moment is no file's trouble: the call is late."""
+    told: list[str | None] = []
+    start, failures = subprocess.Popen, iter(range(3))
+
+    def begin(*words: Any, **options: Any) -> Any:
+        if next(failures, None) is not None:
+            raise OSError(number, os.strerror(number))
+        return start(*words, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", begin)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    async with Movers(1, PATIENCE, odd_mover.command(), starts=Starts(told.append, math.inf)) as movers:
+        assert await movers.call(WHO)
+    assert told[-1] is None
+    assert set(told[:-1]) == {
+        f"cannot start a process: {os.strerror(number)}; it is tried again and again, and no file is blamed for it"
+    }
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+async def test_a_mover_that_can_never_be_started_ends_a_command() -> None:
+    """Who waits for an answer is told in the end."""
+    async with Movers(1, PATIENCE, ["/no/such/program"], starts=Starts(patience=0.2)) as movers:
+        movers.warm_up(1)
+        assert movers.alive == 0
         for _ in range(2):
-            with pytest.raises(FileTrouble, match="cannot start a process: No such file") as caught:
+            with pytest.raises(UnusableError, match="cannot start a process: No such file"):
                 await movers.call(WHO)
-            assert classify(caught.value.trouble) == Remedy.RETRY
+
+
+async def test_movers_that_have_nothing_to_do_make_room_for_those_of_another_pool() -> None:
+    """With few descriptors, what one pool keeps for later is what another one needs now."""
+    starts = Starts(patience=PATIENCE)
+    async with (
+        Movers(4, PATIENCE, odd_mover.command(), starts=starts) as idle,
+        Movers(1, PATIENCE, odd_mover.command(), starts=starts) as needy,
+    ):
+        idle.warm_up(4)
+        usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), usual[1]))
+        with contextlib.ExitStack() as taken:
+            taken.callback(resource.setrlimit, resource.RLIMIT_NOFILE, usual)
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+            assert await needy.call(WHO)
+        assert idle.alive == 0
 
 
 # --- stalls, progress, cancellation -----------------------------------------------------------------------------------
@@ -471,15 +517,6 @@ async def test_movers_get_ready_before_they_are_needed() -> None:
         assert await movers.call(WHO) in ahead
         assert mine() == ahead
     assert exist(ahead) == set()
-
-
-async def test_what_cannot_be_started_ahead_is_a_trouble_of_the_call_that_needs_it() -> None:
-    """Getting ready raises nothing: whoever calls is told, with the reason."""
-    async with Movers(1, PATIENCE, ["/no/such/program"]) as movers:
-        movers.warm_up(1)
-        assert movers.alive == 0
-        with pytest.raises(FileTrouble, match="cannot start a process"):
-            await movers.call(WHO)
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------

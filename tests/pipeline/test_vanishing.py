@@ -41,7 +41,7 @@ from trioft.core.model import (
 )
 from trioft.movers import client
 from trioft.movers.events import Changes
-from trioft.movers.pool import Stuck
+from trioft.movers.pool import Starts, Stuck
 from trioft.pipeline.backlog import Backlog
 from trioft.pipeline.context import Owners, Tools
 from trioft.pipeline.copier import run_copier
@@ -136,6 +136,7 @@ class World:
             throttle=Throttle(None),
             shutdown=Shutdown(10),
             stuck=Stuck(),
+            starts=Starts(),
         )
 
     async def happen(self) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
@@ -261,10 +263,10 @@ async def test_a_browser_signs_in_with_a_form() -> None:
     async with serving(Agent(token=TOKEN)) as agent:
         status, _, body = await ask(agent, "/")
         assert status == 401
-        assert b'action="/login"' in body
+        assert b'action="login"' in body
         assert (await ask(agent, "/login", "POST", b"token=wrong"))[0] == 401
         status, headers, _ = await ask(agent, "/login", "POST", f"token={TOKEN}".encode())
-        assert (status, headers["location"]) == (303, "/")
+        assert (status, headers["location"]) == (303, "./")
         cookie = headers["set-cookie"]
         assert TOKEN not in cookie
         assert "HttpOnly; SameSite=Strict; Path=/" in cookie
@@ -634,3 +636,89 @@ def test_every_message_of_a_real_run_is_as_the_schema_says(site: Site) -> None:
     assert states["take.mxf"] >= {"copying", "done"}
     wait_until(lambda: "failed" in states["taken"])
     agent.end()
+
+
+async def test_who_says_nothing_makes_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many connect without the token: the oldest of them is cut, never somebody who has brought it."""
+    monkeypatch.setattr(http, "CONNECTIONS", 4)
+    async with serving(Agent(token=TOKEN)) as agent, contextlib.AsyncExitStack() as stack:
+        viewer = await stack.enter_async_context(connected(agent))
+        assert (await viewer.ask("/status", authorization=f"Bearer {TOKEN}"))[0] == 200
+        silent = [await stack.enter_async_context(connected(agent)) for _ in range(9)]
+        polite = await stack.enter_async_context(connected(agent))
+        assert (await polite.ask("/healthz"))[0] == 200
+        for client in silent[:7]:
+            with contextlib.suppress(trio.BrokenResourceError):
+                assert await client.stream.receive_some() == b""
+        assert agent.server._front.connections == 4
+        assert (await viewer.ask("/status", authorization=f"Bearer {TOKEN}"))[0] == 200
+        assert (await silent[-1].ask("/healthz"))[0] == 200
+
+
+async def test_a_port_without_descriptors_is_told_once_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No traceback for each client that has to wait."""
+    agent, failures = Agent(), iter(range(3))
+    accept = trio.SocketListener.accept
+
+    async def refuse(listener: trio.SocketListener) -> trio.SocketStream:
+        if next(failures, None) is not None:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await accept(listener)
+
+    monkeypatch.setattr(http, "_FAILED_SECONDS", 0.01)
+    monkeypatch.setattr(trio.SocketListener, "accept", refuse)
+    async with serving(agent):
+        assert (await ask(agent, "/healthz"))[0] == 200
+    assert agent.told == ["no client can connect for the moment: Too many open files"]
+    assert capfd.readouterr() == ("", "")
+
+
+async def test_guesses_are_not_even_looked_at_after_some() -> None:
+    """Neither as a header, nor as a cookie, nor in the form; who has the right token on another address is served."""
+    async with serving(Agent(token=TOKEN)) as agent:
+        answers = [(await ask(agent, "/status", authorization=f"Bearer guess-{number}"))[0] for number in range(8)]
+        assert answers[:6] == [401] * 6
+        assert answers[-1] == 429
+        assert (await ask(agent, "/status", cookie="trioft=guess"))[0] == 429
+        assert (await ask(agent, "/status", cookie=f"trioft={agent.server._guard.cookie}"))[0] == 429
+        form = b"token=guess"
+        assert (await ask(agent, "/login", "POST", form))[0] == 429
+        status, headers, _ = await ask(agent, "/status", authorization="Bearer guess-99")
+        assert (status, headers["retry-after"]) == (429, "1")
+        assert (await ask(agent, "/healthz"))[0] == 200
+        bearer = f"Bearer {TOKEN}"
+        assert (await ask(agent, "/status", authorization=bearer, x_forwarded_for="10.1.1.1"))[0] == 200
+
+
+@pytest.mark.parametrize("token", ["a", " ", "short", "aaaaaaaaaaaaaaaaaaaa", "with a blank in it"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+async def test_no_port_is_opened_with_a_weak_token(token: str, host: str) -> None:
+    """Wherever it comes from: it is looked at where the port is opened."""
+    with pytest.raises(ConfigError, match="the token of the feed is too weak"):
+        await listen(Config(feed=Feed(listen=Address(host, 0))), token)
+
+
+@pytest.mark.parametrize("base", [None, "/tools/trioft"])
+async def test_page_works_below_a_path(base: str | None) -> None:
+    """Behind a proxy that strips the path, and, with feed.base_path, behind one that does not."""
+    async with serving(Agent(token=TOKEN, base_path=base)) as agent:
+        prefix = base or ""
+        for path in ("/page.css", "/icon.svg", "/healthz"):
+            assert (await ask(agent, path))[0] == 200
+            assert (await ask(agent, prefix + path))[0] == 200
+        if base:
+            status, headers, _ = await ask(agent, base)
+            assert (status, headers["location"]) == (308, base + "/")
+            assert (await ask(agent, base + "x/healthz"))[0] == 404
+        origin = f"http://127.0.0.1:{agent.port}"
+        status, headers, _ = await ask(agent, prefix + "/login", "POST", f"token={TOKEN}".encode(), origin=origin)
+        assert (status, headers["location"]) == (303, "./")
+        cookie, *rest = headers["set-cookie"].split("; ")
+        assert f"Path={prefix}/" in rest
+        status, _, body = await ask(agent, prefix + "/", cookie=cookie)
+        assert status == 200
+        assert not re.findall(rb'(?:src|href|action)="/', body)
+        assert (await ask(agent, prefix + "/page.js", cookie=cookie))[0] == 200
+        assert b'"/' not in (await ask(agent, prefix + "/feed.js", cookie=cookie))[2]

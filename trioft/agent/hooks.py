@@ -8,6 +8,7 @@ is counted and said.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
@@ -16,6 +17,7 @@ import trio
 from trioft.config.options import Config
 from trioft.core.errors import show_path
 from trioft.core.model import FileState
+from trioft.movers.pool import Starts
 from trioft.movers.programs import Running, run_command
 from trioft.pipeline.shutdown import Shutdown
 from trioft.state.board import Board, Entry
@@ -40,6 +42,7 @@ class Hooks:
 
     def __init__(self, config: Config, board: Board) -> None:
         self._config, self._board = config.hooks, board
+        self._starts = Starts(lambda text: board.set_lack("hooks", text), math.inf)
         self._words = {FileState.DONE: config.hooks.delivered, FileState.FAILED: config.hooks.failed}
         self._owed = self._lost = 0  # files to be told of still, and those for which there was no room
         self._send, self._waiting = trio.open_memory_channel[tuple[Entry, bytes]](WAITING)
@@ -82,7 +85,11 @@ class Hooks:
         assert words is not None
         try:
             wrong = await run_command(
-                words, told=text + b"\n", limit=self._config.timeout, left_behind=self._leave_behind
+                words,
+                told=text + b"\n",
+                limit=self._config.timeout,
+                left_behind=self._leave_behind,
+                starts=self._starts,
             )
         except OSError as error:
             wrong = f"{words[0]} cannot be started: {error.strerror}"

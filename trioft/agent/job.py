@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Container, Iterator, Sequence
+from typing import NamedTuple
 
 import attrs
 import trio
@@ -23,7 +25,7 @@ from trioft.core.manifest import sum_length
 from trioft.core.model import BUNDLE_BYTES, BUNDLE_FILE_SIZE, BUNDLE_FILES, Ends, Job
 from trioft.movers.client import Destination, Source
 from trioft.movers.events import Changes, run_events
-from trioft.movers.pool import Call, Movers, Stuck
+from trioft.movers.pool import Call, Movers, Starts, Stuck
 from trioft.movers.programs import check_programs
 from trioft.pipeline.backlog import Backlog
 from trioft.pipeline.context import Owners, Tools
@@ -43,14 +45,38 @@ from trioft.state.journal import Journal
 from trioft.state.ledger import Ledger, forget_old_history, ledger_path, open_port, run_ledger
 from trioft.state.lock import Lock
 
-# Besides copy.movers, so that looking never waits for a copy: for scans, and for looks at files that grow.
-_LOOKING_MOVERS = 3
+# Seconds that a sync waits for what the agent itself lacks: processes, its ledger. A watch waits as long as it takes.
+_SYNC_PATIENCE = 60.0
 # Seconds that a probe of the destination, which is under way at the end, has to finish.
 _PROBE_ENDS = 0.5
 # Requests that may wait for the ledger: one for each task that could send one, with as many copiers as there may be.
 _REQUESTS = 260
 # Seconds that a sync, whose files are all delivered, waits for the search for orphans; longer if it took longer.
 _SWEEP_AT_LEAST = 5
+
+
+class _Limits(NamedTuple):
+    """How many movers each pool of a job may have."""
+
+    looking: int
+    probing: int
+    copying: int
+    following: int
+
+
+def _mover_limits(config: Config) -> _Limits:
+    return _Limits(
+        looking=3,  # so that looking never waits for a copy: for scans, and for looks at files that grow
+        probing=2,  # one for each end: what hangs at the one keeps nobody from finding out how the other is
+        copying=config.copy.movers,
+        # Recordings never wait behind a backlog. Two at least, so that none waits for another's barrier.
+        following=max(2, config.copy.movers),
+    )
+
+
+def movers_of(config: Config) -> int:
+    """Return how many movers a job may have."""
+    return sum(_mover_limits(config))
 
 
 class Shared:
@@ -120,14 +146,13 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
     check_programs(run.config)
     config, board, shutdown, stuck = run.config, run.board, run.shutdown, run.stuck
     stall = config.copy.stall_timeout
+    starts = Starts(lambda text: board.set_lack("processes", text), _SYNC_PATIENCE if once else math.inf)
+    limits = _mover_limits(config)
     async with (
-        Movers(_LOOKING_MOVERS, stall, mover, stuck) as looking,
-        # One for each end: what hangs at the one keeps nobody from finding out how the other is.
-        Movers(2, stall, mover, stuck) as probing,
-        Movers(config.copy.movers, stall, mover, stuck) as copying,
-        # A pool of their own: recordings never wait behind a backlog. Two at least, so that none waits for another's
-        # barrier.
-        Movers(max(2, config.copy.movers), stall, mover, stuck) as following,
+        Movers(limits.looking, stall, mover, stuck, starts) as looking,
+        Movers(limits.probing, stall, mover, stuck, starts) as probing,
+        Movers(limits.copying, stall, mover, stuck, starts) as copying,
+        Movers(limits.following, stall, mover, stuck, starts) as following,
     ):
         run.pools = (looking, probing, copying, following)
         looking.warm_up(2)  # one for the ends; both, a moment later, for the scan and the sweeper
@@ -184,6 +209,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 throttle=run.throttle,
                 shutdown=shutdown,
                 stuck=stuck,
+                starts=starts,
             )
             # The ledger outlives all that may still have something to say to it: it ends when the last port closes.
             async with trio.open_nursery() as services:
@@ -196,7 +222,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                         helpers.start_soon(forget_old_history, port.clone(), config.state.keep_history)
                         helpers.start_soon(run.journal.run, port.clone())
                         if not once:
-                            helpers.start_soon(_watch_source, pair, storage, changes, board)
+                            helpers.start_soon(_watch_source, pair, storage, changes, starts, board)
                         swept = trio.Event()
                         if run.shared.sweeps(run.board.job):
                             helpers.start_soon(sweep, looking_at, looking_into, backlog, port.clone(), board, swept)
@@ -295,7 +321,7 @@ def _ledger_of(pair: Pair, config: Config, state_dir: str) -> Iterator[Ledger]:
         lock.release()
 
 
-async def _watch_source(pair: Pair, storage: Storage, changes: Changes, board: Board) -> None:
+async def _watch_source(pair: Pair, storage: Storage, changes: Changes, starts: Starts, board: Board) -> None:
     """Have events reported, also of what is mounted there after the source was away."""
     if pair.source.remote:
         text = f"no file events: the source is on {pair.source.mount[0]}; it is scanned instead"
@@ -304,7 +330,7 @@ async def _watch_source(pair: Pair, storage: Storage, changes: Changes, board: B
         while True:
             mounted = storage.source_mounted
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(run_events, pair.source.path, changes, lambda text: _no_events(text, board))
+                nursery.start_soon(run_events, pair.source.path, changes, starts, lambda text: _no_events(text, board))
                 await mounted.wait()
                 nursery.cancel_scope.cancel()
             changes.add(None)

@@ -32,7 +32,7 @@ from trioft.core.errors import (
     show_path,
 )
 from trioft.movers.events import Changes, run_events
-from trioft.movers.pool import Call, Movers
+from trioft.movers.pool import Call, Movers, Starts
 from trioft.pipeline.ends import Pair, find_ends
 from trioft.state.ledger import now
 
@@ -108,7 +108,7 @@ async def _examine_source(pair: Pair, call: Call, tell: Tell) -> None:
         if pair.source.remote:  # nobody asks for events there, either
             heard.fail(f"none are asked for on {pair.source.mount[0]}")
         else:
-            nursery.start_soon(run_events, pair.source.path, heard, heard.fail)
+            nursery.start_soon(run_events, pair.source.path, heard, Starts(), heard.fail)
         with trio.move_on_after(_WATCHES):
             await heard.ready.wait()
         begun, may_be_there = trio.current_time(), True

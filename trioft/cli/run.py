@@ -28,6 +28,7 @@ from trioft.config.options import Config
 from trioft.core.errors import Side, show_path
 from trioft.core.model import Found
 from trioft.core.units import size_text
+from trioft.movers import descriptors
 from trioft.state.board import Board, named
 from trioft.state.fields import path_fields
 from trioft.state.overview import Overview
@@ -133,6 +134,7 @@ def _run(
         )
 
     began = _monotonic()
+    descriptors.raise_limit()
     gc.freeze()  # what was imported is no garbage: to look through it, the last time at the end, takes 50 ms
     try:
         with contextlib.nullcontext() if dry_run else stops.kept_safe():

@@ -346,7 +346,16 @@ def _read_names(value: object) -> tuple[str, ...]:
 
 def _is_token(value: object) -> bool:
     """Say whether *value* fits into a header, and is long enough not to be guessed."""
-    return isinstance(value, str) and re.fullmatch(r"[!-~]{12,200}", value) is not None
+    return isinstance(value, str) and why_weak(value) is None
+
+
+def why_weak(token: str) -> str | None:
+    """Say why a *token* is too easy to guess, or fits into no header; None for a good one."""
+    if re.fullmatch(r"[!-~]{16,200}", token) is None:
+        return "expected 16 to 200 printable characters without blanks"
+    if len(set(token)) < 5:
+        return "expected more than the same few characters again and again"
+    return None
 
 
 PATH = plain("path", "a path, such as /media/ingest", lambda value: value is None or _is_path(value))
@@ -367,12 +376,17 @@ JOB_NAME = plain(
     "1 to 32 letters, digits, - or _, such as cam-1",
     lambda value: isinstance(value, str) and re.fullmatch("[A-Za-z0-9_-]{1,32}", value) is not None,
 )
+BASE_PATH = plain(
+    "path",
+    "a path with / at its beginning and none at its end, such as /trioft",
+    lambda value: value is None or (isinstance(value, str) and re.fullmatch(r"(/[\w.~-]+)+", value) is not None),
+)
 MIN_FREE = Kind("percentage or size", _read_min_free, str)
 ADDRESS = Kind("HOST:PORT", _read_address, lambda value: None if value is None else str(value))
 NAMES = Kind("list of host names", _read_names, list)
 TOKEN = plain(
-    "12 or more characters",
-    "12 to 200 printable characters without blanks",
+    "16 or more characters",
+    "16 to 200 printable characters without blanks, and not the same few again and again",
     lambda value: value is None or _is_token(value),
 )
 ON_SUCCESS = Kind("keep, delete or archive:DIR", _read_on_success, str)

@@ -19,6 +19,7 @@ import attrs
 
 from trioft.config.kinds import (
     ADDRESS,
+    BASE_PATH,
     COUNT,
     COUNT_OR_NONE,
     LIMIT,
@@ -271,6 +272,9 @@ class Feed:
     control: bool = option(False, SWITCH, "Let who watches also pause, resume, retry and cancel.")
     hosts: tuple[str, ...] = option(
         [], NAMES, "Names under which the port is reached, beside addresses: pages elsewhere cannot borrow them."
+    )
+    base_path: str | None = option(
+        None, BASE_PATH, "The path below which a proxy has the port, such as /trioft, where it passes that on."
     )
     tls_cert: str | None = option(None, PATH, "The certificate chain (PEM), for https; with tls_key.")
     tls_key: str | None = option(None, PATH, "Its key (PEM).")

@@ -7,6 +7,7 @@ few idle seconds later, for the death of the parent, for which a child asks to b
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import pickle
@@ -43,26 +44,22 @@ class Child:
         # From this thread, and blocking, for some milliseconds. A session of its own keeps the terminal's Ctrl-C from
         # it, and it inherits nothing but its pipes: not the ledger, not the lock, and not our standard error, which
         # whoever reads it would not see the end of for as long as a child that does not die has it open.
-        self._errors = os.fdopen(make_memory_file("trioft-stderr"), "r+b", 0)
-        try:
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as its:
+            self._errors = ours.enter_context(os.fdopen(make_memory_file("trioft-stderr"), "r+b", 0))
+            stdin, requests = _pipe(its, ours)
+            answers, stdout = _pipe(ours, its)
             self._process = subprocess.Popen(
                 command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdin=stdin,
+                stdout=stdout,
                 stderr=self._errors,
                 bufsize=0,
                 start_new_session=True,
                 pass_fds=inherited,
             )
-        except BaseException:
-            self._errors.close()
-            raise
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self.requests = trio.lowlevel.FdStream(os.dup(self._process.stdin.fileno()))
-        self.answers = trio.lowlevel.FdStream(os.dup(self._process.stdout.fileno()))
-        self._process.stdin.close()
-        self._process.stdout.close()
+            ours.pop_all()
+        self.requests = trio.lowlevel.FdStream(requests)
+        self.answers = trio.lowlevel.FdStream(answers)
         self._received = bytearray()
 
     @property
@@ -140,3 +137,11 @@ class Child:
                 await trio.lowlevel.wait_readable(fd)
         finally:
             os.close(fd)
+
+
+def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:
+    """Return the ends of a new pipe, each of which is closed with one of the stacks."""
+    ends = os.pipe()
+    for stack, fd in zip((reader, writer), ends, strict=True):
+        stack.callback(os.close, fd)
+    return ends

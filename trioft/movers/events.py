@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from trioft.core.naming import is_marker
 from trioft.movers.child import Child, child_command
 from trioft.movers.ops.wire import MOST
+from trioft.movers.pool import Starts
 
 
 class Changes:
@@ -67,13 +68,13 @@ class Changes:
         return taken
 
 
-async def run_events(source: bytes, changes: Changes, tell: Callable[[str], None]) -> None:
+async def run_events(source: bytes, changes: Changes, starts: Starts, tell: Callable[[str], None]) -> None:
     """
     Report changes below *source* to *changes*. *tell* is called with the reason if there will be no (more) events.
 
     Ends when the child ends, which is when events fail; else runs until cancelled.
     """
-    child = Child(child_command("movers.ops.watcher", source))
+    child = await starts.start(lambda: Child(child_command("movers.ops.watcher", source)))
     try:
         while True:
             message = await child.receive()

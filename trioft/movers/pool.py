@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple, cast
 
 import trio
 
 from trioft.core.bugs import MoverBug
-from trioft.core.errors import FileTrouble, Side, Trouble
+from trioft.core.errors import FileTrouble, Side, Trouble, UnusableError
 from trioft.core.operations import Operation
 from trioft.movers.child import Child, child_command
 from trioft.movers.ops.mounts import mounts_at
@@ -26,12 +25,22 @@ from trioft.movers.ops.slate import Slate
 
 Told = TypeVar("Told")
 Answer = TypeVar("Answer")
+Begun = TypeVar("Begun")
 Arguments = TypeVarTuple("Arguments")
 
 _IDLE = 60  # seconds after which an idle mover is retired
 
 # Movers that are left behind at one end before no more are sent there: a dead mount does not fill the process table.
 MOST_STUCK = 4
+
+# Seconds between two attempts to start a process.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_HINTS = {
+    errno.EMFILE: "this process has too few descriptors: raise the limit (ulimit -n, LimitNOFILE)",
+    errno.ENFILE: "the machine has no more descriptors: see fs.file-max",
+    errno.EAGAIN: "there are too many processes: raise the limit (ulimit -u, TasksMax, pids.max)",
+    errno.ENOMEM: "there is not enough memory",
+}
 
 Owner = Sequence[tuple[int, int]]  # device and inode of the source files that an operation is about
 
@@ -107,6 +116,56 @@ class Stuck:
         return next((held.process.pid for held in self._alive() if identity in held.owner), None)
 
 
+class Starts:
+    """
+    Starts processes for the agent. Where that cannot be, it is the agent's trouble: it is waited for, and told once.
+
+    *tell* is called with what is wrong, and with None when it is well. After *patience* seconds it is given up.
+    """
+
+    def __init__(self, tell: Callable[[str | None], None] | None = None, patience: float = 10.0) -> None:
+        self._tell = tell or (lambda text: None)
+        self._patience = patience
+        self.idle: list[Callable[[], Awaitable[None]]] = []  # end processes that have nothing to do just now
+        self._waiting = 0
+        self._since: float | None = None
+        self._pause = 0.0
+
+    async def start(self, begin: Callable[[], Begun]) -> Begun:
+        """Return what *begin* returns. Raises ``UnusableError`` if no process could be started for too long."""
+        while True:
+            try:
+                begun = begin()
+            except OSError as error:
+                await self.pause(error)
+                continue
+            self.succeeded()
+            return begun
+
+    def succeeded(self) -> None:
+        """A process could be started."""
+        self._since = None
+        if self._pause and not self._waiting:
+            self._pause = 0.0
+            self._tell(None)
+
+    async def pause(self, error: OSError) -> None:
+        """Return when to try again what failed with *error*. Raises ``UnusableError`` where it fails for too long."""
+        text, now = f"cannot start a process: {error.strerror}", trio.current_time()
+        self._since = now if self._since is None else self._since
+        if now - self._since >= self._patience:
+            raise UnusableError(text, hint=_HINTS.get(error.errno or 0)) from error
+        self._tell(f"{text}; it is tried again and again, and no file is blamed for it")
+        for retire in self.idle:
+            await retire()
+        self._pause = min(_LONGEST_PAUSE, max(_FIRST_PAUSE, self._pause * 1.5))
+        self._waiting += 1
+        try:
+            await trio.sleep(self._pause)
+        finally:
+            self._waiting -= 1
+
+
 class _Mover(Child):
     """One mover. Used by one task at a time."""
 
@@ -144,6 +203,8 @@ class _Mover(Child):
             raise MoverDied(self.last_words()) from error
         if kind == "trouble":
             raise FileTrouble(value)
+        if kind == "short":
+            raise OSError(errno.EAGAIN, value)
         if kind == "bug":
             raise MoverBug(request[0], value)
         return value
@@ -169,16 +230,23 @@ class Movers:
     """
 
     def __init__(
-        self, limit: int, stall_timeout: float, command: Sequence[str] | None = None, stuck: Stuck | None = None
+        self,
+        limit: int,
+        stall_timeout: float,
+        command: Sequence[str] | None = None,
+        stuck: Stuck | None = None,
+        starts: Starts | None = None,
     ) -> None:
         self.stall_timeout = stall_timeout
         self.replaced = 0  # died or were killed in the middle of an operation
         self.stuck = stuck or Stuck()
+        self._starts = starts or Starts()
         self._command = command or child_command("movers.ops.main")
         self._free = trio.Semaphore(limit)
         self._background = trio.Semaphore(max(1, limit - 1))
         self._idle: list[_Mover] = []
         self._busy = 0
+        self._starts.idle.append(self._retire_all)
 
     async def __aenter__(self) -> Movers:
         return self
@@ -196,7 +264,7 @@ class Movers:
         """
         Start movers until there are *count*, which get ready beside whatever the agent does meanwhile.
 
-        Where one cannot be started, the call that needs it says so.
+        Where one cannot be started, the call that needs it waits for it.
         """
         with contextlib.suppress(OSError):
             while self.alive < count and self.stuck.too_many_at(tuple(Side)) is None:
@@ -219,24 +287,28 @@ class Movers:
         A mover that cannot even be killed is left behind, and *owner*, the source files that this is about, noted in
         ``stuck``.
 
-        Raises ``FileTrouble``. When cancelled, the mover is killed: what it was doing may have happened, or in part.
+        Raises ``FileTrouble``; ``UnusableError`` if no process can be started. When cancelled, the mover is killed:
+        what it was doing may have happened, or in part.
         """
         # What crosses the pipe has no types; the operation says what they are at both of its ends.
         listener = cast("Callable[[object], None] | None", tell)
         request = (operation.name, cast("tuple[object, ...]", arguments))
         async with self._background if operation.background else contextlib.nullcontext(), self._free:
-            for attempt in itertools.count(1):
+            deaths = 0
+            while True:
                 try:
                     answer = await self._try(
                         request, listener, self.stall_timeout * operation.patience, operation.sides, owner
                     )
                     return cast("Answer", answer)
+                except OSError as error:  # the mover has got no memory, or no threads: as if it had not been started
+                    await self._starts.pause(error)
                 except MoverDied as death:
                     self.replaced += 1
-                    if attempt == 2:
+                    deaths += 1
+                    if deaths == 2:
                         text = "the process that did this died, twice" + (f": {death}" if str(death) else "")
                         raise _trouble(operation.name, operation.sides[-1], None, text) from None
-        raise AssertionError("unreachable")
 
     async def _try(
         self,
@@ -252,17 +324,14 @@ class Movers:
             pids = ", ".join(map(str, self.stuck.pids_at(side)))
             text = f"processes {pids} have not come back from it; no more are started"
             raise _trouble(name, side, errno.ETIMEDOUT, text)
-        try:
-            mover = self._idle.pop() if self._idle else _Mover(self._command)
-        except OSError as error:  # no memory, or too many processes or descriptors: may be over in a moment
-            raise _trouble(name, sides[-1], None, f"cannot start a process: {error.strerror}") from error
+        mover = await self._starts.start(lambda: self._idle.pop() if self._idle else _Mover(self._command))
         broken, side = True, sides[-1]
         self._busy += 1
         try:
             with trio.move_on_after(patience) as deadline:
                 try:
                     value = await mover.run(request, tell, deadline, patience)
-                except (FileTrouble, MoverBug):
+                except (FileTrouble, MoverBug, OSError):
                     broken = False
                     raise
                 broken = False
@@ -279,9 +348,12 @@ class Movers:
         self.replaced += 1
         raise _trouble(name, side, errno.ETIMEDOUT, f"no progress for {patience:.3g} s")
 
-    async def _retire_idle(self) -> None:
-        longest = trio.current_time() - _IDLE
-        retired = [mover for mover in self._idle if mover.idle_since < longest or mover.has_ended]
+    async def _retire_all(self) -> None:
+        await self._retire_idle(0)
+
+    async def _retire_idle(self, seconds: float | None = None) -> None:
+        longest = trio.current_time() - (_IDLE if seconds is None else seconds)
+        retired = [mover for mover in self._idle if mover.idle_since <= longest or mover.has_ended]
         self._idle = [mover for mover in self._idle if mover not in retired]
         for mover in retired:
             await mover.end()

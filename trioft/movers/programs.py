@@ -8,12 +8,13 @@ nothing but its standard streams, and none of trioft's own variables: a token ma
 from __future__ import annotations
 
 import contextlib
+import errno
+import math
 import os
 import re
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 
 import trio
@@ -21,6 +22,9 @@ import trio
 from trioft.config.options import Config
 from trioft.core.errors import ConfigError, show_path
 from trioft.core.units import format_duration
+from trioft.movers import descriptors
+from trioft.movers.ops.slate import make_memory_file
+from trioft.movers.pool import Starts
 
 # Variables that are trioft's own: tokens may be among them, and how it speaks to the service manager.
 _OWN = ("TRIOFT_", "NOTIFY_", "WATCHDOG_")
@@ -70,7 +74,7 @@ class Running:
         """Blocks until the program has been loaded. Raises ``OSError`` if it cannot be."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_OWN)}
         # A file, as a pipe would have to be filled while it is read, by somebody who may never read it.
-        with tempfile.TemporaryFile() if told else open(os.devnull, "r+b") as stdin:
+        with os.fdopen(make_memory_file("trioft-told"), "r+b", 0) if told else open(os.devnull, "r+b", 0) as stdin:
             stdin.write(told)
             stdin.seek(0)
             self._process = subprocess.Popen(
@@ -82,6 +86,7 @@ class Running:
                 start_new_session=True,
                 env=environment,
             )
+        descriptors.lower_for(self.pid)
         assert self._process.stdout is not None
         self.output = self._process.stdout.fileno()
         os.set_blocking(self.output, False)
@@ -157,18 +162,30 @@ async def run_command(
     limit: float,
     left_behind: Callable[[Running], None],
     told: bytes = b"",
+    starts: Starts | None = None,
 ) -> str | None:
     """
     Run a command, with *told* as its standard input, and return None if it ends with 0, else what happened, in words.
 
-    Raises ``OSError`` if it cannot be started. One that has not ended after *limit* seconds is killed; one that the
+    Raises ``OSError`` if it cannot be started; where that is for want of processes, descriptors or memory, and *starts*
+    is given, it is waited for instead. One that has not ended after *limit* seconds is killed; one that the
     kernel does not let die, as it waits for a dead mount, is given to *left_behind*. When cancelled, it is killed too.
     """
     process: Running | None = None
     code: int | None = None
     has_ended = False
-    with trio.move_on_after(limit):
-        process = await _start(words, told)
+    with trio.move_on_after(limit) as patience:
+        while process is None:
+            try:
+                process = await _start(words, told)
+            except OSError as error:
+                if starts is None or error.errno not in descriptors.EXHAUSTED:
+                    raise
+                patience.deadline = math.inf
+                await starts.pause(error)
+                patience.deadline = trio.current_time() + limit
+        if starts is not None:
+            starts.succeeded()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(process.read)
@@ -204,6 +221,8 @@ async def _start(words: Sequence[str | bytes], told: bytes) -> Running:
 
     try:
         await trio.to_thread.run_sync(start, abandon_on_cancel=True, limiter=_starting)
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, "there are too many processes") from error  # no thread could be started
     except trio.Cancelled:
         is_over = True
         for process in started:

@@ -16,7 +16,7 @@ from trioft.core.errors import FileTrouble, Side, Trouble, first_of
 from trioft.core.model import Item, Manner, Result, Verdict
 from trioft.movers.client import Destination, Source
 from trioft.movers.events import Changes
-from trioft.movers.pool import Stuck
+from trioft.movers.pool import Starts, Stuck
 from trioft.pipeline.shutdown import Shutdown
 from trioft.pipeline.storage import Storage
 from trioft.pipeline.throttle import Throttle
@@ -63,6 +63,7 @@ class Tools:
     throttle: Throttle
     shutdown: Shutdown
     stuck: Stuck
+    starts: Starts
     places: trio.CapacityLimiter | None = None  # for one transfer each, of all jobs together
 
     def entry(self, item: Item) -> Entry:

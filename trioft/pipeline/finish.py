@@ -80,6 +80,7 @@ async def _ask(item: Item, result: Result, tools: Tools) -> Result:
             filled_in(settings.gate, values),
             limit=settings.gate_timeout,
             left_behind=lambda process: tools.stuck.add(process, "the gate", Side.DESTINATION, [item.fingerprint[:2]]),
+            starts=tools.starts,
         )
     except OSError as error:
         number = error.errno

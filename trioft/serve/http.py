@@ -3,7 +3,8 @@ One port for everything: plain requests are answered with h11, upgrades become W
 
 trio-websocket wants a handshake and nothing else, so the request's head is read here, and replayed to it. Everything is
 bounded: how long a head is and how long it takes, how many connections there are, how long an answer may take to be
-read. An error in one connection ends that one.
+read. Where there are too many connections, the oldest that has brought nothing makes room. An error in one connection
+ends that one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from trioft.core.model import KIB
 HEAD = 16 * KIB  # bytes of a request's head
 _RECEIVE = 2 * KIB
 BODY = 64 * KIB  # bytes of a request's body, and of a client's message
-CONNECTIONS = 1024
+CONNECTIONS = 1024  # at most, where there are descriptors for so many
+# Seconds between two that are let in while there are too many, and before the port is tried again where it failed.
+_CROWDED_SECONDS, _FAILED_SECONDS = 0.01, 0.5
 # Seconds: for a head, once its first byte is there; between two requests; for an answer to be taken.
 _HEAD_SECONDS, _IDLE_SECONDS, _SEND_SECONDS = 10.0, 60.0, 20.0
 _CLOSING_SECONDS = 1.0  # that clients get to hear that the agent ends
@@ -45,6 +48,7 @@ class Request(NamedTuple):
     query: dict[str, str]
     headers: Mapping[str, str]  # lower case; of several only the last
     body: bytes
+    peer: str = ""  # the address that it comes from
 
 
 class Answer(NamedTuple):
@@ -52,6 +56,7 @@ class Answer(NamedTuple):
     body: bytes
     kind: str = "text/plain; charset=utf-8"
     headers: Mapping[str, str] = {}
+    known: bool = False  # whoever asked may see what there is: he brought the token, or needs none
 
 
 Conversation = Callable[[trio_websocket.WebSocketConnection], Awaitable[None]]
@@ -82,13 +87,23 @@ _GONE = (
 
 
 class Front:
-    """*respond* returns the ``Answer`` to a request. *told* is called with errors that no client should cause."""
+    """
+    *respond* returns the ``Answer`` to a request. *told* is called with errors that no client should cause. There are
+    *most* connections.
+    """
 
-    def __init__(self, respond: Callable[[Request], Answer | Upgrade], told: Callable[[str], None]) -> None:
+    def __init__(
+        self, respond: Callable[[Request], Answer | Upgrade], told: Callable[[str], None], most: int | None = None
+    ) -> None:
         self._respond = respond
         self._told = told
+        self._most = most
         self._readers: trio.Nursery
-        self.connections = 0
+        self._open: dict[_Connection, trio.CancelScope] = {}  # the oldest first
+
+    @property
+    def connections(self) -> int:
+        return len(self._open)
 
     async def serve(self, listeners: Sequence[trio.abc.Listener[trio.abc.Stream]]) -> None:
         """Serve until cancelled: then who has a WebSocket is told (1001), and a second later all is closed."""
@@ -98,7 +113,9 @@ class Front:
             try:
                 await ready.wait()
                 async with trio.open_nursery() as connections:
-                    await trio.serve_listeners(self._connected, list(listeners), handler_nursery=connections)
+                    async with trio.open_nursery() as accepting:
+                        for listener in listeners:
+                            accepting.start_soon(self._accept, listener, connections)
             finally:
                 ended.set()
                 for listener in listeners:  # where it was cancelled before anybody served them, they are open still
@@ -112,17 +129,52 @@ class Front:
                 await ended.wait()
                 self._readers.cancel_scope.cancel()
 
-    async def _connected(self, stream: trio.abc.Stream) -> None:
-        self.connections += 1
+    async def _accept(self, listener: trio.abc.Listener[trio.abc.Stream], connections: trio.Nursery) -> None:
+        """
+        Let clients in. Runs until cancelled.
+
+        Not ``trio.serve_listeners``, which lets everybody in, and writes a traceback where there is no descriptor left.
+        """
+        failed = False
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                if not failed:
+                    self._told(f"no client can connect for the moment: {error.strerror or error}")
+                failed = True
+                await trio.sleep(_FAILED_SECONDS)
+                continue
+            failed = False
+            if self.connections >= (self._most or CONNECTIONS):
+                if not self._make_room():
+                    await trio.aclose_forcefully(stream)
+                    await trio.sleep(_CROWDED_SECONDS)
+                    continue
+                await trio.sleep(_CROWDED_SECONDS)  # those who come back at once do not keep the agent busy
+            connection = _Connection(stream, self._respond, self._readers)
+            self._open[connection] = trio.CancelScope()
+            connections.start_soon(self._connected, connection, stream)
+
+    def _make_room(self) -> bool:
+        """Cut the oldest connection that has not brought the token; return whether there is one."""
+        for connection, scope in self._open.items():
+            if not connection.is_known:
+                del self._open[connection]
+                scope.cancel()
+                return True
+        return False
+
+    async def _connected(self, connection: _Connection, stream: trio.abc.Stream) -> None:
         try:
-            if self.connections <= CONNECTIONS:
-                await _Connection(stream, self._respond, self._readers).run()
+            with self._open[connection]:
+                await connection.run()
         except* _GONE:
             pass
         except* Exception as group:  # one connection's bug is not everybody's end
             self._told(f"an error while a client was served: {group.exceptions!r}")
         finally:
-            self.connections -= 1
+            self._open.pop(connection, None)
             await trio.aclose_forcefully(stream)
 
 
@@ -136,6 +188,8 @@ class _Connection:
         self._respond = respond
         self._readers = readers
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD)
+        self._peer = _peer_of(stream)
+        self.is_known = False
 
     async def run(self) -> None:
         seconds = _HEAD_SECONDS  # who connects has something to say
@@ -144,7 +198,8 @@ class _Connection:
                 request = await self._read(seconds)
                 if request is None:
                     return
-                outcome = self._respond(request)
+                outcome = self._respond(request._replace(peer=self._peer))
+                self.is_known = isinstance(outcome, Upgrade) or outcome.known
                 if isinstance(outcome, Upgrade):
                     await self._upgrade(outcome, request)
                     return
@@ -245,6 +300,18 @@ class _Replay(trio.abc.Stream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+def _peer_of(stream: trio.abc.Stream) -> str:
+    """Return the address at the other end."""
+    while isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    if not isinstance(stream, trio.SocketStream):
+        return ""
+    try:
+        return str(stream.socket.getpeername()[0])
+    except OSError:  # it has gone
+        return ""
 
 
 def _request_of(event: h11.Request, body: bytes) -> Request:

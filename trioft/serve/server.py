@@ -8,6 +8,7 @@ import contextlib
 import functools
 import importlib.resources
 import json
+import math
 import os
 import re
 import ssl
@@ -17,13 +18,15 @@ from urllib.parse import parse_qs
 import trio
 import trio_websocket
 
-from trioft.agent.job import JobRun
+from trioft.agent.job import JobRun, movers_of
+from trioft.config.kinds import why_weak
 from trioft.config.options import Config
 from trioft.core.errors import ConfigError, LedgerError, UnusableError
 from trioft.core.model import FINAL
-from trioft.serve.access import COOKIE, Guard, is_loopback
+from trioft.movers.descriptors import connections_beside
+from trioft.serve.access import COOKIE, Guard, Guesses, address_of, is_loopback
 from trioft.serve.feed import Cursor, Feed
-from trioft.serve.http import Answer, Front, Request, Upgrade, is_handshake
+from trioft.serve.http import CONNECTIONS, Answer, Front, Request, Upgrade, is_handshake
 from trioft.serve.metrics import Health, metrics
 from trioft.serve.sections import View
 from trioft.state.board import Board, Entry
@@ -45,9 +48,10 @@ _FILES = {
 }
 # Also without the token: the form that asks for it, and what that needs; and whether all is well.
 _OPEN = {"/login", "/page.css", "/icon.svg", "/healthz"}
+_TOKEN_HINT = "set another one in feed.token or TRIOFT_FEED_TOKEN, such as what `openssl rand -hex 16` makes"
 _LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>trioft</title><link rel="stylesheet" href="/page.css"><link rel="icon" href="/icon.svg">
-<body class="login"><main><h1>trioft</h1><form method="post" action="/login">
+<title>trioft</title><link rel="stylesheet" href="page.css"><link rel="icon" href="icon.svg">
+<body class="login"><main><h1>trioft</h1><form method="post" action="login">
 <label for="token">Token</label><input id="token" name="token" type="password" autocomplete="current-password" required
  autofocus><button>Sign in</button>{hint}</form></main></body></html>
 """
@@ -63,6 +67,8 @@ async def listen(config: Config, token: str | None) -> list[trio.SocketListener]
         problems.append(f"feed.listen: {feed.listen} can be reached from other machines, and there is no token")
     if (feed.tls_cert is None) != (feed.tls_key is None):
         problems.append("feed.tls_cert and feed.tls_key go together")
+    if token is not None and (why := why_weak(token)) is not None:
+        raise ConfigError([f"the token of the feed is too weak: {why}"], hint=_TOKEN_HINT)
     if problems:
         raise ConfigError(problems, hint="set feed.token or TRIOFT_FEED_TOKEN, or listen on 127.0.0.1")
     try:
@@ -91,7 +97,8 @@ async def serving(
     token = os.environ.get("TRIOFT_FEED_TOKEN") or config.feed.token
     listeners = await listen(config, token)
     url = url_of(config, listeners)
-    server = Server(config, token, board, runs, once)
+    most = connections_beside(sum(movers_of(run.config) for run in runs), len(runs), CONNECTIONS)
+    server = Server(config, token, board, runs, once, port=listeners[0].socket.getsockname()[1], most=most)
     streams = server.wrapped(listeners)
     card = os.path.join(state_dir, f"feed-{os.getpid()}.json")
     with contextlib.suppress(OSError):  # the ledger will say what is wrong with the state directory
@@ -121,14 +128,24 @@ class Server:
     """The port of one agent."""
 
     def __init__(
-        self, config: Config, token: str | None, board: Board | Overview, runs: Sequence[JobRun], once: bool
+        self,
+        config: Config,
+        token: str | None,
+        board: Board | Overview,
+        runs: Sequence[JobRun],
+        once: bool,
+        *,
+        port: int = 0,
+        most: int | None = None,
     ) -> None:
         self._config = config
         self._jobs = {run.board.job: run for run in runs}
         self._health = [Health(run) for run in runs]
         self._feed = Feed(board, View(config, board, runs, once=once).sections)
-        self._guard = Guard(frozenset(config.feed.hosts), token, config.feed.tls_cert is not None)
-        self._front = Front(self._respond, lambda text: board.notice("feed", text, event="feed.failed"))
+        self._guard = Guard(frozenset(config.feed.hosts), token, config.feed.tls_cert is not None, port)
+        self._guesses = Guesses(trio.current_time)
+        self._base = config.feed.base_path or ""
+        self._front = Front(self._respond, lambda text: board.notice("feed", text, event="feed.failed"), most)
         self._routes: dict[str, Callable[[Request], Answer | Upgrade]] = {
             **dict.fromkeys(_FILES, _file),
             "/feed": self._open_feed,
@@ -175,13 +192,33 @@ class Server:
         refused = self._guard.why_not(request.headers)
         if refused is not None:
             return _text(*refused)
+        address, given = address_of(request.peer, request.headers), self._guard.guess(request.headers)
+        if given and (pause := self._guesses.pause(address, given)):
+            return _too_many(pause)
+        known = self._guard.knows(request.headers)
+        if given and known:
+            self._guesses.right(address)
+        elif given:
+            self._guesses.wrong(address, given)
+        outcome = self._answer_to(self._below_base(request), known)
+        return outcome if isinstance(outcome, Upgrade) else outcome._replace(known=known)
+
+    def _below_base(self, request: Request) -> Request:
+        """Return *request* without the path below which a proxy has the port, which may leave it out or not."""
+        if self._base and (request.path + "/").startswith(self._base + "/"):
+            return request._replace(path=request.path[len(self._base) :])
+        return request
+
+    def _answer_to(self, request: Request, known: bool) -> Answer | Upgrade:
+        if not request.path and self._base:
+            return Answer(308, b"", headers={"location": f"{self._base}/"})
         methods = ("POST",) if request.path == "/login" else ("GET", "HEAD")
         route = self._routes.get(request.path)
         if route is None:
             return _text(404, "there is nothing here")
         if request.method not in methods:
             return _text(405, f"only {' and '.join(methods)}", {"allow": ", ".join(methods)})
-        if not self._guard.knows(request.headers) and request.path not in _OPEN:
+        if not known and request.path not in _OPEN:
             if request.path == "/":
                 return Answer(401, _LOGIN.format(hint="").encode(), "text/html; charset=utf-8")
             return _text(401, "the token is missing, or wrong", {"www-authenticate": 'Bearer realm="trioft"'})
@@ -204,12 +241,18 @@ class Server:
 
     def _login(self, request: Request) -> Answer:
         given = parse_qs(request.body.decode("utf-8", "replace")).get("token", [""])[0]
+        address = address_of(request.peer, request.headers)
+        if pause := self._guesses.pause(address, given):
+            return _too_many(pause)
         if not self._guard.is_token(given):
+            self._guesses.wrong(address, given)
             hint = '<p role="alert">This is not the token.</p>'
             return Answer(401, _LOGIN.format(hint=hint).encode(), "text/html; charset=utf-8")
-        secure = "; Secure" if self._guard.tls else ""
-        cookie = f"{COOKIE}={self._guard.cookie}; HttpOnly; SameSite=Strict; Path=/{secure}"
-        return Answer(303, b"", headers={"location": "/", "set-cookie": cookie})
+        self._guesses.right(address)
+        is_secure = self._guard.tls or request.headers.get("origin", "").startswith("https:")
+        secure = "; Secure" if is_secure else ""
+        cookie = f"{COOKIE}={self._guard.cookie}; HttpOnly; SameSite=Strict; Path={self._base}/{secure}"
+        return Answer(303, b"", headers={"location": "./", "set-cookie": cookie})
 
     def _open_feed(self, request: Request) -> Answer | Upgrade:
         if not is_handshake(request):
@@ -285,6 +328,11 @@ class Server:
         except (LedgerError, trio.ClosedResourceError) as error:  # the job ends in this moment
             return False, f"it has not been done: {error or 'the job has ended'}"
         return done, text
+
+
+def _too_many(pause: float) -> Answer:
+    text = "too many wrong tokens came from this address: try again later"
+    return _text(429, text, {"retry-after": str(math.ceil(pause))})
 
 
 def _file(request: Request) -> Answer:

@@ -128,6 +128,7 @@ class Board(Herald):
         self.problem: TrioftError | None = None  # that ended the job, or keeps it from beginning
         self.source: str | None = None  # None: well; else what is wrong, in words
         self.destination: str | None = None
+        self.lacks: dict[str, str] = {}  # what the agent itself cannot have now, and waits for: told in words
         self.paused = False
         self.full_in: float | None = None  # seconds until the recordings will have used up the destination's space
         self.scan_seconds: float | None = None  # that the last look through the whole source took
@@ -291,6 +292,18 @@ class Board(Herald):
         else:
             self.notice(what, f"{side} {text}", event=f"{side}.lost", reason=text)
 
+    def set_lack(self, what: str, text: str | None) -> None:
+        """The agent itself waits for *what*: a process, its ledger. None: it has it again."""
+        if text != self.lacks.get(what):
+            if text is None:
+                del self.lacks[what]
+                self.notice("agent", f"{what}: it works again", level="info", event="agent.recovered", lack=what)
+            else:
+                if what not in self.lacks:
+                    self.notice("agent", f"{what}: {text}", event="agent.hindered", lack=what, reason=text)
+                self.lacks[what] = text
+            self.revision += 1
+
     def set_paused(self, paused: bool) -> None:
         """An operator has stopped all copying for a while, or lets it go on."""
         if paused != self.paused:
@@ -311,10 +324,11 @@ class Board(Herald):
 
     @property
     def outages(self) -> list[str]:
-        """Say what ended the job; or of each end that cannot be used what is wrong with it."""
+        """Say what ended the job; or what is wrong with each end that cannot be used, and with the agent itself."""
         if self.problem is not None:
             return [str(self.problem)]
-        return [f"{side} {text}" for side in Side if (text := self.wrong_with(side)) is not None]
+        ends = [f"{side} {text}" for side in Side if (text := self.wrong_with(side)) is not None]
+        return [*ends, *(f"{what}: {text}" for what, text in self.lacks.items())]
 
     def wrong_with(self, side: Side) -> str | None:
         """Say what is wrong with one end, or None."""

@@ -2,7 +2,8 @@
 The child process that does the file operations: reads a request, runs one operation, answers.
 
 A request is ``(operation, arguments)``; answers are any number of ``("progress", value)``, then one of
-``("done", value)``, ``("trouble", Trouble)`` or ``("bug", text)``. It ends when its pipe closes. The agent's signals
+``("done", value)``, ``("trouble", Trouble)``, ``("short", text)`` where this process lacks memory or threads, or
+``("bug", text)``. It ends when its pipe closes. The agent's signals
 are not for it: Ctrl-C and a service manager's SIGTERM reach the agent, which lets it finish what a checkpoint needs.
 """
 
@@ -136,7 +137,11 @@ def _run(answers: int, operation: str, arguments: tuple[object, ...]) -> tuple[s
         return "trouble", error.trouble
     except BrokenPipeError:
         raise
-    except Exception:
+    except MemoryError:
+        return "short", "there is not enough memory"
+    except Exception as error:
+        if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+            return "short", "there are too many processes"
         import traceback  # a tenth of a mover's start, and nobody wants to need it
 
         return "bug", traceback.format_exc()

@@ -23,8 +23,12 @@ class Slate:
 
     def __init__(self) -> None:
         self.fd = make_memory_file("trioft-slate")
-        os.truncate(self.fd, 1 + THREADS)
-        self._memory = mmap.mmap(self.fd, 1 + THREADS)
+        try:
+            os.truncate(self.fd, 1 + THREADS)
+            self._memory = mmap.mmap(self.fd, 1 + THREADS)
+        except BaseException:
+            os.close(self.fd)
+            raise
 
     @property
     def side(self) -> Side | None:

@@ -25,7 +25,7 @@ export class Feed {
 
   connect() {
     clearTimeout(this.#timer);
-    const url = new URL("/feed", location.href);
+    const url = new URL("feed", location.href);
     url.protocol = url.protocol.replace("http", "ws");
     if (this.epoch !== null) url.search = new URLSearchParams({ epoch: this.epoch, since: this.#rev });
     const socket = this.#socket = new WebSocket(url);
@@ -90,8 +90,8 @@ export class Feed {
   // A browser does not tell why it got no WebSocket: whether the token is missing has to be asked for.
   async #probe() {
     try {
-      const answer = await fetch("/status", { method: "HEAD", signal: AbortSignal.timeout(5_000) });
-      if (answer.status === 401) location.assign("/");
+      const answer = await fetch("status", { method: "HEAD", signal: AbortSignal.timeout(5_000) });
+      if (answer.status === 401) location.assign("./");
       this.isDenied = !answer.ok;
       this.changed();
     } catch { /* nobody is there, which is said already */ }

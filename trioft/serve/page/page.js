@@ -246,7 +246,7 @@ function drawTab(active) {
   const what = say.join(" ‧ ", failed && `${say.plain(failed)} failed`, ended.length && `${say.count(ended.length, "job")} ended`);
   const title = feed.link === "lost" ? "disconnected ‧ trioft" : say.join(" ‧ ", what, busy || "trioft");
   if (document.title !== title) document.title = title;
-  const icon = isBad ? "/icon-failed.svg" : busy ? "/icon-active.svg" : "/icon.svg";
+  const icon = isBad ? "icon-failed.svg" : busy ? "icon-active.svg" : "icon.svg";
   if ($("icon").getAttribute("href") !== icon) $("icon").setAttribute("href", icon);
 }
 
