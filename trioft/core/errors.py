@@ -297,7 +297,9 @@ def show_path(path: bytes) -> str:
 
 def trouble_of(error: OSError, side: str, op: str, path: bytes, offset: int | None = None) -> Trouble:
     """Translate an ``OSError`` into trioft's words."""
-    text = error.strerror or os.strerror(error.errno) if error.errno is not None else str(error)
+    text = os.strerror(error.errno) if error.errno is not None else str(error)
+    if error.errno == errno_.ELOOP and error.strerror:
+        text = error.strerror  # which link is in the way, where trioft itself refused to follow it
     return Trouble(side, op, path, offset, error.errno, text)
 
 
