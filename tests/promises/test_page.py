@@ -193,7 +193,7 @@ def test_without_the_token_there_is_a_form(site: Site, look: Look, monkeypatch: 
     monkeypatch.setenv("TRIOFT_FEED_TOKEN", "correct-horse-battery")
     agent, url = watch(site)
     page = look(url, live=False)
-    page.get_by_label("Token").fill("battery staple")
+    page.get_by_label("Token").fill("some-other-horse")
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("alert")).to_have_text("This is not the token.", timeout=5_000)
     page.get_by_label("Token").fill("correct-horse-battery")
