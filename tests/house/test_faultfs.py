@@ -126,7 +126,7 @@ def test_a_rule_is_about_the_nth_hit_and_about_some_paths(fs: FaultMount) -> Non
     went = []
     for _ in range(6):
         try:
-            write(fs.place / "a.partial", b"x")
+            write(fs.place / "a.trioft-partial", b"x")
             went.append(True)
         except OSError:
             went.append(False)
