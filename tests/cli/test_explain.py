@@ -200,14 +200,15 @@ def test_a_file_on_its_way_tells_how_far_it_is(site: Site) -> None:
         (b"a.mov", Config(), None),
         (b"tmp/a.mov", Config(source=Source(exclude=("*.log", "tmp"))), "excluded by 'tmp'"),
         (b"a.txt", Config(source=Source(include=("*.mov", "x"))), "included are only '*.mov', 'x'"),
-        (b"a.0123abcd.partial", Config(), "this is a name of trioft's own partials"),
+        (b"a.0123abcd.partial", Config(), None),
+        (b"a.trioft-partial", Config(), "trioft keeps names like this for itself"),
         (
             b"done/a",
             Config(copy=Copy(on_success=OnSuccess(action="archive", folder="/s/done"))),
             "it is in the archive",
         ),
     ],
-    ids=["wanted", "excluded", "not included", "partial", "archive"],
+    ids=["wanted", "excluded", "not included", "former partial", "partial", "archive"],
 )
 def test_the_configuration_says_what_is_transferred(path: bytes, config: Config, why_not: str | None) -> None:
     """And by which pattern it is left out."""

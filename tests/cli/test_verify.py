@@ -213,7 +213,7 @@ def test_two_at_a_time_are_refused(site: Site) -> None:
     wait_until(lambda: any(lock.read_text() for lock in site.state.glob("*.verify.lock")))
     done = verify(site)
     running.end(signal.SIGKILL)
-    assert done.code == 3
+    assert done.code == 5
     assert f"process {running.process.pid}" in done.err
 
 

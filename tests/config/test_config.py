@@ -20,6 +20,7 @@ from trioft.config import file as configfile
 from trioft.config.file import from_environment, load_config
 from trioft.config.kinds import Limit, MinFree, OnSuccess, Turn
 from trioft.config.options import GROUPS, Config, Copy, Destination, Growing, Retry, Source, State
+from trioft.config.policy import how_to_copy
 from trioft.core.errors import ConfigError
 from trioft.core.model import Rule
 
@@ -363,6 +364,25 @@ def test_nothing_is_removed_after_a_comparison_of_sizes(load: Load, on_success: 
         f"trioft.yaml: copy.on_success: found {action}, expected keep where copy.verify is size: {REMOVAL}"
     ]
     assert load(f"copy: {{verify: transfer, on_success: '{on_success}'}}").copy.verify == "transfer"
+
+
+@pytest.mark.parametrize("on_success", ["delete", "archive:/done"])
+def test_nothing_is_removed_after_a_comparison_of_edges(load: Load, on_success: str) -> None:
+    """What was not compared as a whole never frees its source: promise 3."""
+    action = on_success.partition(":")[0]
+    (problem,) = problems_of(load, f"growing: {{reconcile: edges}}\ncopy: {{on_success: '{on_success}'}}")
+    assert problem.startswith(f"trioft.yaml: copy.on_success: found {action}, expected keep where growing.reconcile is")
+    assert load("growing: {reconcile: edges}").growing.reconcile == "edges"
+
+
+def test_where_sources_go_names_are_numbered_and_copies_are_read_back(load: Load) -> None:
+    """What is there may be all that is left of an earlier source; what was asked for is done all the same."""
+    assert how_to_copy(load(""), True, 1).if_exists == "overwrite"
+    assert how_to_copy(load(""), False, 1).if_exists == "rename"
+    removing = how_to_copy(load("copy: {on_success: delete, verify: transfer}"), True, 1)
+    assert (removing.if_exists, removing.verify) == ("rename", "readback")
+    asked = load("copy: {on_success: 'archive:/done'}\ndestination: {if_exists: overwrite}")
+    assert how_to_copy(asked, True, 1).if_exists == "overwrite"
 
 
 def test_values_that_were_refused_are_in_no_conflict(load: Load) -> None:

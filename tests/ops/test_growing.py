@@ -92,7 +92,7 @@ def test_what_is_only_read_may_fail_to_close(ground: Ground, monkeypatch: pytest
             lambda: source.compare_span(ground.ends.source, NAME, 0, 100, [(VOID, b"")], tell),
             differences_of(content, 0),
         ),
-        "finish_attributes": (lambda: growing.finish_attributes(ground.ends, item, partial, MANNER), None),
+        "finish_attributes": (lambda: growing.finish_attributes(ground.ends, item, partial, MANNER), []),
         "locate": (lambda: source.locate(ground.ends.source, b"old", identity, False, tell), NAME),
     }
     operation, answer = calls[call]

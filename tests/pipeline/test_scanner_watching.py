@@ -163,7 +163,8 @@ async def test_delivered_version_is_not_delivered_again(autojump_clock: MockCloc
 @pytest.mark.parametrize(
     ("known", "again"),
     [
-        (Known("delivered", "", 1, 10**18, 7), False),
+        (Known("delivered", "", 1, 10**18, 10**18 + 1), False),
+        (Known("delivered", "", 1, 10**18, 7), True),
         (Known("failed", "", 1, 10**18, 10**18 + 1), False),
         (Known("failed", "", 1, 10**18, 7), True),
         (Known("delivered", "refused", 1, 10**18, 7), False),
@@ -173,6 +174,7 @@ async def test_delivered_version_is_not_delivered_again(autojump_clock: MockCloc
     ],
     ids=[
         "delivered",
+        "other-permissions",
         "failed",
         "failed-before-its-permissions-changed",
         "not-removed",
@@ -182,7 +184,7 @@ async def test_delivered_version_is_not_delivered_again(autojump_clock: MockCloc
     ],
 )
 async def test_what_the_ledger_knows_decides(autojump_clock: MockClock, known: Known, again: bool) -> None:
-    """The same version is taken up again only where a removal was cut short, or what made it fail may be mended."""
+    """The same version is taken up again only for its attributes, a removal cut short, or a failure that is mended."""
     world = World(source=source())
     world.known[b"a"] = known
     world.put(b"a", mtime=1e9)

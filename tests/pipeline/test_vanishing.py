@@ -267,8 +267,11 @@ class World:
     def copy_ranges(self, *_: Any, **__: Any) -> list[int]:
         return []
 
-    def finish_attributes(self, *_: Any, **__: Any) -> None:
-        pass
+    def finish_attributes(self, *_: Any, **__: Any) -> list[str]:
+        return []
+
+    def find_former(self, ends: Ends, items: list[Item], **_: Any) -> list[None]:
+        return [None] * len(items)
 
     def adopt(self, *_: Any, **__: Any) -> bool:
         return True

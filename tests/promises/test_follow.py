@@ -418,8 +418,7 @@ def test_what_ended_while_trioft_was_away_is_continued_not_believed(profile: str
     there = files_of(site.dest)
     partials = [name for name in there if name.endswith(b"partial")]
     assert there.pop(b"take.mxf") == Content(0).read(0, SIZE)
-    if forget and profile in ("renamed-after", "replaced"):
-        # Nobody knows whose it was: it is swept away after a day; or the new file has the inode of the old one.
+    if forget:  # nobody knows whose it was
         assert there.keys() == set(partials[:1])
     else:
         assert there == {}

@@ -52,7 +52,7 @@ _RULES = st.builds(
     to=_FILENAMES.map(lambda name: re.sub(r"[{}/.]", "_", name)),
 )
 _SECONDS = st.integers(1000, 10**9).map(lambda milliseconds: milliseconds / 1000)
-CONFIGS = st.builds(
+_CONFIGS = st.builds(
     Config,
     source=st.builds(
         Source, path=_PATHS, include=_PATTERN_LISTS, exclude=_PATTERN_LISTS, settle=_SECONDS, scan_interval=_SECONDS
@@ -94,3 +94,5 @@ CONFIGS = st.builds(
     hooks=st.builds(Hooks, delivered=_COMMANDS, failed=_COMMANDS, timeout=_SECONDS),
     state=st.builds(State, dir=_PATHS, keep_history=_SECONDS, shutdown_grace=_SECONDS),
 )
+# What was compared at its edges only never frees a source: that is refused.
+CONFIGS = _CONFIGS.filter(lambda config: config.growing.reconcile == "full" or config.copy.on_success.action == "keep")

@@ -8,12 +8,14 @@ said.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pickle
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -198,6 +200,14 @@ class Trial:
         assert all(held[path] == self.times.get(path, held[path]) for path in gone), "the copy has lost its time"
         assert all(self.tree[path] == content for path, content in left.items())
 
+    def wait_for_the_cut(self) -> None:
+        """Return when the power is off: on a busy machine that is announced some time before."""
+        end = time.monotonic() + PATIENCE
+        with contextlib.suppress(OSError):
+            while time.monotonic() < end:
+                os.utime(self.site.dest)
+                time.sleep(0.005)
+
     def check_complete(self) -> None:
         """Everything is at the destination and on record, nothing is at the source, and nothing is left over."""
         there = files_of(self.site.dest)
@@ -273,6 +283,7 @@ async def _transfer(trial: Trial, plan: Plan, fate: str, verify: Level) -> Ended
             if fate == DIES_OF_IT:
                 os.kill(os.getpid(), signal.SIGKILL)
             if fate == SURVIVES and not (trial.notes / "returned").exists():
+                trial.wait_for_the_cut()
                 trial.disk.remount()
                 (trial.notes / "returned").touch()
 

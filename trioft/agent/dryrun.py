@@ -28,7 +28,7 @@ async def list_missing(config: Config, tell: Callable[[Found], None], board: Boa
     async with Movers(1, config.copy.stall_timeout) as movers:
         pair = await find_ends(config, movers.call, state_dir)
         source = Source(movers.call, lambda: pair.ends)
-        manner, exclude = how_to_copy(config, True, _COARSEST_NS), (*config.source.exclude, *pair.own)
+        manner, exclude = how_to_copy(config, True, _COARSEST_NS), (*config.source.excluded, *pair.own)
 
         async def compare(folders: list[bytes]) -> Listing:
             return await source.compare(folders, config.source.include, exclude, manner, twins=True)

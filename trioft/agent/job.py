@@ -201,7 +201,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 mixed=storage.ends.destination.is_far,
                 ledger=ledger.id,
             )
-            manner = how_to_copy(config, once, storage.resolution_ns)
+            manner = how_to_copy(config, once, storage.resolution_ns, permissions=storage.keeps_permissions)
             changes = Changes(backlog.wake, manner.markers.source)
 
             def ends() -> Ends:

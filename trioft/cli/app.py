@@ -15,6 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from trioft import __version__
+from trioft.cli import upkeep
 from trioft.cli.arguments import (
     ENVIRONMENT,
     EXIT_STATUS,
@@ -58,6 +59,7 @@ from trioft.cli.arguments import (
     Verify,
     WhatToDo,
     load,
+    load_run,
     reader,
 )
 from trioft.core.errors import ConfigError, Side, TrioftError
@@ -130,7 +132,7 @@ def sync(
 
     Example:  trioft sync /data/raw /mnt/nas/raw --exclude '*.tmp'
     """
-    settings, read = load(locals()), reader(locals())
+    settings, read = load_run(locals()), reader(locals())
     from trioft.cli import run as console
 
     raise typer.Exit(
@@ -177,7 +179,7 @@ def watch(
 
     Example:  trioft watch /ingest /mnt/nas/ingest --on-success archive:/ingest-done
     """
-    settings, read = load(locals()), reader(locals())
+    settings, read = load_run(locals()), reader(locals())
     from trioft.cli import run as console
 
     raise typer.Exit(
@@ -325,6 +327,9 @@ def doctor(
     raise typer.Exit(run_doctor(settings, state_dir_of(settings), typer.echo, as_json=json))
 
 
+app.command(epilog=upkeep.CLEAN_STATUS)(upkeep.clean)
+
+
 @app.command(epilog=PLAIN_STATUS, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def service(
     context: typer.Context,
@@ -371,7 +376,12 @@ def check(config: ConfigFile = None) -> None:
     """Read the configuration file and report every problem at once."""
     if config is None:
         raise ConfigError(["no configuration file given"], hint="name one with -c FILE or TRIOFT_CONFIG")
-    load({"config": config}, ends=False)
+    checked = load({"config": config}, ends=False)
+    jobs = list(checked.jobs.values()) or [checked]
+    if any(job.copy.on_success.folder is not None for job in jobs):
+        from trioft.cli.pairs import check_archives
+
+        check_archives(jobs)
     typer.echo(f"{config}: ok")
 
 

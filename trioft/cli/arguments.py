@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trioft.core.errors import ConfigError
+from trioft.core.errors import ConfigError, TrioftError
 
 if TYPE_CHECKING:
     from trioft.config.options import Config
@@ -206,6 +206,18 @@ KEYS = {
     "feed": ("--feed", "feed.listen"),
     "state_dir": ("--state-dir", "state.dir"),
 }
+
+
+def load_run(arguments: dict[str, Any]) -> Config:
+    """Do as ``load``, for a command whose last line of JSON is its summary: that comes also where this fails."""
+    try:
+        return load(arguments)
+    except TrioftError as error:
+        if arguments["json"]:
+            from trioft.cli.run import print_failure
+
+            print_failure(error)
+        raise
 
 
 def load(arguments: dict[str, Any], *, ends: bool = True) -> Config:

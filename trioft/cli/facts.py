@@ -136,12 +136,12 @@ def _why_not_there(x: Explanation, recorded: Recorded) -> str | None:
 
 def decide(config: Config, path: bytes, source: bytes, version: Fingerprint | None = None) -> Decision:
     """Return what *config* says about a file; of which *version*, a rule for its name may have to know."""
-    why_not = why_not_wanted(path, config.source.include, config.source.exclude)
+    why_not = why_not_wanted(path, config.source.include, config.source.excluded)
     archive = config.copy.on_success.folder
     if archive is not None and _below(os.fsencode(os.path.abspath(archive)), os.path.join(source, path)) is not None:
         why_not = "it is in the archive folder"
     markers = markers_of(config)
-    if is_marker(path, markers.source):
+    if is_marker(path, markers.source) and not (version is not None and version.size):
         why_not = "it only says that another file is complete (source.done_suffix)"
     elif is_marker(path, markers.destination):
         why_not = "at the destination, its name would say that another file is complete (copy.done_file)"

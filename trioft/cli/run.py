@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import json
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -25,12 +26,13 @@ from trioft.cli.pairs import state_dir_of
 from trioft.cli.progress import run_display
 from trioft.cli.voice import Voice, meaning_to_people, terminal, to_stderr
 from trioft.config.options import Config
-from trioft.core.errors import LockedError, Side, show_path
+from trioft.core.errors import LockedError, Side, TrioftError, show_path
 from trioft.core.model import Found
 from trioft.core.units import size_text
 from trioft.movers import descriptors
-from trioft.state.board import Board, named
+from trioft.state.board import Board, Totals, named
 from trioft.state.fields import path_fields
+from trioft.state.ledger import now
 from trioft.state.overview import Overview
 
 if TYPE_CHECKING:
@@ -142,13 +144,7 @@ def _run(
     except BaseException as error:
         known = meaning_to_people(error)
         seconds = _monotonic() - began
-        voice.emit(
-            "summary",
-            **_totals_of(boards[0] if boards else Board()),
-            seconds=round(seconds, 3),
-            exit_code=known.exit_code,
-            problem=str(known),
-        )
+        voice.emit("summary", **_failure_of(known, boards[0].totals if boards else Totals(), seconds))
         is_plain = is_talking or settings.log.format == "text"  # else all that is read there is JSON
         if log is not None and (is_talking or not is_plain):
             log.record("error", "agent.failed", {"reason": "; ".join(str(known).split("\n")), "hint": known.hint})
@@ -234,9 +230,24 @@ def _summary_of(board: Board, was_stopped: bool) -> dict[str, object]:
 
 
 def _totals_of(board: Board | Overview) -> dict[str, object]:
-    totals = attrs.asdict(board.totals)
-    del totals["bytes_patched"]  # each file's line has its own
-    return totals
+    return _fields_of(board.totals)
+
+
+def _fields_of(totals: Totals) -> dict[str, object]:
+    fields = attrs.asdict(totals)
+    del fields["bytes_patched"]  # each file's line has its own
+    return fields
+
+
+def _failure_of(error: TrioftError, totals: Totals, seconds: float) -> dict[str, object]:
+    """Return the fields of the summary of a run that *error* has ended."""
+    ended = {"exit_code": error.exit_code, "problem": str(error)}
+    return {**_fields_of(totals), "seconds": round(seconds, 3), **ended}
+
+
+def print_failure(error: TrioftError) -> None:
+    """Print the summary of a run that *error* has not let begin."""
+    _print(json.dumps({"event": "summary", "time": now(), **_failure_of(error, Totals(), 0.0)}))
 
 
 def _monotonic() -> float:

@@ -344,6 +344,29 @@ def _read_names(value: object) -> tuple[str, ...]:
     return tuple(name.lower() for name in value)
 
 
+# Names that programs give to what they have not finished, or keep for themselves: ``source.exclude_presets``.
+PRESETS = {
+    "downloads": (
+        *("*.part", "*.partial", "*.crdownload", "*.download", "*.opdownload", "*.filepart", "*.aria2"),
+        *("*.!ut", "*.!qB", "*.bc!", "*.tmp", "*.temp", ".*." + 6 * "[A-Za-z0-9]"),
+        *("*.lftp-pget-status", ".in.*.", ".pureftpd-upload.*"),
+    ),
+    "editors": (
+        *("*~", "#*#", ".#*", "~$*", ".~lock.*#", "*.sw[a-p]", "4913", "*.kate-swp", ".goutputstream-*"),
+        *("~*.tmp", ".*.un~", "*.autosave"),
+    ),
+}
+
+
+def _read_presets(value: object) -> tuple[str, ...]:
+    known = ", ".join(PRESETS)
+    if not isinstance(value, list | tuple):
+        raise wrong(value, f"a list of some of {known}")
+    if bad := [as_written(item) for item in value if not (isinstance(item, str) and item in PRESETS)]:
+        raise ValueError(f"found {', '.join(bad)}, expected some of {known}")
+    return tuple(value)
+
+
 def _is_token(value: object) -> bool:
     """Say whether *value* fits into a header, and is long enough not to be guessed."""
     return isinstance(value, str) and why_weak(value) is None
@@ -364,6 +387,7 @@ MARKER = plain(
 )
 SUFFIX = plain("suffix", "the end of a name, such as .done", lambda value: value is None or _is_suffix(value))
 PATTERNS = Kind("list of patterns", _read_patterns, list)
+NAME_PRESETS = Kind(f"list of {' and '.join(PRESETS)}", _read_presets, list)
 ROUTES = Kind("list of rules", _read_routes, _show_routes)
 SWITCH = plain("true or false", "true or false", lambda value: isinstance(value, bool))
 TIME, PERIOD = duration("0s"), duration("100ms")

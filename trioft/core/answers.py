@@ -4,6 +4,7 @@ What operations tell on their way and answer in the end: the values that movers 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from trioft.core.errors import Trouble
@@ -26,7 +27,7 @@ KEEPS_NO_TIMES = 1 << 62  # any two times are the same
 class Step(NamedTuple):
     """Something was done: an operation is not stuck. *amount* is in bytes where bytes are what was worked on."""
 
-    what: str  # bytes (written), synced, verified, compared, changed, read
+    what: str  # bytes (written, or a hole), holes (of these), synced, verified, compared, changed, read
     amount: int
 
 
@@ -67,6 +68,7 @@ class Probed(NamedTuple):
     total: int
     resolution_ns: int
     keeps_permissions: bool
+    files: int | None = None  # that this user may still make, whatever their size; None: nobody counts them
 
 
 class Folder(NamedTuple):
@@ -89,6 +91,7 @@ class Listing(NamedTuple):
     skipped: list[tuple[bytes, str]]
     troubles: list[Trouble]
     seconds: float  # processor time that it took
+    going: Sequence[bytes] = ()  # folders of sources that were taken aside, to be removed
 
 
 class Look(NamedTuple):
@@ -162,6 +165,7 @@ class Prepared(NamedTuple):
     digests: bytes  # of the blocks below *offset*; VOID for those that have to be written again
     closed: str = ""  # how sure it is that nobody writes the source
     doubtful: bool = False  # a growing file may be another one than the partial was made of: all has to be compared
+    lost: tuple[str, ...] = ()  # extended attributes that the destination does not take
 
     @property
     def void(self) -> list[int]:

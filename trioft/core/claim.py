@@ -51,6 +51,14 @@ class Claimed(NamedTuple):
     instead_of: Holder | None = None  # who is gone without having taken his claim away
 
 
+class Standing(NamedTuple):
+    """A claim that was found at a destination."""
+
+    path: bytes
+    holder: Holder | None  # None: it cannot be read
+    lives: bool
+
+
 def content_of(holder: Holder, beat: str) -> bytes:
     """Return what the file of a claim holds; as long for each *beat*, so that it can be written over."""
     import json  # slow to load, and movers that copy need none

@@ -135,6 +135,7 @@ class Manner(NamedTuple):
     manifest: str = "none"  # xxh128sum, sha256sum or ascmhl
     markers: Markers = Markers()
     routes: Routes | None = None
+    permissions: bool = True  # the destination keeps permission bits
 
 
 class Item(NamedTuple):
@@ -150,6 +151,7 @@ class Item(NamedTuple):
     routed: bytes = b""  # where it goes, if not to the same path
     place: bytes = b""  # its partial lies beside this name; empty: beside its own
     rival: bytes = b""  # another source file that has this name at the destination, which is not replaced therefore
+    before: bytes = b""  # the name under which an earlier version of this very file was delivered; empty: none is known
     ledger: bytes = b""  # the id of the ledger that its partial belongs to
     name_max: int = 255  # bytes of a name, at the destination
 
@@ -207,6 +209,7 @@ class Result(NamedTuple):
     found: Found | None = None  # the version that was copied, where that is not the one that was asked for
     note: str = ""  # what else a person should find in the ledger
     sum: bytes | None = None  # as a manifest has it; None: to be read, if anybody wants it
+    lost: tuple[str, ...] = ()  # extended attributes that the destination does not take
 
 
 class Checkpoint(NamedTuple):
@@ -223,6 +226,13 @@ class Checkpoint(NamedTuple):
         return not self.digests or len(self.digests) == -(-self.offset // block_size) * 16
 
 
+class Former(NamedTuple):
+    """The copy of an earlier version of a source file, of which all is in the present one: that may replace it."""
+
+    target: bytes  # relative to the destination
+    there: Fingerprint  # of the copy, when it was compared
+
+
 class Publication(NamedTuple):
     """A verified partial that may get its final name."""
 
@@ -232,6 +242,7 @@ class Publication(NamedTuple):
     fingerprint: Fingerprint
     target: bytes
     if_exists: str  # as in ``Manner``
+    former: Former | None = None  # what its final name may be taken from
 
 
 class Unlisted(NamedTuple):

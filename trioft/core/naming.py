@@ -31,6 +31,15 @@ _PARTIAL_SUFFIX = len(b".0123456789abcdef") + len(PARTIAL)
 _FORMER = re.compile(rb"\.[0-9a-f]{8}\.(?:partial|replaced)\Z", re.DOTALL)
 
 
+# What a delivered source is taken aside to, beside it, before it goes.
+GOING = HIDDEN + b"going-"
+
+
+def is_going(name: bytes) -> bool:
+    """Return whether this is a folder of sources on their way out, or the path of such a folder, or of one in it."""
+    return b"/" + GOING in b"/" + name
+
+
 @functools.lru_cache(maxsize=256)
 def mark_of(ledger: bytes) -> bytes:
     """Return the mark that is in the names of all partials of the ledger with this id: 8 hex digits."""
@@ -209,7 +218,7 @@ class Wanted:
 
     def folder(self, path: bytes) -> bool:
         """Return whether anything below this folder may be wanted."""
-        return not is_own(path) and not self.excludes(path)
+        return not is_own(path) and not is_going(path) and not self.excludes(path)
 
     def excludes(self, path: bytes) -> bool:
         """Return whether the user does not want to hear of this path at all."""
@@ -217,13 +226,15 @@ class Wanted:
 
     def file(self, path: bytes) -> bool:
         """Return whether this file (or link, or device) is wanted; what has one of trioft's own names never is."""
-        if is_own(path) or self.excludes(path):
+        if is_own(path) or is_going(path) or self.excludes(path):
             return False
         return self._include is None or _matches(self._include, path)
 
 
 def why_not_wanted(path: bytes, include: Sequence[str], exclude: Sequence[str]) -> str | None:
     """Say why the file *path* is not wanted, or None."""
+    if is_going(path):
+        return "trioft takes sources aside there before they go"
     if is_own(path):
         return OWN
     for pattern in exclude:

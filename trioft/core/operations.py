@@ -32,13 +32,14 @@ if TYPE_CHECKING:
         Written,
     )
     from trioft.core.ascmhl import Creator
-    from trioft.core.claim import Claimed, Holder
+    from trioft.core.claim import Claimed, Holder, Standing
     from trioft.core.errors import Trouble
     from trioft.core.measured import Measured, Planted
     from trioft.core.model import (
         Checkpoint,
         Ends,
         Fingerprint,
+        Former,
         Identity,
         Item,
         Manner,
@@ -88,12 +89,14 @@ class Operation(Generic[Told, Answer, *Arguments]):
 
 INSPECT: Operation[Never, list[End], Sequence[Place]] = Operation("inspect", BOTH)
 CONTAINS: Operation[Never, bool, Place, Place] = Operation("contains", BOTH)
+CAN_MOVE: Operation[Never, bool, bytes, bytes] = Operation("can_move", SOURCE)
 PROBE_SOURCE: Operation[Never, tuple[Root, Identity], bytes, Identity | None] = Operation("probe_source", SOURCE)
 PROBE: Operation[Never, Probed, bytes, Identity | None, bytes | None, bool] = Operation("probe", DESTINATION)
 RECOGNIZE: Operation[Never, Root, bytes, Identity | None, bytes | None, bool] = Operation("recognize", DESTINATION)
 
 CLAIM: Operation[Never, Claimed, Root, bytes, Holder] = Operation("claim", DESTINATION)
 BEAT: Operation[Never, Claimed, Root, bytes, Holder] = Operation("beat", DESTINATION)
+READ_CLAIMS: Operation[Never, list[Standing], Root, list[bytes], Holder] = Operation("read_claims", DESTINATION)
 RELEASE: Operation[Never, None, Root, bytes, Holder] = Operation("release", DESTINATION)
 
 # --- looking at the source -------------------------------------------------------------------------------------------
@@ -136,6 +139,8 @@ COMPARE_SPAN: Operation[Step, list[Difference], Root, bytes, int, int, list[tupl
 REMOVE_SOURCES: Operation[Never, list[Result], Root, list[tuple[bytes, Fingerprint]], bytes | None, bytes] = Operation(
     "remove_sources", SOURCE
 )
+PUT_BACK_SOURCES: Operation[Never, list[bytes], Root, list[bytes]] = Operation("put_back_sources", SOURCE)
+REMOVE_EMPTIED: Operation[Never, list[bytes], Root, list[bytes]] = Operation("remove_emptied", SOURCE)
 
 # --- copying ---------------------------------------------------------------------------------------------------------
 
@@ -157,11 +162,12 @@ COPY_RANGES: Operation[Step, list[int], Ends, Item, bytes, list[Range]] = Operat
 SETTLE_RANGES: Operation[Step, list[int], Root, bytes, list[Range], str] = Operation(
     "settle_ranges", DESTINATION, background=True
 )
-FINISH_ATTRIBUTES: Operation[Never, None, Ends, Item, bytes, Manner] = Operation(
+FINISH_ATTRIBUTES: Operation[Never, list[str], Ends, Item, bytes, Manner] = Operation(
     "finish_attributes", BOTH, patience=_BARRIER
 )
 ADOPT: Operation[Never, bool | None, Ends, bytes | None, tuple[int, int], bytes, bytes, bool] = Operation("adopt", BOTH)
 SIZE_OF: Operation[Never, int, Root, bytes] = Operation("size_of", DESTINATION)
+HOLES_OF: Operation[Never, int, Ends, bytes] = Operation("holes_of", BOTH)
 DISCARD: Operation[Never, None, Root, list[bytes]] = Operation("discard", DESTINATION)
 FIND_LEFTOVERS: Operation[Never, Leftovers, Root, list[bytes]] = Operation("find_leftovers", DESTINATION)
 PUT_BACK: Operation[Never, list[bytes], Root, list[bytes]] = Operation("put_back", DESTINATION)
@@ -170,6 +176,7 @@ PUT_BACK: Operation[Never, list[bytes], Root, list[bytes]] = Operation("put_back
 
 SEAL: Operation[Never, Fingerprint, Root, bytes, int] = Operation("seal", DESTINATION)
 IS_SEALED: Operation[Step, bool, Root, bytes, Fingerprint, bytes | None] = Operation("is_sealed", DESTINATION)
+FIND_FORMER: Operation[Step, list[Former | None], Ends, list[Item]] = Operation("find_former", BOTH)
 PUBLISH: Operation[Never, list[Result], Ends, list[Publication], Manner] = Operation("publish", BOTH, patience=_BARRIER)
 MARK: Operation[Never, list[Trouble | None], Root, list[bytes], bytes] = Operation(
     "mark", DESTINATION, patience=_BARRIER

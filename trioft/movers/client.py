@@ -30,6 +30,7 @@ from trioft.core.model import (
     Checkpoint,
     Ends,
     Fingerprint,
+    Former,
     Item,
     Manner,
     Markers,
@@ -122,6 +123,14 @@ class Source(_End):
         """Remove delivered sources, or move them to *archive*: the last step of the one gate."""
         return await self.call(ask.REMOVE_SOURCES, self.root, delivered, archive, marker, owner=self.owner)
 
+    async def put_back(self, folders: list[bytes]) -> list[bytes]:
+        """Put back what killed runs had taken aside in *folders*, to be removed; return the names it has now."""
+        return await self.call(ask.PUT_BACK_SOURCES, self.root, folders)
+
+    async def remove_emptied(self, folders: list[bytes]) -> list[bytes]:
+        """Remove those of *folders*, and of those above them, in which nothing is left; return which have gone."""
+        return await self.call(ask.REMOVE_EMPTIED, self.root, folders, owner=self.owner)
+
 
 @attrs.frozen
 class Destination(_End):
@@ -151,15 +160,19 @@ class Destination(_End):
         """Return how many bytes *partial* has; 0 where there is none."""
         return await self.call(ask.SIZE_OF, self.root, partial, owner=self.owner)
 
+    async def holes_of(self, path: bytes) -> int:
+        """Return how many bytes of a source file are holes, and stay so at the destination."""
+        return await self.call(ask.HOLES_OF, self.ends(), path, owner=self.owner)
+
     async def discard(self, partials: list[bytes]) -> None:
         """Remove *partials*. One that is not there is fine."""
         await self.call(ask.DISCARD, self.root, partials, owner=self.owner)
 
     # --- content
 
-    async def write_bundle(self, items: list[Item], manner: Manner) -> list[Result]:
+    async def write_bundle(self, items: list[Item], manner: Manner, tell: Tell) -> list[Result]:
         """Write small files under their partial names, durable and verified. One result for each, in order."""
-        return await self.call(ask.WRITE_BUNDLE, self.ends(), items, manner, owner=self.owner)
+        return await self.call(ask.WRITE_BUNDLE, self.ends(), items, manner, tell=tell, owner=self.owner)
 
     async def adopt(
         self, old: bytes | None, identity: tuple[int, int], partial: bytes, new_partial: bytes, *, routed: bool
@@ -199,9 +212,9 @@ class Destination(_End):
         """Make a partial durable and read *ranges* back; return the offsets of those that differ."""
         return await self.call(ask.SETTLE_RANGES, self.root, partial, ranges, verify, owner=self.owner)
 
-    async def finish_attributes(self, item: Item, partial: bytes, manner: Manner) -> None:
-        """Give a partial the permission bits and attributes that the source has now, durably."""
-        await self.call(ask.FINISH_ATTRIBUTES, self.ends(), item, partial, manner, owner=self.owner)
+    async def finish_attributes(self, item: Item, partial: bytes, manner: Manner) -> list[str]:
+        """Give a partial the bits and attributes that the source has now, durably; return what is not taken of them."""
+        return await self.call(ask.FINISH_ATTRIBUTES, self.ends(), item, partial, manner, owner=self.owner)
 
     # --- the final name
 
@@ -212,6 +225,10 @@ class Destination(_End):
     async def is_sealed(self, partial: bytes, seal: Fingerprint, digest: bytes | None) -> bool:
         """Return whether a partial still holds what it did when it was sealed."""
         return await self.call(ask.IS_SEALED, self.root, partial, seal, digest, owner=self.owner)
+
+    async def find_former(self, items: list[Item]) -> list[Former | None]:
+        """Find the copies of earlier versions of *items* of which all is in the present ones, each read whole."""
+        return await self.call(ask.FIND_FORMER, self.ends(), items, owner=self.owner)
 
     async def publish(self, publications: list[Publication], manner: Manner) -> list[Result]:
         """Give verified partials their final names, durably. One result for each, in order."""

@@ -37,18 +37,7 @@ class Claiming:
         self._pair, self._storage, self._call, self._board = pair, storage, call, board
         self._name = b""
         self._lock: MachineLock | None = None
-        self._mine = Holder(
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            began=_began(),
-            boot=_line_of("/proc/sys/kernel/random/boot_id"),
-            pids=_pid_namespace(),
-            machine=_line_of("/etc/machine-id"),
-            mark=mark_of(ledger).decode(),
-            source=show_path(pair.ledger_source),
-            since=now(),
-            token=secrets.token_hex(8),
-        )
+        self._mine = this_process(mark_of(ledger).decode(), show_path(pair.ledger_source))
         self._has_begun = False
 
     async def begin(self) -> None:
@@ -99,6 +88,22 @@ class Claiming:
                 " see to it that no other one works on this pair"
             )
             self._board.notice_once("claim", text, event="claim.missing")
+
+
+def this_process(mark: str, source: str) -> Holder:
+    """Return this process as the holder of a claim."""
+    return Holder(
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        began=_began(),
+        boot=_line_of("/proc/sys/kernel/random/boot_id"),
+        pids=_pid_namespace(),
+        machine=_line_of("/etc/machine-id"),
+        mark=mark,
+        source=source,
+        since=now(),
+        token=secrets.token_hex(8),
+    )
 
 
 def _source_of(pair: Pair, identity: Identity | None) -> bytes:

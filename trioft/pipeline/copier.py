@@ -19,6 +19,7 @@ from trioft.pipeline.finish import finish
 from trioft.pipeline.outcomes import report, report_all
 from trioft.pipeline.strategies import STRATEGIES, choose_strategy
 from trioft.pipeline.transfer import is_of
+from trioft.state import versions
 from trioft.state.claims import Take
 from trioft.state.ledger import ARRIVED, Entry, Ledger
 
@@ -102,6 +103,9 @@ async def _take_named(job: Job, take: Take, backlog: Backlog, tools: Tools) -> N
             pending.append(p)
     if failed:
         await tools.ledger.call(Ledger.record, failed)
+    if items:
+        before = await tools.ledger.call(versions.delivered_as, [item.path for item in items])
+        items = [item._replace(before=before.get(item.path, b"")) for item in items]
     job = job._replace(items=tuple(items))
     if pending:
         # Should a mover get stuck for good, everybody knows on which files.
@@ -110,8 +114,10 @@ async def _take_named(job: Job, take: Take, backlog: Backlog, tools: Tools) -> N
         name = choose_strategy(job, checkpoint)
         partial = checkpoint.partial if checkpoint is not None else partial_for(job.items[0])
         async with _usable(pending, tools):
-            if await _admit(name, pending, partial, backlog, tools):
-                await _carry(name, job, pending, take, backlog, tools)
+            admitted = await _admit(name, pending, partial, backlog, tools)
+            if admitted:
+                job = job._replace(items=job.items[:admitted])
+                await _carry(name, job, pending[:admitted], take, backlog, tools)
 
 
 def _has_to_wait(item: Item, pending: Pending, backlog: Backlog, tools: Tools) -> bool:
@@ -165,21 +171,39 @@ async def _usable(pending: list[Pending], tools: Tools) -> AsyncIterator[None]:
         yield
 
 
-async def _admit(name: str, pending: list[Pending], partial: bytes, backlog: Backlog, tools: Tools) -> bool:
-    """Return whether the destination has room for what *partial* does not hold already."""
+async def _admit(name: str, pending: list[Pending], partial: bytes, backlog: Backlog, tools: Tools) -> int:
+    """
+    Return how many of the files, from the first on, the destination has room for; the others wait.
+
+    What *partial* holds already of a large one needs none.
+    """
     held = 0
     if name != "bundle":
         with contextlib.suppress(FileTrouble):  # whoever copies it meets it again, and says what it is
             held = await tools.destination.size_of(partial)
-    why_not = tools.storage.why_not_admit(sum(max(0, p.entry.size - max(p.entry.bytes_copied, held)) for p in pending))
-    if why_not is None:
-        for p in pending:
-            p.entry.strategy = name
-            tools.board.move(p.entry, FileState.COPYING)
-        return True
+    storage, size, why_not = tools.storage, 0, None
+    admitted: list[Pending] = []
     for p in pending:
+        its = max(0, p.entry.size - max(p.entry.bytes_copied, held))
+        why_not = storage.why_not_admit(size + its, len(admitted) + (not held))
+        if why_not is not None and name != "bundle":
+            # Holes are looked for only then: they need no room.
+            with contextlib.suppress(FileTrouble):
+                p.entry.holes = await tools.destination.holes_of(p.found.path)
+            its = max(0, min(its, p.entry.size - p.entry.holes))
+            why_not = storage.why_not_admit(size + its, len(admitted) + (not held))
+        if why_not is not None:
+            break
+        size += its
+        admitted.append(p)
+    storage.makes(len(admitted) if not held else 0)
+    for p in admitted:
+        p.entry.strategy = name
+        tools.board.move(p.entry, FileState.COPYING)
+    for p in pending[len(admitted) :]:
+        assert why_not is not None
         backlog.postpone(p, Wait.SPACE, why_not, tools.config.destination.check_interval)
-    return False
+    return len(admitted)
 
 
 async def _carry(name: str, job: Job, pending: list[Pending], take: Take, backlog: Backlog, tools: Tools) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime, timedelta
 
 import trio
 
@@ -18,12 +19,16 @@ from trioft.core.naming import partial_for
 from trioft.core.units import timestamp
 from trioft.movers.programs import filled_in, run_command
 from trioft.pipeline.context import Tools
-from trioft.state import claims, unlisted
+from trioft.state import claims, unlisted, versions
 from trioft.state.ledger import Entry, Ledger, Removal
+
+# So many versions of one file within so many seconds, each under a name of its own, are worth a warning.
+_MANY, _SHORT = 3, 3600.0
 
 UNPROVEN = (
     "delivered sources are not deleted where nobody can prove that they are not being written"
-    " (a network source, or files of other users); --on-success archive:DIR is possible"
+    " (a network source, an overlay, a folder exported by NFS, or files of other users);"
+    " --on-success archive:DIR is possible"
 )
 
 
@@ -50,7 +55,19 @@ async def finish(job: Job, results: list[Result], tools: Tools) -> list[Result]:
         # 6. The gate: only what is recorded may be removed, and only if it is still what was delivered.
         if tools.config.copy.on_success.action != "keep" and delivered:
             results = await _remove_sources(job, results, delivered, tools)
+            if tools.config.source.remove_empty_folders:
+                await _remove_emptied({os.path.dirname(job.items[n].path) for n in delivered}, tools)
     return results
+
+
+async def _remove_emptied(folders: set[bytes], tools: Tools) -> None:
+    """Remove the folders that deliveries have emptied. One that cannot be removed stays, and harms nobody."""
+    try:
+        removed = await tools.source.remove_emptied(sorted(folders - {b""}))
+    except FileTrouble:
+        return
+    for folder in removed:
+        tools.board.record("info", "folder.removed", path=show_path(folder))
 
 
 async def _ask(item: Item, result: Result, tools: Tools) -> Result:
@@ -96,7 +113,7 @@ async def _publish(job: Job, results: list[Result], tools: Tools) -> list[Result
     written = [n for n, result in enumerate(results) if result.verdict == Verdict.WRITTEN]
     if not written:
         return results
-    publications = [_publication(job.items[n], tools.manner) for n in written]
+    publications = await _publications([job.items[n] for n in written], tools)
     # Should this be cut short, the next run finds out which of them have got their names, and lists those.
     kind = tools.manner.manifest
     to_list = [_unlisted(job.items[n], results[n]) for n in written if is_listed(kind, job.items[n].target)]
@@ -106,8 +123,35 @@ async def _publish(job: Job, results: list[Result], tools: Tools) -> list[Result
     results = results[:]
     for n, result in zip(written, published, strict=True):
         copied = results[n]
-        results[n] = result._replace(digest=copied.digest, closed=copied.closed, note=copied.note, sum=copied.sum)
+        results[n] = result._replace(
+            digest=copied.digest, closed=copied.closed, note=copied.note, sum=copied.sum, lost=copied.lost
+        )
+        if copied.lost and result.verdict == Verdict.PUBLISHED:
+            _tell_lost(job.items[n], copied.lost, tools)
     return results
+
+
+def _tell_lost(item: Item, lost: tuple[str, ...], tools: Tools) -> None:
+    """Say that a file has arrived without some of its extended attributes."""
+    path, names = show_path(item.path), ", ".join(show_path(os.fsencode(name)) for name in lost)
+    text = f"{path}: delivered without the extended attributes {names}: the destination does not take them"
+    tools.board.notice("file", text, event="file.attributes", path=path, reason=f"not taken: {names}")
+
+
+async def _publications(items: list[Item], tools: Tools) -> list[Publication]:
+    """
+    Say how the partials of *items* get their final names.
+
+    Where names are not replaced, one still is: that of an earlier version of the same source file, of which all is in
+    the new one. A log that was appended to, or an upload that was resumed, is no other file.
+    """
+    publications = [_publication(item, tools.manner) for item in items]
+    later = [n for n, item in enumerate(items) if item.before and publications[n].if_exists == "rename"]
+    if later:
+        found = await tools.destination.find_former([items[n] for n in later])
+        for n, former in zip(later, found, strict=True):
+            publications[n] = publications[n]._replace(former=former)
+    return publications
 
 
 def _publication(item: Item, manner: Manner) -> Publication:
@@ -162,10 +206,29 @@ async def _record(job: Job, results: list[Result], tools: Tools) -> list[int]:
             )
     if entries:
         await tools.ledger.call(_record_all, entries, to_list)
+        await _warn_of_versions(job, results, tools)
     return delivered
 
 
+async def _warn_of_versions(job: Job, results: list[Result], tools: Tools) -> None:
+    """Say that a file was delivered under several names within a short time: somebody writes it again and again."""
+    since = timestamp(datetime.now(UTC) - timedelta(seconds=_SHORT))
+    for item, result in zip(job.items, results, strict=True):
+        if result.verdict != Verdict.PUBLISHED or result.target == item.target or not item.before:
+            continue
+        count = await tools.ledger.call(versions.count_versions, item.path, since)
+        if count == _MANY:
+            text = (
+                f"{show_path(item.path)} was delivered {count} times within an hour, each time with other content, and"
+                f" under another name ({show_path(result.target)} is the newest): have it delivered once its writer has"
+                " done (source.done_suffix, source.settle), leave it out (source.exclude, source.exclude_presets), or"
+                " keep the newest alone (--if-exists overwrite)"
+            )
+            tools.board.notice("file", text, event="file.versions", path=show_path(item.path), count=count, reason=text)
+
+
 def _record_all(ledger: Ledger, entries: list[Entry], to_list: list[tuple[bytes, Unlisted]]) -> None:
+    entries = versions.with_digests(ledger, entries)
     claims.pass_on(ledger, entries)
     unlisted.record(ledger, entries, to_list)
 
@@ -187,9 +250,25 @@ def _detail(item: Item, result: Result, tools: Tools) -> str:
         details.append(f"rewritten by its recorder, and copied again: {patched} bytes")
     if tools.config.copy.gate is not None and result.verdict == Verdict.PUBLISHED:
         details.append(f"let through by {tools.config.copy.gate[0]}")
+    if result.lost:
+        details.append(
+            f"extended attributes not taken: {', '.join(show_path(os.fsencode(name)) for name in result.lost)}"
+        )
     if result.note:
         details.append(result.note)
     return "; ".join(details)
+
+
+def _log_removal(item: Item, removal: Result, archive: bytes | None, tools: Tools) -> None:
+    """Write to the log what has gone, and where to; have its marker looked at, if that is a file of its own."""
+    path = show_path(os.path.join(tools.source.root.path, item.path))
+    if archive is None:
+        tools.board.record("info", "source.removed", path=path)
+    else:
+        place = removal.target or os.path.join(archive, item.path)
+        tools.board.record("info", "source.archived", path=path, to=show_path(place))
+    if tools.manner.markers.source:
+        tools.changes.add([item.path + tools.manner.markers.source])
 
 
 def _absolute(folder: str) -> bytes:
@@ -223,6 +302,8 @@ async def _remove_sources(job: Job, results: list[Result], delivered: list[int],
                 "closed": result.closed,
             }
             rows.append(Removal(item.path, result.target, item.fingerprint.size, "removed", json.dumps(proofs)))
+            if removal.verdict == Verdict.REMOVED:
+                _log_removal(item, removal, archive, tools)
             if removal.note:
                 text = f"{show_path(item.path)}: removed, but {removal.note}"
                 tools.board.notice("source", text, event="marker.kept")
@@ -235,6 +316,10 @@ async def _remove_sources(job: Job, results: list[Result], delivered: list[int],
             tools.board.notice_once("source", UNPROVEN, event="source.kept")
         else:  # it stays pending in the ledger: the next look delivers and proves it once more
             why = "somebody writes it" if removal.verdict == Verdict.BUSY else "it, or another name of it, has changed"
+            if removal.verdict == Verdict.UNMARKED:
+                continue  # it goes when its file has gone
+            if removal.note:
+                why += f"; {removal.note}"
             tools.board.notice(
                 "source", f"{show_path(item.path)}: delivered, but its source stays: {why}", event="source.kept"
             )

@@ -76,6 +76,7 @@ class _Recording(Transfer):
         self.recorded = prepared.offset  # up to here the ledger's checkpoint reaches
         self.version = found  # what is to arrive, once it has ended
         self.current = found  # what it is
+        self.lost: list[str] = []  # attributes that the destination does not take
         self.over: Verdict | None = None  # why there is nothing more to be copied here
         self._head = first
         self._looked = self._since = trio.current_time()  # the last look, and the last change, seen here
@@ -130,7 +131,9 @@ class _Recording(Transfer):
         digest = self.digest() if self.tools.manner.verify != "size" else None
         note = self._what_was_not_compared()
         closed = self._head.strength
-        return Result(Verdict.WRITTEN, digest=digest, closed=closed, found=self.version, note=note, sum=self.sum())
+        lost = tuple(self.lost)
+        written = Result(Verdict.WRITTEN, digest=digest, closed=closed, found=self.version, note=note, lost=lost)
+        return written._replace(sum=self.sum())
 
     # --- the write head
 
@@ -258,7 +261,7 @@ class _Recording(Transfer):
 
     async def _finish_attributes(self) -> None:
         tools, item = self.tools, self.item._replace(mode=self.version.mode)
-        await tools.destination.finish_attributes(item, self.partial, tools.manner)
+        self.lost = await tools.destination.finish_attributes(item, self.partial, tools.manner)
 
     async def _compare_all(self) -> list[Difference]:
         """Return the blocks that are not what the file holds now that it is closed."""

@@ -158,7 +158,8 @@ def _cope(pending: Pending, trouble: Trouble, backlog: Backlog, tools: Tools) ->
             wait = Wait.DESTINATION if end == Remedy.DESTINATION else Wait.SOURCE
             backlog.postpone(pending, wait, f"{end}: {trouble}", _pause(entry.attempt, tools))
         case Remedy.SPACE:
-            tools.storage.ran_out()
+            if trouble.op not in ("create", "mkdir"):  # there, names may be what there are none of: a probe finds out
+                tools.storage.ran_out()
             backlog.postpone(pending, Wait.SPACE, f"space: {trouble}", tools.config.destination.check_interval)
         case Remedy.RETRY:
             entry.attempt += 1

@@ -15,6 +15,7 @@ copied while it is being written, in a lane of its own.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import OrderedDict
@@ -179,6 +180,8 @@ class Scanner:
         return cost
 
     async def _take_in(self, listing: Listing, idle: dict[bytes, bytes], *, is_all: bool) -> None:
+        if listing.going:
+            await self._put_back(listing)
         for path, reason in listing.skipped:
             if self._tell_once(path, reason):
                 self.board.skip(path, reason)
@@ -212,6 +215,15 @@ class Scanner:
                 is_idle = not self._consider(found, None if self.once else before) and is_idle
             if is_idle and folder.stamp:
                 self._remember([(folder.path, folder.stamp)])
+
+    async def _put_back(self, listing: Listing) -> None:
+        """What a run that was killed had taken aside, to be removed, gets its name again, and is looked at."""
+        with contextlib.suppress(FileTrouble):  # the next scan finds it
+            names = await self.source.put_back(list(listing.going))
+            for name in names:
+                text = f"{show_path(name)}: put back: a run that was to remove it was killed"
+                self.board.notice("source", text, level="info", event="source.kept", path=show_path(name))
+            self.changes.add(names)
 
     async def _take_in_alike(self, listing: Listing) -> None:
         """Something like these files is at the destination. Is it them? The ledger knows, or else a copier compares."""
@@ -251,8 +263,7 @@ class Scanner:
             elif pending.found.marked != found.marked and pending.entry.state != FileState.READY:
                 self.backlog.look_again(pending, trio.current_time())
             return True
-        # One whose removal is pending was delivered by a run that was killed then: its delivery is proved once more.
-        if known is not None and known.is_still(found.fingerprint) and known.removal != "pending":
+        if known is not None and not self._is_news(known, found):
             return False
         if self.backlog.is_full:
             self._incomplete = True
@@ -279,6 +290,15 @@ class Scanner:
         elif found.marked is False and not (self.once or self._may_be_followed(pending)):
             self.backlog.lacks_marker(pending, self.manner.markers.source, once=False)
         return True
+
+    def _is_news(self, known: Known, found: Found) -> bool:
+        """Is there anything to do about a file of which something is *known*?"""
+        # One whose removal is pending was delivered by a run that was killed then: its delivery is proved once more.
+        if not known.is_still(found.fingerprint) or known.removal == "pending":
+            return True
+        # One that has only got other permission bits since is looked at by a copier, who gives them to its copy.
+        has_changed = known.outcome in ARRIVED and known.ctime_ns != found.fingerprint.ctime_ns
+        return has_changed and self.manner.permissions and not known.removal
 
     def _may_be_followed(self, pending: Pending) -> bool:
         growing, found = self.config.growing, pending.found

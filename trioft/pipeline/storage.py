@@ -8,6 +8,7 @@ pauses, and the gate opens when a probe has succeeded; at the destination, a pro
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -16,7 +17,7 @@ import trio
 
 from trioft.config.options import Config
 from trioft.core import operations as ask
-from trioft.core.answers import KEEPS_NO_TIMES, Probed
+from trioft.core.answers import KEEPS_NO_TIMES, Probed, Step
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify
 from trioft.core.model import Ends, Identity
 from trioft.core.units import size_text, span_text
@@ -31,6 +32,8 @@ _MEASURED = 10.0
 # When the space will be used up is shown from this many seconds before on, and a warning given this many before.
 _FORESEEN = 24 * 60 * 60
 _WARNED = 60 * 60
+# Inodes that are not given away: a probe makes a file, and folders need some.
+_KEPT_FILES = 2
 
 
 class Gate:
@@ -125,6 +128,7 @@ class Storage:
         self.ends = ends
         self.identity = known  # of each side: what it was when it was used last
         self.resolution_ns = KEEPS_NO_TIMES
+        self.keeps_permissions = False
         self.source_mounted = trio.Event()  # set, and replaced, when the source may be another filesystem than before
         self.gates = {Side.SOURCE: Gate(board.set_source), Side.DESTINATION: Gate(board.set_destination)}
         self.hung = HungFolders(
@@ -136,7 +140,10 @@ class Storage:
         self._active: set[Entry] = set()
         self._grown: dict[Entry, tuple[float, int, float]] = {}  # recordings: seen when, how long, growing how fast
         self._free = self._total = self._copied_before = 0
+        self._files: int | None = None  # that may still be made there, whatever their size
+        self._why_out: str | None = None  # what a probe met that could not even make its own file
         self._has_begun = self._is_warned = False
+        self._stirred = 0
         self._probing = trio.Lock()
 
     # --- health and identity
@@ -198,26 +205,39 @@ class Storage:
     async def _probe(self, call: Call) -> None:
         settings, was = self._config.destination, self.identity[Side.DESTINATION]
         marker = settings.marker.encode("utf-8", "surrogateescape") if settings.marker else None
+        moved = self._moved()
         try:
             async with self._probing:
                 path, must_be_mounted = self.ends.destination.path, settings.require_mount
                 probed = await call(ask.PROBE, path, was, marker, must_be_mounted)
         except FileTrouble as error:
+            if error.trouble.errno == errno.ETIMEDOUT and self._has_begun and self._moved() != moved:
+                return  # it waits behind what is being sent: the link is slow, not dead
             if classify(error.trouble) != Remedy.SPACE or not self._has_begun:
                 raise
-            self.ran_out()
+            self.ran_out(str(error))
             return
         # The same share, mounted again, may have another device number.
         self.ends = self.ends._replace(destination=probed.root)
         self.identity[Side.DESTINATION] = probed.identity
         self._take(probed)
 
+    def stirs(self, _: Step) -> None:
+        """A mover has told that something arrives at the destination."""
+        self._stirred += 1
+
+    def _moved(self) -> tuple[int, int, int]:
+        """Return what changes when bytes arrive at the destination, or come back from it."""
+        return self._stirred, self._board.totals.bytes, sum(entry.bytes_verified for entry in self._active)
+
     def _take(self, probed: Probed) -> None:
         self._free, self._total = probed.free, probed.total
+        self._files, self._why_out = probed.files, None
         self._copied_before = self._board.totals.bytes
         if not self._has_begun:
             self._has_begun = True
             self.resolution_ns = probed.resolution_ns
+            self.keeps_permissions = probed.keeps_permissions
             if probed.resolution_ns == KEEPS_NO_TIMES:
                 text = "the destination keeps no modification times: files are compared by size alone"
                 self._board.notice("storage", text, event="destination.limited")
@@ -242,8 +262,16 @@ class Storage:
         """What files under way still need, and recordings will in the next minute."""
         return self._promised() + self._will_grow()
 
-    def why_not_admit(self, size: int) -> str | None:
-        """Say why there is no room for *size* more bytes, or None if there is."""
+    def why_not_admit(self, size: int, files: int = 0) -> str | None:
+        """Say why there is no room for *size* more bytes in so many new *files*, or None if there is."""
+        if self._why_out is not None:
+            return f"space: {self._why_out}"
+        if self._files is not None and files > self._files - _KEPT_FILES:
+            free = size_text(max(0, self._left()))
+            return (
+                f"space: the destination has no inode for one more file ({self._files} are left, and needed by others),"
+                f" although {free} are free: remove files there, or make it anew with more inodes"
+            )
         floor, promised = self._floor(), self.reserved_bytes
         if size <= self._left() - promised - floor:
             return None
@@ -260,7 +288,7 @@ class Storage:
         return self._config.destination.min_free.floor(self._total)
 
     def _promised(self) -> int:
-        return sum(max(0, entry.size - entry.bytes_copied) for entry in self._active)
+        return sum(max(0, min(entry.size - entry.holes, entry.size - entry.bytes_copied)) for entry in self._active)
 
     def _will_grow(self) -> int:
         """Return what the recordings that are followed will write in the next minute."""
@@ -299,6 +327,15 @@ class Storage:
             for entry in entries:
                 self._grown.pop(entry, None)
 
-    def ran_out(self) -> None:
+    def left_out(self, count: int) -> None:
+        """So many of the bytes that count as written were a hole, and take no room."""
+        self._copied_before += count
+
+    def makes(self, files: int) -> None:
+        """So many files are about to be made: until the next look they are taken off the number that may be."""
+        if self._files is not None:
+            self._files = max(0, self._files - files)
+
+    def ran_out(self, why: str | None = None) -> None:
         """A write said that there is no space, whatever the figures say: believe it until the next look."""
-        self._free = 0
+        self._free, self._why_out = 0, why

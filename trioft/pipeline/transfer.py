@@ -245,6 +245,10 @@ class Transfer:
         match message:
             case Step("bytes", count):
                 self.tools.board.copied(self.entry, count)
+            case Step("holes", count):
+                self.tools.storage.left_out(count)
+            case Step():
+                self.tools.storage.stirs(message)
             case Written(number, length, digest, pieces):
                 blocks[number] = Block(length, digest, pieces)
 

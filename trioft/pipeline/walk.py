@@ -40,7 +40,7 @@ class Walk:
 
     @property
     def exclude(self) -> tuple[str, ...]:
-        return (*self.config.source.exclude, *self.own)
+        return (*self.config.source.excluded, *self.own)
 
     async def read(self, folders: list[bytes], idle: dict[bytes, bytes]) -> list[Listing] | None:
         """

@@ -19,6 +19,7 @@ import errno
 import mmap
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 
 import xxhash
@@ -41,6 +42,8 @@ Writing = Callable[[Step | Written], None]  # and of blocks that were written
 # all of it comes from memory three times.
 _PIECE = 256 * KIB
 
+_TELL_EVERY = 1.0  # seconds
+
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO in a file's place must not block
 
 
@@ -48,16 +51,24 @@ class Away(FileTrouble):
     """A root is not there, or is another filesystem than it was."""
 
 
-def digest_of_block(fd: int, side: Side, path: bytes, offset: int, length: int) -> bytes:
+def digest_of_block(
+    fd: int, side: Side, path: bytes, offset: int, length: int, progress: Progress | None = None
+) -> bytes:
     """
     Return the digest of a block of what is open as *fd*: read, and nothing of it kept.
+
+    A slow one is told piece by piece.
 
     Of the destination's nothing stays in the page cache either. Nobody is going to need it; and memory that is used
     over and over costs less than what has to be found for each page: 2 GiB are read back in half the time.
     """
     hasher = xxhash.xxh3_128()
-    for _, piece in pieces(fd, side, path, offset, length):
+    told = time.monotonic() if progress is not None else 0.0
+    for at, piece in pieces(fd, side, path, offset, length):
         hasher.update(piece)
+        if progress is not None and time.monotonic() - told > _TELL_EVERY:
+            progress(Step("read", at + len(piece) - offset))
+            told = time.monotonic()
     if side == Side.DESTINATION:
         with contextlib.suppress(OSError):
             forget(fd, offset, length)

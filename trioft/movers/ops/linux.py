@@ -20,11 +20,18 @@ XFS = 0x58465342
 BTRFS = 0x9123683E
 TMPFS = 0x01021994
 OVERLAYFS = 0x794C7630
+F2FS = 0xF2F52010
+ZFS = 0x2FC12FC1
+NFS = 0x6969
 FAT = 0x4D44
+EXFAT = 0x2011BAB0
 FUSE = 0x65735546
 CIFS = {0xFF534D42, 0xFE534D42}  # with SMB 1, and later
 # On these other machines may write: NFS, CIFS, SMB, SMB2, FUSE (sshfs, virtiofs, …), 9p, Ceph, AFS.
 SHARED = {0x6969, 0xFF534D42, 0x517B, 0xFE534D42, 0x65735546, 0x01021997, 0x00C36400, 0x5346414F}
+
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+_LARGEST_ON_FAT = 2**32 - 1
 
 RENAME_NOREPLACE = 1
 # What is answered where a file cannot have a second name, or this one cannot.
@@ -72,6 +79,18 @@ def filesystem_magic(fd: int) -> int:
     except OSError:
         return 0
     return int(buffer[0])
+
+
+def largest_file(fd: int) -> tuple[int, str]:
+    """Return how many bytes a file on the filesystem of *fd* can have, as far as that is known, and who says so."""
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if filesystem_magic(fd) == FAT and (limit == resource.RLIM_INFINITY or limit > _LARGEST_ON_FAT):
+        return _LARGEST_ON_FAT, "the destination is a FAT, which holds"
+    if limit != resource.RLIM_INFINITY:
+        return limit, "this process may write (ulimit -f)"
+    return 2**63 - 1, ""
 
 
 def filesystem_uuid(fd: int) -> str:
@@ -150,6 +169,14 @@ def openat2(path: bytes, flags: int, dir_fd: int, resolve: int) -> int:
     how = (ctypes.c_uint64 * 3)(flags, 0, resolve)  # struct open_how: flags, mode, resolve
     arguments = ctypes.c_int(dir_fd), ctypes.c_char_p(path), ctypes.byref(how), ctypes.c_size_t(24)
     return _call("syscall", ctypes.c_long(_OPENAT2), *arguments)
+
+
+def punch_hole(fd: int, offset: int, length: int) -> None:
+    """Have a range of a file take no space any more, and read as zeros. Raises ``OSError`` where that is not known."""
+    import ctypes
+
+    arguments = ctypes.c_int(_KEEP_SIZE | _PUNCH_HOLE), ctypes.c_int64(offset), ctypes.c_int64(length)
+    _call("fallocate", ctypes.c_int(fd), *arguments)
 
 
 def renameat2(old: bytes, new: bytes, dir_fd: int, flags: int, new_dir_fd: int | None = None) -> None:

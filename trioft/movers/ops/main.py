@@ -18,10 +18,11 @@ from typing import Any, Never, TypeVar, TypeVarTuple
 from trioft.core import operations as asked
 from trioft.core.errors import FileTrouble
 from trioft.core.operations import Operation
-from trioft.movers.ops import linux, mounts, scan, slate, source, writers
+from trioft.movers.ops import identity, linux, mounts, removal, scan, slate, source, writers
 from trioft.movers.ops.folder import (
     bundle,
     claims,
+    existing,
     growing,
     large,
     listing,
@@ -30,6 +31,7 @@ from trioft.movers.ops.folder import (
     probe,
     publish,
     readback,
+    sparse,
 )
 from trioft.movers.ops.wire import receive, send
 
@@ -58,11 +60,13 @@ def tells(
 
 does(asked.INSPECT, mounts.inspect)
 does(asked.CONTAINS, mounts.contains)
+does(asked.CAN_MOVE, mounts.can_move)
 does(asked.PROBE_SOURCE, mounts.probe_source)
 does(asked.PROBE, probe.probe)
 does(asked.RECOGNIZE, probe.recognize)
 does(asked.CLAIM, claims.claim)
 does(asked.BEAT, claims.beat)
+does(asked.READ_CLAIMS, claims.read_claims)
 does(asked.RELEASE, claims.release)
 does(asked.SCAN, scan.scan)
 does(asked.COMPARE, scan.scan)
@@ -70,7 +74,9 @@ does(asked.LOOK, scan.look)
 does(asked.PEEK, source.peek)
 tells(asked.LOCATE, source.locate)
 tells(asked.COMPARE_SPAN, source.compare_span)
-does(asked.REMOVE_SOURCES, source.remove_sources)
+does(asked.REMOVE_SOURCES, removal.remove_sources)
+does(asked.PUT_BACK_SOURCES, removal.put_back)
+does(asked.REMOVE_EMPTIED, source.remove_emptied)
 does(asked.MAKE_FOLDERS, listing.make_folders)
 tells(asked.WRITE_BUNDLE, bundle.write_bundle)
 tells(asked.PREPARE, large.prepare)
@@ -82,11 +88,13 @@ tells(asked.SETTLE_RANGES, growing.settle_ranges)
 does(asked.FINISH_ATTRIBUTES, growing.finish_attributes)
 does(asked.ADOPT, growing.adopt)
 does(asked.SIZE_OF, publish.size_of)
+does(asked.HOLES_OF, sparse.holes_of)
 does(asked.DISCARD, publish.discard)
 does(asked.FIND_LEFTOVERS, listing.find_leftovers)
 does(asked.PUT_BACK, publish.put_back)
 does(asked.SEAL, publish.seal)
 tells(asked.IS_SEALED, publish.is_sealed)
+tells(asked.FIND_FORMER, existing.find_former)
 does(asked.PUBLISH, publish.publish)
 does(asked.MARK, markers.mark)
 tells(asked.READ_DELIVERED, readback.read_delivered)
@@ -136,6 +144,7 @@ def _run(answers: int, operation: str, arguments: tuple[object, ...]) -> tuple[s
     if operation in TELLING:
         arguments = (*arguments, lambda value: send(answers, ("progress", value)))
     slate.clear()
+    identity.begin_operation()
     try:
         return "done", OPERATIONS[operation](*arguments)
     except FileTrouble as error:

@@ -190,6 +190,27 @@ def contains(above: Place, below: Place) -> bool:
         return False
 
 
+def can_move(source: bytes, folder: bytes) -> bool:
+    """
+    Can a file of the folder *source* be renamed into *folder*, which need not exist yet?
+
+    Not to another filesystem, nor to the same one mounted elsewhere. What cannot be looked at is taken for movable: it
+    is told otherwise, as what it is.
+    """
+    touch(Side.SOURCE)
+    ends = [os.path.realpath(source), os.path.realpath(folder)]
+    try:
+        if not os.path.isdir(ends[0]):  # the source is this one file
+            ends[0] = os.path.dirname(ends[0])
+        while not os.path.isdir(ends[1]) and ends[1] != b"/":
+            ends[1] = os.path.dirname(ends[1])
+        one, other = (os.stat(end) for end in ends)
+    except OSError:
+        return True
+    mounts = [mount for mount, _ in map(_mount_at, ends)]
+    return one.st_dev == other.st_dev and (None in mounts or len({mount.id for mount in mounts if mount}) == 1)
+
+
 # --- whether they can be used ----------------------------------------------------------------------------------------
 
 

@@ -18,14 +18,16 @@ from trioft.core import answers
 from trioft.core.answers import Folder, Listing, Look
 from trioft.core.errors import Side, trouble_of
 from trioft.core.model import Found, Manner, Markers, Root, Routes
-from trioft.core.naming import OWN, Wanted, is_marker, is_own
+from trioft.core.naming import GOING, OWN, Wanted, is_marker, is_own
 from trioft.core.routes import route
 from trioft.movers.ops import beneath, writers
-from trioft.movers.ops.files import NAMES_A_CALL, READ, close_quietly, fingerprint_of, opened
+from trioft.movers.ops.files import NAMES_A_CALL, READ, close_quietly, opened
 from trioft.movers.ops.folder.listing import is_twin, listed, not_alike
+from trioft.movers.ops.identity import identify
 from trioft.movers.ops.slate import look_at, touch
 from trioft.movers.ops.source import is_marked, marker_says
 
+_GOING = os.fsdecode(GOING)
 _NO_MARKERS = Markers()
 # Why a source file is left alone whose name trioft gives a meaning of its own at the destination.
 _RESERVED = "at the destination, this name says that another file is complete (copy.done_file)"
@@ -60,7 +62,8 @@ def scan(
     A folder that has vanished is no trouble: it will be missed, if anybody misses it, by the next scan.
     """
     wanted = Wanted(include, exclude)
-    listing = Listing([], [], folders[:], 0, [], [], [], [], 0.0)
+    going: list[bytes] = []
+    listing = Listing([], [], folders[:], 0, [], [], [], [], 0.0, going)
     below: list[bytes] = []
     already, names, begun = 0, 0, time.process_time()
     with contextlib.ExitStack() as stack:
@@ -79,7 +82,8 @@ def scan(
                 continue
             try:
                 with listed(None if routes else dst, path, listing) as there:
-                    count, same = _scan_folder(fd, path, wanted, there, manner, stamps, markers, routes, listing, below)
+                    rules = manner, stamps, markers, routes
+                    count, same = _scan_folder(fd, path, wanted, there, *rules, listing, below, going)
             except OSError as error:
                 listing.troubles.append(trouble_of(error, Side.SOURCE, "read", path))
                 continue
@@ -104,6 +108,7 @@ def _scan_folder(
     routes: Routes | None,
     listing: Listing,
     below: list[bytes],
+    going: list[bytes],
 ) -> tuple[int, int]:
     """Read the folder that is open as *fd*; return how many names it has, and how many files that are *there* too."""
     prefix = folder + b"/" if folder else b""
@@ -121,13 +126,17 @@ def _scan_folder(
             if entry.is_dir(follow_symlinks=False):
                 if wanted.folder(path):
                     below.append(path)
+                elif entry.name.startswith(_GOING):
+                    going.append(path)
                 elif is_own(path) and not wanted.excludes(path):
                     listing.skipped.append((path, OWN))
                 continue
             if markers.source and is_marker(path, markers.source) and entry.is_file(follow_symlinks=False):
                 with contextlib.suppress(OSError):  # then its file has none
-                    made[path.removesuffix(markers.source)] = entry.stat(follow_symlinks=False)
-                continue
+                    status = entry.stat(follow_symlinks=False)
+                    made[path.removesuffix(markers.source)] = status
+                    if status.st_size == 0:
+                        continue
             if not wanted.file(path):
                 if is_own(path) and not wanted.excludes(path):
                     listing.skipped.append((path, OWN))
@@ -147,7 +156,7 @@ def _scan_folder(
                 listing.skipped.append((path, _RESERVED))
                 continue
             twin = there.get(entry.name)
-            if twin is not None and manner is not None and is_twin(twin, status, manner.resolution_ns, path):
+            if twin is not None and manner is not None and is_twin(twin, status, manner, path):
                 if not done or entry.name + done in there:
                     already += 1
                     continue
@@ -157,9 +166,14 @@ def _scan_folder(
     if stamps and stamps.get(folder) == stamp:
         listing.unchanged.append(folder)
     else:
-        files = [Found(path, stat.S_IMODE(status.st_mode), fingerprint_of(status)) for path, status in statuses]
+        files = [Found(path, stat.S_IMODE(status.st_mode), identify(status, path, fd=fd)) for path, status in statuses]
         if markers.source:
-            files = [found._replace(marked=marker_says(made.get(found.path), found.fingerprint)) for found in files]
+            files = [
+                found._replace(marked=marker_says(made.get(found.path), found.fingerprint))
+                if not is_marker(found.path, markers.source)
+                else found  # one with content is a file of its own, that has no marker
+                for found in files
+            ]
         if bare:
             files = [found._replace(there=found.path in bare) for found in files]
         if routes:
@@ -189,16 +203,17 @@ def look(
     """
     Look at *paths*, and whether somebody writes them: by lease, else by the open-file table.
 
-    A marker is no file of its own.
+    An empty marker is no file of its own.
     """
     wanted = Wanted(include, exclude)
     looks: list[Look] = []
+    its: dict[bytes, tuple[int, int]] = {}  # device and inode, as the kernel has them just now
     real_folders: dict[bytes, bool] = {b"": True}
     with opened(source, Side.SOURCE) as src:
         for path in paths:
             look_at(path)
             try:
-                looks.append(_look_at(src, path, wanted, markers, routes, real_folders))
+                looks.append(_look_at(src, path, wanted, markers, routes, real_folders, its))
             except FileNotFoundError:
                 looks.append(Look(path, "gone"))
             except OSError as error:
@@ -207,26 +222,31 @@ def look(
                 else:
                     trouble = trouble_of(error, Side.SOURCE, "stat", path)
                     looks.append(Look(path, "unreadable", trouble=trouble))
-    unknown = {look.found.fingerprint[:2] for look in looks if look.found and look.writer == answers.UNKNOWN}
+    unknown = {its[look.path] for look in looks if look.found and look.writer == answers.UNKNOWN}
     busy = writers.find_writers(unknown)
-    return [
-        look._replace(writer=answers.BUSY) if look.found and look.found.fingerprint[:2] in busy else look
-        for look in looks
-    ]
+    return [look._replace(writer=answers.BUSY) if its.get(look.path) in busy else look for look in looks]
 
 
 def _look_at(
-    src: int, path: bytes, wanted: Wanted, markers: Markers, routes: Routes | None, real_folders: dict[bytes, bool]
+    src: int,
+    path: bytes,
+    wanted: Wanted,
+    markers: Markers,
+    routes: Routes | None,
+    real_folders: dict[bytes, bool],
+    its: dict[bytes, tuple[int, int]],
 ) -> Look:
     if not _is_real(src, os.path.dirname(path), real_folders):
         return Look(path, "other")
     status = beneath.stat_of(path, dir_fd=src)
     if stat.S_ISDIR(status.st_mode):
         return Look(path, "folder" if wanted.folder(path) else "other")
-    if not stat.S_ISREG(status.st_mode) or not wanted.file(path) or any(is_marker(path, end) for end in markers):
+    is_mark = is_marker(path, markers.destination) or (is_marker(path, markers.source) and not status.st_size)
+    if not stat.S_ISREG(status.st_mode) or not wanted.file(path) or is_mark:
         return Look(path, "other")
     # Before the file itself is asked for a writer: whoever made it has closed the file by then.
-    fingerprint = fingerprint_of(status)
+    its[path] = status.st_dev, status.st_ino
+    fingerprint = identify(status, path, top=src)
     marked = is_marked(src, path, markers.source, fingerprint)
     found = route(Found(path, stat.S_IMODE(status.st_mode), fingerprint, marked), routes)
     try:

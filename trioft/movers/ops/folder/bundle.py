@@ -7,6 +7,7 @@ Run in a mover.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from trioft.core import manifest
@@ -18,6 +19,7 @@ from trioft.core.naming import former_partial_for, partial_for
 from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.files import Progress, advise, close_quietly, opened, read_exactly, status_of
 from trioft.movers.ops.folder.existing import look_for_existing
+from trioft.movers.ops.folder.pace import Pace
 from trioft.movers.ops.folder.partials import (
     close_written,
     copy_attributes,
@@ -25,11 +27,11 @@ from trioft.movers.ops.folder.partials import (
     each,
     remove_partial,
     sync_folder,
-    write_all,
 )
 from trioft.movers.ops.slate import touch
 from trioft.movers.ops.source import has_changed, open_source
 
+_TELL_EVERY = 1.0  # seconds
 _OPEN = 64  # files that are open at a time, to be read one after the other: a disk, or a server, answers many at a time
 _SYNCFS_FROM = 4  # below this many files, one fsync each is cheaper than making the whole filesystem durable
 
@@ -59,6 +61,7 @@ class _Bundle:
         self._openings: dict[int, Result] = {}  # what is known of the sources that are open
         self._folders: set[bytes] = set()  # that have new entries
         self._strays: set[bytes] = set()  # partials on another filesystem than the root's: below a mount, or a link
+        self._when = time.monotonic()  # something was told last
         self._gone: Trouble | None = None  # that the destination is: then no other file is tried
 
     def write(self) -> None:
@@ -135,15 +138,18 @@ class _Bundle:
             made = status_of(dst_fd, Side.DESTINATION, partial)
             if made.st_dev != self._device:
                 self._strays.add(partial)
-            write_all(dst_fd, partial, 0, data)
-            copy_attributes(src_fd, dst_fd, item, manner, made.st_mode)
+            Pace(dst_fd, partial, self._progress).write(0, data)
+            lost = copy_attributes(src_fd, dst_fd, item, manner, made.st_mode)
         except BaseException:
             close_quietly(dst_fd)
             raise
         close_written(dst_fd, partial)
+        self._told()
         digest = _digest(data) if manner.verify != "size" else None
         its_sum = manifest.sum_of(manner.manifest, data) if manner.manifest != manifest.NONE else None
-        self.results[n] = self._openings[n]._replace(verdict=Verdict.WRITTEN, digest=digest, sum=its_sum)
+        self.results[n] = self._openings[n]._replace(
+            verdict=Verdict.WRITTEN, digest=digest, sum=its_sum, lost=tuple(lost)
+        )
 
     def _open_partial(self, n: int) -> None:
         """Open a partial, make it durable, and have it read from behind the page cache."""
@@ -165,6 +171,13 @@ class _Bundle:
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, op, partial)) from error
         self._open[n] = fd
+        self._told()
+
+    def _told(self) -> None:
+        """Say now and then that something moves: behind a slow link a bundle takes minutes."""
+        if time.monotonic() - self._when > _TELL_EVERY:
+            self._when = time.monotonic()
+            self._progress(Step("synced", 0))
 
     def _compare(self, n: int) -> None:
         item, fd = self._items[n], self._open.pop(n)
@@ -180,6 +193,7 @@ class _Bundle:
                 os.close(fd)
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, "read back", partial)) from error
+        self._told()
         if not same:
             raise FileTrouble(mismatch(partial, 0))
 

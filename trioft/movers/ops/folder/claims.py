@@ -10,7 +10,7 @@ import os
 import time
 from datetime import UTC, datetime
 
-from trioft.core.claim import CLAIMING, STALE, Claimed, Holder, content_of, holder_in
+from trioft.core.claim import CLAIMING, STALE, Claimed, Holder, Standing, content_of, holder_in
 from trioft.core.errors import FileTrouble, Remedy, Side, classify, trouble_of
 from trioft.core.model import Root
 from trioft.movers.ops import beneath, linux
@@ -68,7 +68,7 @@ def release(destination: Root, name: bytes, mine: Holder) -> None:
     """Take the claim *name* away, if it is *mine*."""
     with opened(destination, Side.DESTINATION) as dst:
         there = _read(dst, name)
-        if there is not None and there[0] is not None and there[0].token == mine.token:
+        if there is not None and there[0] is not None and there[0].token in (mine.token, _NOBODY.token):
             touch(Side.DESTINATION)
             try:
                 beneath.unlink(name, dir_fd=dst)
@@ -84,6 +84,8 @@ def lives(holder: Holder | None, age: float, mine: Holder) -> bool:
 
     A process of this machine is looked for; whoever is elsewhere has to be heard of now and then.
     """
+    if holder == _NOBODY:
+        return False
     is_fresh = abs(age) < STALE
     if holder is None:
         return is_fresh  # it is being written, or it is none
@@ -96,10 +98,14 @@ def lives(holder: Holder | None, age: float, mine: Holder) -> bool:
     return is_fresh
 
 
-def find_holder(dst: int, name: bytes, mine: Holder, now: float) -> tuple[Holder | None, bool] | None:
-    """Return who holds the claim *name*, and whether he lives; None where there is no such claim."""
-    there = _read(dst, name)
-    return None if there is None else (there[0], lives(there[0], now - there[1], mine))
+def read_claims(destination: Root, names: list[bytes], mine: Holder) -> list[Standing]:
+    """Return who holds the claims *names*, and whether he lives; those that are gone by now are left out."""
+    standing = []
+    with opened(destination, Side.DESTINATION) as dst:
+        for name in names:
+            if (there := _read(dst, name)) is not None:
+                standing.append(Standing(name, there[0], lives(there[0], time.time() - there[1], mine)))
+    return standing
 
 
 def _take(dst: int, name: bytes, made: bytes, now: float, mine: Holder) -> Claimed:
@@ -132,6 +138,7 @@ def _take(dst: int, name: bytes, made: bytes, now: float, mine: Holder) -> Claim
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
 
+_NOBODY = Holder("", 0, 0, "", "", "", "", "", "", "")
 _UNKNOWN = Holder("a host that nobody knows", 0, 0, "", "", "", "", "", "a moment ago", "")
 
 
@@ -163,7 +170,8 @@ def _read(dst: int, path: bytes) -> tuple[Holder | None, float] | None:
         return None
     try:
         content = os.read(fd, _LARGEST)
-        return holder_in(content), os.fstat(fd).st_mtime
+        # It had content when it got its name: a power cut has taken that, and whoever held it.
+        return (holder_in(content) if content else _NOBODY), os.fstat(fd).st_mtime
     except OSError as error:
         _unless_away(error)
         return None

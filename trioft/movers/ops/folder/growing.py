@@ -32,6 +32,8 @@ from trioft.movers.ops.folder.partials import (
     make_folder,
     sync_folder,
 )
+from trioft.movers.ops.folder.sparse import Holes
+from trioft.movers.ops.identity import identify
 from trioft.movers.ops.slate import touch
 from trioft.movers.ops.source import current_fingerprint
 
@@ -53,6 +55,7 @@ def copy_growing(
         try:
             if current_fingerprint(src_fd, item.path)[:2] != item.fingerprint[:2]:
                 raise FileTrouble(trouble_of(FileNotFoundError(errno.ENOENT, ""), Side.SOURCE, "open", item.path))
+            holes = Holes(src_fd, dst_fd, partial)
             for offset, before in zip(range(start, end, BLOCK_SIZE), known, strict=True):
                 stop = min(BLOCK_SIZE, end - offset)
                 is_last = final or stop == BLOCK_SIZE
@@ -60,7 +63,8 @@ def copy_growing(
                 length = begin + _read_up_to(src_fd, item.path, offset + begin, buffer[begin:stop])
                 pieces, changed = _what_changed(buffer[:length], begin, before)
                 for low, high in changed:
-                    write_block(dst_fd, partial, offset + low, buffer[low:high], progress)
+                    write_block(dst_fd, partial, offset + low, buffer[low:high], progress, holes)
+                holes.extend(offset + length)
                 digest = block_digest(buffer[:length]) if is_last else b""
                 progress(Written(offset // BLOCK_SIZE, length, digest, pieces))
                 if length < stop:
@@ -147,7 +151,7 @@ def settle_ranges(destination: Root, partial: bytes, ranges: list[Range], verify
                 op = "read back"
                 for offset, length, digest in ranges if verify == "readback" else ():
                     forget(fd, offset, length)
-                    if digest_of_block(fd, Side.DESTINATION, partial, offset, length) != digest:
+                    if digest_of_block(fd, Side.DESTINATION, partial, offset, length, progress) != digest:
                         bad.append(offset)
                     progress(Step("verified", length))
             finally:
@@ -157,8 +161,12 @@ def settle_ranges(destination: Root, partial: bytes, ranges: list[Range], verify
     return bad
 
 
-def finish_attributes(ends: Ends, item: Item, partial: bytes, manner: Manner) -> None:
-    """Give the partial the permission bits and attributes that the source has now that it is closed, durably."""
+def finish_attributes(ends: Ends, item: Item, partial: bytes, manner: Manner) -> list[str]:
+    """
+    Give the partial the permission bits and attributes that the source has now that it is closed, durably.
+
+    Returns the names of the attributes that the destination does not take.
+    """
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
         src_fd, dst_fd = open_pair(src, dst, item.path, partial)
         try:
@@ -175,7 +183,7 @@ def finish_attributes(ends: Ends, item: Item, partial: bytes, manner: Manner) ->
                     for name in {*os.listxattr(dst_fd)} - kept:
                         if name.startswith("user."):
                             os.removexattr(dst_fd, name)
-            copy_attributes(src_fd, dst_fd, item, manner)
+            lost = copy_attributes(src_fd, dst_fd, item, manner)
             try:
                 os.fsync(dst_fd)
             except OSError as error:
@@ -186,6 +194,7 @@ def finish_attributes(ends: Ends, item: Item, partial: bytes, manner: Manner) ->
         finally:
             close_quietly(src_fd)
         close_written(dst_fd, partial)
+    return lost
 
 
 def adopt(
@@ -207,7 +216,7 @@ def adopt(
         try:
             if old is not None:
                 status = beneath.stat_of(old, dir_fd=src)
-                if (status.st_dev, status.st_ino) == identity:
+                if identify(status, old, top=src)[:2] == identity:
                     return False
         except (FileNotFoundError, NotADirectoryError):
             pass

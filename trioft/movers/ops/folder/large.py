@@ -5,13 +5,14 @@ The operations that copy a large file: prepared, copied span by span, settled. R
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 
 import xxhash
 
 from trioft.core.answers import Prepared, Step, Written
-from trioft.core.errors import FileTrouble, Side, mismatch, trouble_of
+from trioft.core.errors import FileTrouble, Side, Trouble, mismatch, trouble_of
 from trioft.core.model import (
     BLOCK_SIZE,
     MIB,
@@ -24,6 +25,7 @@ from trioft.core.model import (
     Verdict,
 )
 from trioft.core.naming import partial_for
+from trioft.core.units import size_text
 from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.files import (
     READ,
@@ -34,12 +36,13 @@ from trioft.movers.ops.files import (
     digest_of_block,
     forget,
     opened,
-    pieces,
     status_of,
 )
 from trioft.movers.ops.folder.existing import look_for_existing
-from trioft.movers.ops.folder.partials import close_written, copy_attributes, create_partial, sync_folder, write_all
+from trioft.movers.ops.folder.pace import Pace
+from trioft.movers.ops.folder.partials import close_written, copy_attributes, create_partial, sync_folder
 from trioft.movers.ops.folder.resume import plan_resume, plan_resume_growing
+from trioft.movers.ops.folder.sparse import Holes
 from trioft.movers.ops.slate import touch
 from trioft.movers.ops.source import check_unchanged, current_fingerprint, open_growing, open_source
 
@@ -66,10 +69,12 @@ def prepare(
             return opening
         try:
             if growing:
-                item = item._replace(fingerprint=current_fingerprint(src_fd, item.path))
+                # What is to become of its earlier version is decided once it is complete.
+                item = item._replace(fingerprint=current_fingerprint(src_fd, item.path), before=b"")
             if existing := look_for_existing(src_fd, dst, item, manner, progress):
                 return existing
             partial = partial_for(item)
+            check_size(dst, item, partial)
             folders: set[bytes] = set()  # that have a new entry
             try:
                 fd = _open_partial(dst, partial)
@@ -92,14 +97,23 @@ def prepare(
                         sync_folder(dst, os.path.dirname(partial))
                     elif status_of(fd, Side.DESTINATION, partial).st_size != prepared.offset:
                         _truncate(fd, partial, prepared.offset)
-                copy_attributes(src_fd, fd, item, manner)
+                lost = copy_attributes(src_fd, fd, item, manner)
             except BaseException:
                 close_quietly(fd)
                 raise
             close_written(fd, partial)
-            return prepared._replace(closed=opening.closed)
+            return prepared._replace(closed=opening.closed, lost=tuple(lost))
         finally:
             close_quietly(src_fd)
+
+
+def check_size(dst: int, item: Item, partial: bytes) -> None:
+    """Refuse a file that is larger than any that can be there, before anything of it is copied."""
+    touch(Side.DESTINATION)
+    most, why = linux.largest_file(dst)
+    if item.fingerprint.size > most:
+        text = f"{why} no file of more than {size_text(most)}, and this one has {size_text(item.fingerprint.size)}"
+        raise FileTrouble(Trouble(Side.DESTINATION, "create", partial, None, errno.EFBIG, text))
 
 
 def _open_partial(dst: int, partial: bytes) -> int:
@@ -139,14 +153,18 @@ def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, mann
             # Of the half that may be there, some was read ahead by the span before.
             there = linux.bytes_in_cache(src_fd, start, end - start)
             passes = there is not None and there < (end - start) // 2
+            holes, pace = Holes(src_fd, dst_fd, partial), Pace(dst_fd, partial, progress)
             for offset in range(start, end, BLOCK_SIZE):
                 length = min(BLOCK_SIZE, end - offset)
                 hasher = xxhash.xxh3_128() if manner.verify != "size" else None
                 told, when = offset, time.monotonic()
-                for at, piece in pieces(src_fd, Side.SOURCE, item.path, offset, length):
+                for at, piece in holes.pieces(item.path, offset, length):
                     if hasher is not None:
                         hasher.update(piece)
-                    write_all(dst_fd, partial, at, piece)
+                    if holes.leaves_out(at, piece):
+                        progress(Step("holes", len(piece)))
+                    else:
+                        pace.write(at, piece)
                     if time.monotonic() - when > _TELL_EVERY:
                         progress(Step("bytes", at + len(piece) - told))
                         told, when = at + len(piece), time.monotonic()
@@ -157,6 +175,7 @@ def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, mann
                     with contextlib.suppress(OSError):
                         forget(src_fd, offset, length)
                 progress(Written(offset // BLOCK_SIZE, length, digest))
+            holes.extend(end)
             check_unchanged(src_fd, item, start)
         except BaseException:
             close_quietly(dst_fd)
@@ -174,11 +193,17 @@ def _begin_write_back(fd: int, partial: bytes, offset: int, length: int) -> None
         raise FileTrouble(trouble_of(error, Side.DESTINATION, "write", partial, offset)) from error
 
 
-def write_block(fd: int, partial: bytes, offset: int, data: memoryview, progress: Progress) -> None:
-    """Write *data* at *offset*, telling ``("bytes", count)`` now and then and at the end."""
+def write_block(
+    fd: int, partial: bytes, offset: int, data: memoryview, progress: Progress, holes: Holes | None = None
+) -> None:
+    """Write *data*, but for *holes*, at *offset*, telling ``("bytes", count)`` now and then and at the end."""
     told, when = 0, time.monotonic()
+    pace = Pace(fd, partial, progress)
     for at in range(0, len(data), _SLICE):
-        write_all(fd, partial, offset + at, data[at : at + _SLICE])
+        if holes is not None and holes.leaves_out(offset + at, data[at : at + _SLICE]):
+            progress(Step("holes", len(data[at : at + _SLICE])))
+        else:
+            pace.write(offset + at, data[at : at + _SLICE])
         if time.monotonic() - when > _TELL_EVERY:
             done = min(at + _SLICE, len(data))
             progress(Step("bytes", done - told))
@@ -231,7 +256,7 @@ def settle(
                     advise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
                     for number, offset in enumerate(range(start, end, BLOCK_SIZE)):
                         length = min(BLOCK_SIZE, end - offset)
-                        digest = digest_of_block(fd, Side.DESTINATION, partial, offset, length)
+                        digest = digest_of_block(fd, Side.DESTINATION, partial, offset, length, progress)
                         if digest != digests[16 * number : 16 * number + 16]:
                             bad.append(offset // BLOCK_SIZE)
                         progress(Step("verified", length))

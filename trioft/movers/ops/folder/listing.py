@@ -18,7 +18,7 @@ from trioft.core.model import Found, Manner, Root
 from trioft.core.naming import is_former, is_own
 from trioft.movers.ops import beneath
 from trioft.movers.ops.files import NAMES_A_CALL, close_quietly, is_same, opened
-from trioft.movers.ops.folder.partials import make_folder, sync_folder
+from trioft.movers.ops.folder.partials import make_folder, no_room, sync_folder
 from trioft.movers.ops.slate import touch
 
 
@@ -29,6 +29,11 @@ def are_same(there: os.stat_result, here: os.stat_result, resolution_ns: int) ->
         and abs(there.st_mtime_ns - here.st_mtime_ns) < resolution_ns
         and stat.S_ISREG(there.st_mode)
     )
+
+
+def has_bits(there: os.stat_result, mode: int, manner: Manner) -> bool:
+    """Does what the destination has have the permission bits of *mode*, if it can have any?"""
+    return not manner.permissions or (there.st_mode ^ mode) & 0o777 == 0
 
 
 def not_alike(dst: int, folder: Folder, manner: Manner, alike: list[Found]) -> Folder:
@@ -42,13 +47,20 @@ def not_alike(dst: int, folder: Folder, manner: Manner, alike: list[Found]) -> F
             if not isinstance(error, FileNotFoundError):
                 _without_destination(trouble_of(error, Side.DESTINATION, "stat", found.target))
             there = None
-        is_alike = there is not None and is_same(there, found.fingerprint, manner.resolution_ns)
+        is_alike = (
+            there is not None
+            and is_same(there, found.fingerprint, manner.resolution_ns)
+            and has_bits(there, found.mode, manner)
+        )
         (alike if is_alike else rest).append(found)
     return folder._replace(files=rest)
 
 
-def is_twin(entry: os.DirEntry[str], status: os.stat_result, resolution_ns: int, path: bytes) -> bool:
-    """Is what the destination has under this name, as far as size and time tell, the source file with *status*?"""
+def is_twin(entry: os.DirEntry[str], status: os.stat_result, manner: Manner, path: bytes) -> bool:
+    """
+    Is what the destination has under this name, as far as size and time tell, the source file with *status*? Where it
+    keeps permission bits, these are a part of it: a copier sets them then.
+    """
     touch(Side.DESTINATION)
     try:
         there = entry.stat(follow_symlinks=False)
@@ -59,7 +71,7 @@ def is_twin(entry: os.DirEntry[str], status: os.stat_result, resolution_ns: int,
         return False
     finally:
         touch(Side.SOURCE)  # the scan goes on there
-    return are_same(there, status, resolution_ns)
+    return are_same(there, status, manner.resolution_ns) and has_bits(there, status.st_mode, manner)
 
 
 @contextlib.contextmanager
@@ -110,7 +122,7 @@ def make_folders(source: Root, destination: Root, folders: list[bytes]) -> list[
             try:
                 changed.update(make_folder(src, dst, folder))
             except OSError as error:
-                troubles.append(trouble_of(error, Side.DESTINATION, "mkdir", folder))
+                troubles.append(no_room(trouble_of(error, Side.DESTINATION, "mkdir", folder), dst))
         for folder in changed:
             sync_folder(dst, folder)
     return troubles

@@ -12,12 +12,13 @@ import stat
 from trioft.core.answers import Step
 from trioft.core.digests import file_digest
 from trioft.core.errors import FileTrouble, Side, Trouble, trouble_of
-from trioft.core.model import BLOCK_SIZE, Ends, Fingerprint, Manner, Publication, Result, Root, Verdict
+from trioft.core.model import BLOCK_SIZE, Ends, Fingerprint, Former, Manner, Publication, Result, Root, Verdict
 from trioft.core.naming import aside_of, numbered, target_of_aside
 from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.files import Progress, digest_of_block, fingerprint_of, is_same, opened
 from trioft.movers.ops.folder.markers import remove_marker
 from trioft.movers.ops.folder.partials import as_far_as_possible, each, make_folder, remove_partial, sync_folder
+from trioft.movers.ops.identity import identify
 from trioft.movers.ops.slate import touch
 
 # What a server answers that will not replace a name: somebody has it open, or it never does.
@@ -65,7 +66,7 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
         return Result(Verdict.GONE)
     except OSError as error:
         raise FileTrouble(trouble_of(error, Side.SOURCE, "stat", what.path)) from error
-    if fingerprint_of(source) != what.fingerprint:
+    if identify(source, what.path, top=src) != what.fingerprint:
         return Result(Verdict.CHANGED)
     op = "utimens"
     touch(Side.DESTINATION)
@@ -88,7 +89,8 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
                 sync_folder(dst, folder)
         if what.mode & 0o600 != 0o600:  # a partial's owner may always read and write it
             with as_far_as_possible("chmod", what.path):
-                beneath.chmod(what.partial, what.mode & 0o777, dir_fd=dst)
+                kept = beneath.stat_of(what.partial, dir_fd=dst).st_mode & stat.S_ISGID
+                beneath.chmod(what.partial, what.mode & 0o777 | kept, dir_fd=dst)
         op = "stat"
         ours = beneath.stat_of(what.partial, dir_fd=dst)
         if ours.st_size != what.fingerprint.size:  # somebody else was at it since it was verified
@@ -96,7 +98,11 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
             raise FileTrouble(Trouble(Side.DESTINATION, op, what.partial, None, None, text))
         op = "rename"
         target = None
-        if what.if_exists == "overwrite":
+        if what.former is not None and _is_still_there(dst, what.former):
+            target = what.former.target
+            remove_marker(dst, target, manner.markers.destination)
+            rename_over(dst, what.partial, target, ours)
+        elif what.if_exists == "overwrite":
             target = what.target
             remove_marker(dst, target, manner.markers.destination)
             rename_over(dst, what.partial, target, ours)
@@ -123,10 +129,22 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
     return Result(Verdict.PUBLISHED, target)
 
 
+def _is_still_there(dst: int, former: Former) -> bool:
+    """Is the copy of an earlier version, that may be replaced, what it was when it was compared?"""
+    with contextlib.suppress(OSError):
+        return fingerprint_of(beneath.stat_of(former.target, dir_fd=dst)) == former.there
+    return False
+
+
 def _find_published(dst: int, what: Publication, manner: Manner) -> bytes | None:
     """Find a partial that is gone under its final name; not where its source may be removed: this proves too little."""
     if manner.prove_existing:
         return None  # the next attempt compares every byte
+    if what.former is not None:
+        with contextlib.suppress(FileNotFoundError):
+            there = beneath.stat_of(what.former.target, dir_fd=dst)
+            if is_same(there, what.fingerprint, manner.resolution_ns):
+                return what.former.target
     for candidate in numbered(what.target):
         try:
             there = beneath.stat_of(candidate, dir_fd=dst)
@@ -242,7 +260,7 @@ def is_sealed(destination: Root, partial: bytes, seal: Fingerprint, digest: byte
                 digests = bytearray()
                 for offset in range(0, seal.size, BLOCK_SIZE):
                     length = min(BLOCK_SIZE, seal.size - offset)
-                    digests += digest_of_block(fd, Side.DESTINATION, partial, offset, length)
+                    digests += digest_of_block(fd, Side.DESTINATION, partial, offset, length, progress)
                     progress(Step("compared", length))
             finally:
                 os.close(fd)
