@@ -220,4 +220,4 @@ def test_expressions_are_what_python_calls_so() -> None:
     """What only another library knows is refused, and what Python knows means the same."""
     assert [key for key, _ in faults_of(Rule("", r"\p{Lu}.*", "{name}"))] == ["regex"]
     rules = (Rule("", r"(?P<a>[[a-z&&]+)(?>x+)(?P<b>\d*+)", "{a}{b}"),)
-    assert find_rule(rules, b"[a&xx12") == (0, {"a": "[a&", "b": "12"})
+    assert find_rule(rules, b"[a&xx12") == (0, {"a": "[a&x", "b": "12"})
