@@ -41,14 +41,14 @@ def scan(
 ) -> Listing:
     """Scan as sync does (*compared*) or as watch does, until nothing is left to be read."""
     destination = ground.ends.destination if compared else None
-    listing = Listing([], [], folders or [b""], 0, [], [], [], [], 0.0)
+    listing = Listing([], [], folders or [b""], [], [], [], [], [], 0.0)
     while listing.rest:
         part = scan_module.scan(ground.ends.source, listing.rest, None, include, exclude, destination, compared)
         listing = Listing(
             listing.folders + part.folders,
             listing.unchanged + part.unchanged,
             part.rest,
-            listing.already + part.already,
+            listing.twins + part.twins,
             listing.alike + part.alike,
             listing.missing + part.missing,
             listing.skipped + part.skipped,
@@ -79,7 +79,7 @@ def test_a_scan_finds_every_file_of_every_folder(ground: Ground) -> None:
     assert {folder.path for folder in listing.folders} == {b"", b"x", b"x/y", b"empty", b"\xff\n", b".hidden"}
     found = {found.path: found for folder in listing.folders for found in folder.files}
     assert found[b"a"] == Found(b"a", 0o4711, ground.item(b"a").fingerprint)
-    assert (listing.already, listing.missing, listing.skipped, listing.troubles) == (0, [], [], [])
+    assert (listing.twins, listing.missing, listing.skipped, listing.troubles) == ([], [], [], [])
     assert paths(scan(ground, [b"x"])) == {b"x/b", b"x/y/c"}
 
 
@@ -143,7 +143,7 @@ def test_in_sync_a_file_with_the_same_size_and_time_is_counted_and_not_told(
         case "link":
             os.symlink(ground.at_source(b"x/a"), ground.at_dest(b"x/a"))
     listing = scan(ground, compared=MANNER)
-    assert (listing.already, paths(listing)) == ((1, set()) if counts else (0, {b"x/a"}))
+    assert (len(listing.twins), paths(listing)) == ((1, set()) if counts else (0, {b"x/a"}))
 
 
 def test_folders_that_the_destination_lacks_are_told(ground: Ground) -> None:
@@ -230,7 +230,7 @@ def test_a_file_that_vanishes_from_the_destination_meanwhile_is_missing(
 
     monkeypatch.setattr(os, "scandir", Vanishing)
     listing = scan(ground, compared=MANNER)
-    assert (listing.already, paths(listing)) == (1, {b"b"})
+    assert (len(listing.twins), paths(listing)) == (1, {b"b"})
 
 
 def test_a_scan_is_cut_into_calls(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,7 +174,7 @@ async def test_delivered_version_is_not_delivered_again(autojump_clock: MockCloc
     ],
     ids=[
         "delivered",
-        "other-permissions",
+        "other-permissions-or-content",
         "failed",
         "failed-before-its-permissions-changed",
         "not-removed",
@@ -184,7 +184,7 @@ async def test_delivered_version_is_not_delivered_again(autojump_clock: MockCloc
     ],
 )
 async def test_what_the_ledger_knows_decides(autojump_clock: MockClock, known: Known, again: bool) -> None:
-    """The same version is taken up again only for its attributes, a removal cut short, or a failure that is mended."""
+    """A version that is known is taken up again only where a removal was cut short, or its ctime is another one."""
     world = World(source=source())
     world.known[b"a"] = known
     world.put(b"a", mtime=1e9)

@@ -7,6 +7,7 @@ import fcntl
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
 import struct
@@ -254,3 +255,43 @@ def test_a_reader_of_the_json_lines_that_does_not_read_stops_neither_the_files_n
         process.kill()
         process.stdout.close()
         process.wait()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sync", "--json"],
+        ["sync", "--dry-run"],
+        ["verify", "--json"],
+        ["history"],
+        ["safe"],
+        ["config", "init"],
+        ["--help"],
+    ],
+    ids=" ".join,
+)
+def test_a_report_that_could_not_be_written_is_no_success(site: Site, arguments: list[str]) -> None:
+    """On a full disk: it is said on stderr, without a traceback, and by the exit code."""
+    make_tree(site.source, {f"{n}": 1 for n in range(20)})
+    ends: list[str | Path] = [site.source, site.dest, "--state-dir", site.state]
+    if arguments[0] in ("verify", "history", "safe"):
+        assert site.sync().code == 0
+    match arguments[0]:
+        case "safe":
+            ends.pop(1)
+        case "config" | "--help":
+            ends = []
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run([*TRIOFT, *arguments, *ends], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", ["history", "--help", "config show"])
+def test_nobody_has_to_listen(site: Site, arguments: str) -> None:
+    """Standard output and standard error may be closed."""
+    command = f"{shlex.join(TRIOFT)} {arguments}"
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        done = subprocess.run(["sh", "-c", f"{command} {closed}"], capture_output=True, text=True, check=False)
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), closed

@@ -38,13 +38,15 @@ from trioft.pipeline.shutdown import Shutdown
 from trioft.pipeline.storage import Storage
 from trioft.pipeline.sweeper import clear_up, clear_up_once, sweep
 from trioft.pipeline.throttle import Throttle
-from trioft.state import unlisted
+from trioft.pipeline.volumes import Volumes
+from trioft.state import proofs, unlisted
 from trioft.state.board import Board
 from trioft.state.claims import Claims
 from trioft.state.journal import Journal
 from trioft.state.keeper import Patience, run_ledger
 from trioft.state.ledger import Ledger, forget_old_history, ledger_path, open_port
 from trioft.state.lock import Lock
+from trioft.state.volumes import volumes_of
 
 # Seconds that a sync waits for what the agent itself lacks: processes, its ledger. A watch waits as long as it takes.
 _SYNC_PATIENCE = 60.0
@@ -106,6 +108,7 @@ class JobRun:
         self.pools: tuple[Movers, ...] = ()
         self.changes: Changes | None = None
         self.storage: Storage | None = None  # there is none while the ends have not been found
+        self.ledger: str | None = None  # its file, as soon as there is one
 
     @property
     def state(self) -> str:
@@ -169,9 +172,12 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
             if ledger is None:
                 return
             port, requests = open_port(_REQUESTS)
+            run.ledger = ledger.path
             known = {side: None if side in run.accept_new else ledger.identity_of(side) for side in Side}
             storage = Storage(pair.ends, known, config, board)
             storage.hung.is_held, stuck.place_of = stuck.is_held_in, storage.hung.place_of
+            if Side.DESTINATION not in run.accept_new:
+                storage.volumes = Volumes(volumes_of(ledger))
             with shutdown.until_stopped():
                 await with_patience(lambda: check_ends(storage, looking.call), config, board, patient=not once)
                 claiming = Claiming(pair, ledger.id, storage, looking.call, board)
@@ -185,6 +191,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                     for side, identity in storage.identity.items():
                         assert identity is not None
                         ledger.note_identity(side, identity)
+                    proofs.note_resolution(ledger, storage.resolution_ns)
                     unlisted.begin(ledger, sum_length(config.copy.manifest))
 
             with shutdown.until_stopped():
@@ -201,7 +208,14 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 mixed=storage.ends.destination.is_far,
                 ledger=ledger.id,
             )
-            manner = how_to_copy(config, once, storage.resolution_ns, permissions=storage.keeps_permissions)
+            backlog.name_max = storage.naming.name_max
+            manner = how_to_copy(
+                config,
+                once,
+                storage.resolution_ns,
+                permissions=storage.keeps_permissions,
+                name_max=storage.naming.name_max,
+            )
             changes = Changes(backlog.wake, manner.markers.source)
 
             def ends() -> Ends:
@@ -217,7 +231,11 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 looking=looking_at,
                 changes=changes,
                 owners=Owners(),
-                claims=Claims(manner.routes is not None and manner.if_exists == "overwrite"),
+                claims=Claims(
+                    overwrites=manner.if_exists == "overwrite",
+                    routed=manner.routes is not None,
+                    naming=lambda: storage.naming,
+                ),
                 ledger=port,
                 storage=storage,
                 manner=manner,

@@ -26,7 +26,7 @@ from trioft.cli.pairs import state_dir_of
 from trioft.cli.progress import run_display
 from trioft.cli.voice import Voice, meaning_to_people, terminal, to_stderr
 from trioft.config.options import Config
-from trioft.core.errors import LockedError, Side, TrioftError, show_path
+from trioft.core.errors import LockedError, Side, TrioftError, UnusableError, show_path
 from trioft.core.model import Found
 from trioft.core.units import size_text
 from trioft.movers import descriptors
@@ -39,11 +39,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
 
-def _print(text: str) -> None:
-    """Print a line of data. If its reader has gone, or its disk is full, it is lost."""
+def _print(voice: Voice, text: str) -> None:
+    """Print a line of data. If its reader has gone, or its disk is full, it is lost, and *voice* knows."""
     try:
         print(text, flush=True)  # noqa: T201 - this module prints
-    except OSError:
+    except OSError as error:
+        voice.printing = error
         with contextlib.suppress(OSError):  # what is buffered must not fail again when Python flushes it at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -169,7 +170,8 @@ def _run(
     _end_output(voice, log, None if stopped_by is None else 1)
     if stopped_by is not None and once:
         return 128 + stopped_by
-    return min((_exit_code_of(one, was_stopped) for one in board.boards), key=_FROM_THE_WORST.index)
+    code = min((_exit_code_of(one, was_stopped) for one in board.boards), key=_FROM_THE_WORST.index)
+    return code if code or voice.torn is None else UnusableError.exit_code
 
 
 # The exit code of several jobs is that of the one that is worst off.
@@ -220,6 +222,8 @@ def _end_output(voice: Voice, log: Log | None, seconds: float | None) -> None:
     if log is not None:
         if voice.lost:
             log.record("warning", "output.lost", {"lines": voice.lost})
+        if voice.torn is not None:
+            log.record("error", "output.torn", {"reason": voice.torn})
         log.end(seconds)
 
 
@@ -247,7 +251,8 @@ def _failure_of(error: TrioftError, totals: Totals, seconds: float) -> dict[str,
 
 def print_failure(error: TrioftError) -> None:
     """Print the summary of a run that *error* has not let begin."""
-    _print(json.dumps({"event": "summary", "time": now(), **_failure_of(error, Totals(), 0.0)}))
+    voice = Voice(lambda: "error", None, as_json=False)
+    _print(voice, json.dumps({"event": "summary", "time": now(), **_failure_of(error, Totals(), 0.0)}))
 
 
 def _monotonic() -> float:
@@ -263,7 +268,7 @@ def _tell_missing(as_json: bool, voice: Voice, job: str | None, found: Found) ->
         voice.emit("file", job=job, **fields, state="ready", reason="would be copied", size=size)
     else:
         to = f" -> {show_path(found.routed)}" if found.routed else ""
-        _print(f"{size:>15,}  {named(job, show_path(found.path))}{to}")
+        _print(voice, f"{size:>15,}  {named(job, show_path(found.path))}{to}")
 
 
 def _say_summary(voice: Voice, board: Board, seconds: float, verify: str, *, talkative: bool) -> None:

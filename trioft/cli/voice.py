@@ -50,6 +50,7 @@ class Voice:
         self._data = Outlet(write_to(1)) if as_json else None
         self._talk = talk
         self._waits = Waits()
+        self.printing: OSError | None = None  # what ended a listing
 
     def end(self, seconds: float | None) -> None:
         """Have everything said that is still to be said, for *seconds* at most (None: as long as it takes)."""
@@ -57,8 +58,18 @@ class Voice:
             self._data.drain(seconds)
             if self.lost:
                 self.say("warning", f"{self.lost:,} JSON lines are lost: they were not read in time")
+        if (torn := self.torn) is not None:
+            self.say("error", torn)
         if self._talk is not None:
             self._talk.drain(seconds)
+
+    @property
+    def torn(self) -> str | None:
+        """Why what was said on standard output is not complete; None where it is, or its reader has gone."""
+        error = self.printing or (None if self._data is None else self._data.error)
+        if error is None or isinstance(error, BrokenPipeError):
+            return None
+        return f"what was written to stdout is not complete: {error.strerror}"
 
     @property
     def lost(self) -> int:

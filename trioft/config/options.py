@@ -193,6 +193,11 @@ class Copy:
         one_of("size", "transfer", "readback"),
         "Compare sizes; what was read with what was written; or what is read back, which finds most.",
     )
+    checksum: bool = option(
+        False,
+        SWITCH,
+        "Compare contents with what is there already, byte for byte: size and time can agree by chance.",
+    )
     on_success: OnSuccess = option(
         "keep",
         ON_SUCCESS,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from trioft.core.errors import Trouble
-from trioft.core.model import KIB, VOID, Found, Identity, Root, Verdict
+from trioft.core.model import KIB, VOID, Fingerprint, Found, Identity, Root, Verdict, Volume
 
 CLOSED = "closed"  # proved: nobody has it open for writing, just now
 BUSY = "busy"  # proved: somebody has
@@ -69,6 +69,7 @@ class Probed(NamedTuple):
     resolution_ns: int
     keeps_permissions: bool
     files: int | None = None  # that this user may still make, whatever their size; None: nobody counts them
+    volumes: tuple[Volume, ...] = ()  # what is mounted below it
 
 
 class Folder(NamedTuple):
@@ -85,7 +86,7 @@ class Listing(NamedTuple):
     folders: list[Folder]  # that were read, but for those that have the stamp they had
     unchanged: list[bytes]  # these
     rest: list[bytes]  # folders still to be read: those below, and what one call did not get to
-    already: int  # files that the destination has: only counted
+    twins: list[Found]  # files that the destination has, as far as size and time tell: most are only counted
     alike: list[Found]  # the same, where rules can give one name to several files: it has these, or others
     missing: list[bytes]  # folders that the destination does not have
     skipped: list[tuple[bytes, str]]
@@ -102,6 +103,23 @@ class Look(NamedTuple):
     found: Found | None = None
     writer: str = UNKNOWN
     trouble: Trouble | None = None  # why it is unreadable
+
+
+class Sight(NamedTuple):
+    """What one name of the source is right now, whatever the configuration says about it."""
+
+    path: bytes
+    kind: str  # file, folder, gone, unreadable; else what it is, such as a symbolic link
+    fingerprint: Fingerprint | None = None  # of a file
+    writer: str = UNKNOWN
+    trouble: Trouble | None = None  # why it is unreadable
+
+
+class Survey(NamedTuple):
+    """Everything in some folders of the source."""
+
+    seen: list[Sight]
+    rest: list[bytes]  # folders still to be surveyed: those below, and what one call did not get to
 
 
 class Leftover(NamedTuple):
@@ -192,3 +210,4 @@ class Seen(NamedTuple):
     mtime_ns: int = 0
     digests: bytes = b""  # of the blocks that were asked for, as far as the file goes
     trouble: Trouble | None = None
+    file: tuple[int, int] = (0, 0)  # its device and inode

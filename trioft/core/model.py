@@ -42,6 +42,20 @@ class Fingerprint(NamedTuple):
         return max(self.mtime_ns, self.ctime_ns)
 
 
+class Volume(NamedTuple):
+    """What is mounted below an end, and belongs to it: a disk among several, a share in a folder."""
+
+    point: bytes  # relative to the end
+    id: int  # of this mount: another one has another
+    kind: str  # filesystem type
+    source: str  # a server's share, a device
+    place: bytes  # which folder of it is mounted
+
+    def is_same(self, other: Volume) -> bool:
+        """Return whether the same is mounted there, if perhaps once more."""
+        return self._replace(id=0) == other._replace(id=0)
+
+
 class Root(NamedTuple):
     """The source's or the destination's folder. Operations refuse to work in it once it is another one."""
 
@@ -49,6 +63,7 @@ class Root(NamedTuple):
     dev: int
     ino: int = 0  # 0: not asked for, where servers and clients make up what they like
     uuid: str = ""  # of the filesystem; empty: not asked for. Two disks in one slot have the same device and inode
+    mounts: tuple[tuple[bytes, int], ...] = ()  # below it: where, and which mount it has to be; -1: none will do
 
     @property
     def is_far(self) -> bool:
@@ -136,6 +151,7 @@ class Manner(NamedTuple):
     markers: Markers = Markers()
     routes: Routes | None = None
     permissions: bool = True  # the destination keeps permission bits
+    name_max: int = 255  # bytes of a name, at the destination
 
 
 class Item(NamedTuple):
@@ -151,6 +167,7 @@ class Item(NamedTuple):
     routed: bytes = b""  # where it goes, if not to the same path
     place: bytes = b""  # its partial lies beside this name; empty: beside its own
     rival: bytes = b""  # another source file that has this name at the destination, which is not replaced therefore
+    doubtful: bool = False  # another version was delivered: what is there of the same size and time may be that one
     before: bytes = b""  # the name under which an earlier version of this very file was delivered; empty: none is known
     ledger: bytes = b""  # the id of the ledger that its partial belongs to
     name_max: int = 255  # bytes of a name, at the destination
@@ -242,6 +259,7 @@ class Publication(NamedTuple):
     fingerprint: Fingerprint
     target: bytes
     if_exists: str  # as in ``Manner``
+    doubtful: bool = False  # as in ``Item``
     former: Former | None = None  # what its final name may be taken from
 
 

@@ -105,11 +105,11 @@ def is_own(path: bytes) -> bool:
     return path.endswith(PARTIAL) or (HIDDEN in path and path.rpartition(b"/")[2].startswith(HIDDEN))
 
 
-def aside_of(target: bytes, partial: bytes) -> bytes:
+def aside_of(target: bytes, partial: bytes, name_max: int = NAME_MAX) -> bytes:
     """Return what *target* is called while *partial* gets its name: hidden, with the mark of the same ledger."""
     folder, slash, name = target.rpartition(b"/")
     head = _ASIDE + mark_in(partial) + xxhash.xxh3_64_hexdigest(name)[:8].encode() + b"-"
-    return folder + slash + head + shortened(name, NAME_MAX - len(head))
+    return folder + slash + head + shortened(name, name_max - len(head))
 
 
 def target_of_aside(aside: bytes) -> bytes | None:
@@ -152,8 +152,8 @@ def waits_for(path: bytes, suffix: bytes) -> str:
     return f"waits for {show_path(path.rpartition(b'/')[2] + suffix)}"
 
 
-def numbered(path: bytes) -> Iterator[bytes]:
-    """Yield *path*, then ``STEM_1.EXT``, ``STEM_2.EXT`` …, each within NAME_MAX."""
+def numbered(path: bytes, name_max: int = NAME_MAX) -> Iterator[bytes]:
+    """Yield *path*, then ``STEM_1.EXT``, ``STEM_2.EXT`` …, each within *name_max* bytes."""
     yield path
     folder, slash, name = path.rpartition(b"/")
     dot = name.rfind(b".")
@@ -163,7 +163,7 @@ def numbered(path: bytes) -> Iterator[bytes]:
     while True:
         number += 1
         tail = b"_%d%s" % (number, extension)
-        yield folder + slash + shortened(stem, NAME_MAX - len(tail)) + tail
+        yield folder + slash + shortened(stem, name_max - len(tail)) + tail
 
 
 @functools.lru_cache(maxsize=64)

@@ -29,11 +29,13 @@ if TYPE_CHECKING:
         Searched,
         Seen,
         Step,
+        Survey,
         Written,
     )
     from trioft.core.ascmhl import Creator
     from trioft.core.claim import Claimed, Holder, Standing
     from trioft.core.errors import Trouble
+    from trioft.core.folding import Naming
     from trioft.core.measured import Measured, Planted
     from trioft.core.model import (
         Checkpoint,
@@ -93,6 +95,8 @@ CAN_MOVE: Operation[Never, bool, bytes, bytes] = Operation("can_move", SOURCE)
 PROBE_SOURCE: Operation[Never, tuple[Root, Identity], bytes, Identity | None] = Operation("probe_source", SOURCE)
 PROBE: Operation[Never, Probed, bytes, Identity | None, bytes | None, bool] = Operation("probe", DESTINATION)
 RECOGNIZE: Operation[Never, Root, bytes, Identity | None, bytes | None, bool] = Operation("recognize", DESTINATION)
+FIND_NAMING: Operation[Never, Naming, Root] = Operation("find_naming", DESTINATION)
+FIND_VIEW: Operation[Never, str | None, Ends, bool] = Operation("find_view", BOTH)
 
 CLAIM: Operation[Never, Claimed, Root, bytes, Holder] = Operation("claim", DESTINATION)
 BEAT: Operation[Never, Claimed, Root, bytes, Holder] = Operation("beat", DESTINATION)
@@ -131,6 +135,7 @@ COMPARE: Operation[
 LOOK: Operation[Never, list[Look], Root, list[bytes], Sequence[str], Sequence[str], Markers, Routes | None] = Operation(
     "look", SOURCE
 )
+SURVEY: Operation[Step, Survey, Root, list[bytes]] = Operation("survey", SOURCE, background=True)
 PEEK: Operation[Never, Peek, Root, bytes, tuple[int, int], int, bytes, Routes | None] = Operation("peek", SOURCE)
 LOCATE: Operation[Searched, bytes | None, Root, bytes, tuple[int, int], bool] = Operation("locate", SOURCE)
 COMPARE_SPAN: Operation[Step, list[Difference], Root, bytes, int, int, list[tuple[bytes, bytes]]] = Operation(

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterable, AsyncIterator
 import attrs
 
 from trioft.core.bugs import name_bug, tell_bug
-from trioft.core.errors import FileTrouble, Trouble, meaning_of, show_path
+from trioft.core.errors import IDENTIFY, FileTrouble, Side, Trouble, meaning_of, show_path
 from trioft.core.model import Checkpoint, FileState, Item, Job, Result, Verdict, Wait
 from trioft.core.naming import partial_for
 from trioft.pipeline.backlog import Backlog, Pending
@@ -19,9 +19,10 @@ from trioft.pipeline.finish import finish
 from trioft.pipeline.outcomes import report, report_all
 from trioft.pipeline.strategies import STRATEGIES, choose_strategy
 from trioft.pipeline.transfer import is_of
-from trioft.state import versions
+from trioft.state import proofs
 from trioft.state.claims import Take
 from trioft.state.ledger import ARRIVED, Entry, Ledger
+from trioft.state.volumes import note_volumes
 
 # Seconds between two looks whether an operation that was left behind has ended.
 _STUCK = 1.0
@@ -84,6 +85,9 @@ async def _take(job: Job, backlog: Backlog, tools: Tools) -> None:
 
 async def _take_named(job: Job, take: Take, backlog: Backlog, tools: Tools) -> None:
     checkpoint = await _begun(job, tools)
+    # Asked now: when a file was found, the ledger may not have known yet what came of an earlier version.
+    known = await tools.ledger.call(Ledger.known, [item.path for item in job.items])
+    job = job._replace(items=tuple(proofs.with_former(known, item) for item in job.items))
     named = zip(job.items, await take(job.items, tools.ledger), strict=True)
     started = [(item, its, p) for item, its in named if (p := backlog.take(item, growing=job.growing)) is not None]
     started = [(item, its, p) for item, its, p in started if not _has_to_wait(item, p, backlog, tools)]
@@ -95,6 +99,13 @@ async def _take_named(job: Job, take: Take, backlog: Backlog, tools: Tools) -> N
             report(p, item, stopped, backlog, tools, failed)
         elif p.found.trouble is not None:
             report(p, item, Result(Verdict.TROUBLE, trouble=p.found.trouble), backlog, tools, failed)
+        elif (why := tools.storage.volumes.why_not_there(item.target)) is not None:
+            if tools.once:
+                trouble = Trouble(Side.DESTINATION, IDENTIFY, item.target, None, None, why)
+                report(p, item, Result(Verdict.TROUBLE, trouble=trouble), backlog, tools, failed)
+            else:
+                pause = tools.config.destination.check_interval
+                backlog.postpone(p, Wait.DESTINATION, f"destination: {why}", pause)
         elif isinstance(its, Trouble):  # what comes of the other file says what comes of this one
             pause = 0 if tools.claims.is_free(item.target) else tools.config.destination.check_interval
             backlog.postpone(p, Wait.RETRY, f"retry: {its.text}", pause)
@@ -103,9 +114,8 @@ async def _take_named(job: Job, take: Take, backlog: Backlog, tools: Tools) -> N
             pending.append(p)
     if failed:
         await tools.ledger.call(Ledger.record, failed)
-    if items:
-        before = await tools.ledger.call(versions.delivered_as, [item.path for item in items])
-        items = [item._replace(before=before.get(item.path, b"")) for item in items]
+    if tools.storage.use([item.target for item in items]):
+        await tools.ledger.call(note_volumes, tools.storage.volumes.used)
     job = job._replace(items=tuple(items))
     if pending:
         # Should a mover get stuck for good, everybody knows on which files.

@@ -19,7 +19,7 @@ from trioft.core.naming import partial_for
 from trioft.core.units import timestamp
 from trioft.movers.programs import filled_in, run_command
 from trioft.pipeline.context import Tools
-from trioft.state import claims, unlisted, versions
+from trioft.state import claims, proofs, unlisted, versions
 from trioft.state.ledger import Entry, Ledger, Removal
 
 # So many versions of one file within so many seconds, each under a name of its own, are worth a warning.
@@ -156,7 +156,7 @@ async def _publications(items: list[Item], tools: Tools) -> list[Publication]:
 
 def _publication(item: Item, manner: Manner) -> Publication:
     if_exists = policy_for(item, manner)
-    return Publication(item.path, partial_for(item), item.mode, item.fingerprint, item.target, if_exists)
+    return Publication(item.path, partial_for(item), item.mode, item.fingerprint, item.target, if_exists, item.doubtful)
 
 
 async def _mark(results: list[Result], tools: Tools) -> list[Result]:
@@ -228,7 +228,7 @@ async def _warn_of_versions(job: Job, results: list[Result], tools: Tools) -> No
 
 
 def _record_all(ledger: Ledger, entries: list[Entry], to_list: list[tuple[bytes, Unlisted]]) -> None:
-    entries = versions.with_digests(ledger, entries)
+    entries = proofs.without_known(ledger, entries)
     claims.pass_on(ledger, entries)
     unlisted.record(ledger, entries, to_list)
 

@@ -25,6 +25,7 @@ from trioft.core.model import BLOCK_SIZE, MIB, VOID, Checkpoint, FileState, Foun
 from trioft.core.naming import waits_for
 from trioft.pipeline.context import Tools, open_nursery_for_one_trouble
 from trioft.pipeline.transfer import Block, Transfer, begin, kept_when_cancelled
+from trioft.state.proofs import NOT_COMPARED
 
 # Bytes at either end that are compared where `growing.reconcile` is `edges`.
 EDGE = 64 * MIB
@@ -297,7 +298,7 @@ class _Recording(Transfer):
         if low == high:
             return ""
         between = f"bytes {low * BLOCK_SIZE} to {high * BLOCK_SIZE}"
-        return f"not compared with the closed file: {between} (growing.reconcile: edges)"
+        return f"{NOT_COMPARED}: {between} (growing.reconcile: edges)"
 
     async def _compare(self, numbers: list[int]) -> list[Difference]:
         """Return those of the blocks *numbers* for which the file has other bytes than were copied."""

@@ -86,7 +86,9 @@ def report(pending: Pending, item: Item, result: Result, backlog: Backlog, tools
             backlog.finished(pending, FileState.DONE, "already there")
         case Verdict.EXISTS:
             reason = "another file has this name at the destination"
-            if item.rival:
+            if result.note:
+                reason = result.note
+            elif item.rival:
                 there = show_path(result.target)
                 reason = f"{show_path(item.rival)} has been delivered under the same name, {there}, and is not replaced"
             if tools.manner.if_exists == "skip":

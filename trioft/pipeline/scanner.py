@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import attrs
 import trio
@@ -36,6 +36,7 @@ from trioft.pipeline.backlog import UNMARKED, Backlog, Pending
 from trioft.pipeline.pace import Pace
 from trioft.pipeline.storage import Storage
 from trioft.pipeline.walk import Walk
+from trioft.state import proofs
 from trioft.state.board import Board
 from trioft.state.ledger import ARRIVED, Known, Ledger, Port
 
@@ -166,8 +167,8 @@ class Scanner:
                 self.board.fail_folder(trouble)
             for listing in listings:
                 begun = time.process_time()
-                self.board.totals.already += listing.already
                 await self._take_in(listing, idle, is_all=is_all)
+                await self._take_in_twins(listing.twins)
                 cost += listing.seconds + time.process_time() - begun
                 await self._serve()
         return cost
@@ -198,16 +199,30 @@ class Scanner:
                 if found.there and before is not None and before.is_still(found.fingerprint):
                     self.board.totals.already += 1  # it had its marker: who waited for that has taken it away
                     continue
-                while self.once and self.backlog.is_full:  # there is no other scan that would find the rest
-                    await self._serve()
-                    await self._rest_until(self.backlog.next_due())
-                    self.backlog.changed = trio.Event()
+                await self._wait_for_room()
                 is_new = before is None and found.marked is not False and self.backlog.get(found.path) is None
                 if is_new and not self.once and is_all:
                     self.changes.found(found.path)
                 is_idle = not self._consider(found, None if self.once else before) and is_idle
             if is_idle and folder.stamp:
                 self._remember([(folder.path, folder.stamp)])
+
+    async def _take_in_twins(self, twins: Sequence[Found]) -> None:
+        """The destination has these, as far as size and time tell. Does the ledger know of another version?"""
+        changed = await self.ledger.call(proofs.changed_since, twins) if twins else {}
+        for found in twins:
+            if found.path in changed:
+                await self._wait_for_room()
+                self._consider(found, changed[found.path])
+            else:
+                self.board.totals.already += 1
+
+    async def _wait_for_room(self) -> None:
+        """Return when the backlog takes another file: in a sync there is no other scan that would find the rest."""
+        while self.once and self.backlog.is_full:
+            await self._serve()
+            await self._rest_until(self.backlog.next_due())
+            self.backlog.changed = trio.Event()
 
     async def _put_back(self, listing: Listing) -> None:
         """What a run that was killed had taken aside, to be removed, gets its name again, and is looked at."""
@@ -256,7 +271,7 @@ class Scanner:
             elif pending.found.marked != found.marked and pending.entry.state != FileState.READY:
                 self.backlog.look_again(pending, trio.current_time())
             return True
-        if known is not None and not self._is_news(known, found):
+        if known is not None and not proofs.is_news(known, found.fingerprint):
             return False
         if self.backlog.is_full:
             self._incomplete = True
@@ -266,7 +281,7 @@ class Scanner:
         now = trio.current_time()
         pending = self.backlog.add(found, now + self.config.source.settle_closed)
         # One that failed would only fail again, at each write; one that was delivered has to be closed to be removed.
-        pending.closed_only = known is not None and (known.outcome == "failed" or known.is_still(found.fingerprint))
+        pending.closed_only = known is not None and (known.outcome == "failed" or known.is_alike(found.fingerprint))
         if writer == answers.BUSY and self._may_be_followed(pending):
             self.backlog.make_growing(pending)
         elif found.marked:
@@ -283,15 +298,6 @@ class Scanner:
         elif found.marked is False and not (self.once or self._may_be_followed(pending)):
             self.backlog.lacks_marker(pending, self.manner.markers.source, once=False)
         return True
-
-    def _is_news(self, known: Known, found: Found) -> bool:
-        """Is there anything to do about a file of which something is *known*?"""
-        # One whose removal is pending was delivered by a run that was killed then: its delivery is proved once more.
-        if not known.is_still(found.fingerprint) or known.removal == "pending":
-            return True
-        # One that has only got other permission bits since is looked at by a copier, who gives them to its copy.
-        has_changed = known.outcome in ARRIVED and known.ctime_ns != found.fingerprint.ctime_ns
-        return has_changed and self.manner.permissions and not known.removal
 
     def _may_be_followed(self, pending: Pending) -> bool:
         growing, found = self.config.growing, pending.found

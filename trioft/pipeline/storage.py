@@ -11,18 +11,20 @@ import contextlib
 import errno
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 import trio
 
 from trioft.config.options import Config
 from trioft.core import operations as ask
 from trioft.core.answers import KEEPS_NO_TIMES, Probed, Step
-from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify
+from trioft.core.errors import IDENTIFY, ConfigError, FileTrouble, Remedy, Side, Trouble, classify
+from trioft.core.folding import Naming
 from trioft.core.model import Ends, Identity
 from trioft.core.units import size_text, span_text
 from trioft.movers.hung import HungFolders
 from trioft.movers.pool import Call
+from trioft.pipeline.volumes import Volumes
 from trioft.state.board import Board, Entry
 
 # Recordings are given room for what they will write in this many seconds.
@@ -129,6 +131,8 @@ class Storage:
         self.identity = known  # of each side: what it was when it was used last
         self.resolution_ns = KEEPS_NO_TIMES
         self.keeps_permissions = False
+        self.naming = Naming()  # of the destination
+        self.volumes = Volumes()  # what is mounted below it
         self.source_mounted = trio.Event()  # set, and replaced, when the source may be another filesystem than before
         self.gates = {Side.SOURCE: Gate(board.set_source), Side.DESTINATION: Gate(board.set_destination)}
         self.hung = HungFolders(
@@ -144,6 +148,7 @@ class Storage:
         self._why_out: str | None = None  # what a probe met that could not even make its own file
         self._has_begun = self._is_warned = False
         self._stirred = 0
+        self._told_apart: Ends | None = None  # these are known not to be two views of the same files
         self._probing = trio.Lock()
 
     # --- health and identity
@@ -192,6 +197,9 @@ class Storage:
         """Probe both ends for the first time. Raises ``FileTrouble`` if one is not usable."""
         await self._probe_source(call)
         await self._probe(call)
+        self.naming = await call(ask.FIND_NAMING, self.ends.destination)
+        if (why := await self._find_view(call)) is not None:
+            raise ConfigError([f"source and destination are two views of the same files: {why}"])
 
     async def _probe_source(self, call: Call) -> None:
         gate, was = self.gates[Side.SOURCE], self.identity[Side.SOURCE]
@@ -218,9 +226,36 @@ class Storage:
             self.ran_out(str(error))
             return
         # The same share, mounted again, may have another device number.
-        self.ends = self.ends._replace(destination=probed.root)
+        self.volumes.see(probed.volumes)
+        self.ends = self.ends._replace(destination=probed.root._replace(mounts=self.volumes.mounts))
         self.identity[Side.DESTINATION] = probed.identity
+        is_back = not self.gates[Side.DESTINATION].is_open
+        if self._has_begun and (is_back or self._told_apart != self.ends):
+            self.naming, why = await call(ask.FIND_NAMING, probed.root), None
+            try:
+                why = await self._find_view(call)
+            except FileTrouble as error:
+                if error.trouble.side != Side.SOURCE:
+                    raise  # else the source has a gate of its own; and without it nothing is copied
+            if why is not None:
+                raise FileTrouble(
+                    Trouble(Side.DESTINATION, IDENTIFY, b"", None, errno.ENODEV, f"it is the source: {why}")
+                )
         self._take(probed)
+
+    def use(self, targets: Iterable[bytes]) -> bool:
+        """Note that *targets* are about to be delivered; return whether one is the first on what is mounted there."""
+        is_new = self.volumes.use(targets)
+        if is_new:
+            self.ends = self.ends._replace(destination=self.ends.destination._replace(mounts=self.volumes.mounts))
+        return is_new
+
+    async def _find_view(self, call: Call) -> str | None:
+        """Say why the ends are two views of the same files, or return None. Another mount is looked at anew."""
+        ends = self.ends
+        why = await call(ask.FIND_VIEW, ends, self._config.copy.on_success.action != "keep")
+        self._told_apart = ends
+        return why
 
     def stirs(self, _: Step) -> None:
         """A mover has told that something arrives at the destination."""

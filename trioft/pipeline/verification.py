@@ -163,9 +163,12 @@ class Verification:
         """Verify what is handed out. Ends when there is no more."""
         with jobs:
             async for deliveries in jobs:
+                # What is delivered while it is read comes after that, by the ledger's own count.
+                after = await self._ask(self.records.newest)
                 judgements = [await self._reconsider(judged) for judged in await self._judge(deliveries)]
                 findings = [
-                    Finding(d.target, d.digest, now(), verdict, d.size, detail) for d, verdict, detail, _ in judgements
+                    Finding(d.target, d.digest, now(), verdict, d.size, detail, after)
+                    for d, verdict, detail, _ in judgements
                 ]
                 await self._ask(functools.partial(self.findings.add, findings))
                 for judgement in judgements:

@@ -94,7 +94,7 @@ class Walk:
         wanted, manner = (self.config.source.include, self.exclude), self.manner
         try:
             if self.once:
-                twins = self.config.copy.on_success.action == "keep"
+                twins = self.config.copy.on_success.action == "keep" and not self.config.copy.checksum
                 listing = await self.source.compare(batch, *wanted, manner, twins=twins)
             else:
                 stamps = {folder: idle[folder] for folder in batch if folder in idle}

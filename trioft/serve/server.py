@@ -29,6 +29,7 @@ from trioft.serve.feed import Cursor, Feed
 from trioft.serve.http import CONNECTIONS, Answer, Front, Request, Upgrade, is_handshake
 from trioft.serve.metrics import Health, metrics
 from trioft.serve.sections import View
+from trioft.serve.verdicts import Verdicts
 from trioft.state.board import Board, Entry
 from trioft.state.overview import Overview
 
@@ -153,7 +154,9 @@ class Server:
             "/metrics": self._metrics,
             "/healthz": self._healthz,
             "/login": self._login,
+            "/api/v1/safe": self._safe,
         }
+        self._verdicts = Verdicts(runs)
         self.clients = 0
         self._parked = trio.lowlevel.ParkingLot()
 
@@ -161,6 +164,7 @@ class Server:
         """Serve until cancelled; then clients of the feed get a Close frame (1001) first."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tick)
+            nursery.start_soon(self._verdicts.run)
             await self._front.serve(listeners)
 
     def wrapped(self, listeners: list[trio.SocketListener]) -> list[trio.abc.Listener[trio.abc.Stream]]:
@@ -231,6 +235,10 @@ class Server:
 
     def _metrics(self, _: Request) -> Answer:
         return Answer(200, metrics(self._health, self.clients), "text/plain; version=0.0.4; charset=utf-8")
+
+    def _safe(self, _: Request) -> Answer:
+        """May the sources be removed? What is known of that; asking has it looked at once more."""
+        return Answer(200, json.dumps(self._verdicts.fields()).encode() + b"\n", "application/json")
 
     def _healthz(self, request: Request) -> Answer:
         """Anybody may know whether all is well; why not, says paths, and is for those with the token."""

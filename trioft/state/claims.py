@@ -1,7 +1,8 @@
 """
-Claims: which source file has, or may get, a name at the destination, where rules can give one name to several.
+Claims: which source file has, or may get, a name at the destination, where one name can be that of several.
 
-Only where names are overwritten: no other policy replaces a name, whoever has it.
+Rules can give it to several, and a destination can take two names for one. Only where names are overwritten: no other
+policy replaces a name, whoever has it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 from trioft.core.errors import ROUTE, Side, Trouble, show_path
+from trioft.core.folding import Naming
 from trioft.core.model import Item
 from trioft.state import rowsums
 from trioft.state.ledger import ARRIVED, Entry, Ledger, Port
@@ -24,15 +26,17 @@ Take = Callable[[Sequence[Item], Port], Awaitable[list[Item | Trouble]]]
 
 class Claims:
     """
-    The names that files are on their way to. None, where none is *needed*.
+    The names that files are on their way to. None, where nothing *overwrites* and no two files can have one name.
 
     A file that finds its name taken waits: what comes of the other one says what comes of it.
     """
 
-    def __init__(self, needed: bool) -> None:
-        self._needed = needed
-        self._holders: dict[bytes, bytes] = {}  # target → source file
-        self._waiting: dict[bytes, dict[int, None]] = {}  # target → files that wait for it, in order
+    def __init__(self, *, overwrites: bool, routed: bool, naming: Callable[[], Naming] = Naming) -> None:
+        self._overwrites, self._routed, self._naming = overwrites, routed, naming
+        self._holders: dict[bytes, bytes] = {}  # target, as the destination takes it → source file
+        self._waiting: dict[bytes, dict[int, None]] = {}  # the same → files that wait for it, in order
+        self._delivered: dict[bytes, list[bytes]] | None = None  # the same → source files, where names fold
+        self._folded_as = Naming()  # how the names above are folded
 
     @contextlib.contextmanager
     def open(self, wake: Callable[[int], bool]) -> Iterator[Take]:
@@ -54,25 +58,56 @@ class Claims:
                     self._waiting[target] = waiting
 
     def is_free(self, target: bytes) -> bool:
-        return target not in self._holders
+        return self._folded_as.fold(target) not in self._holders
 
     async def _take(self, taken: set[bytes], items: Sequence[Item], ledger: Port) -> list[Item | Trouble]:
-        if not self._needed:
+        naming = self._naming()
+        if not self._overwrites or not (self._routed or naming.folds):
             return [*items]
+        if naming != self._folded_as and not self._holders:  # else in a moment: for those the old names hold
+            self._folded_as, self._delivered = naming, None
+        fold = self._folded_as.fold
         named: list[Item | Trouble] = []
         for item in items:
-            holder = self._holders.setdefault(item.target, item.path)
-            waiting = self._waiting.setdefault(item.target, {})
+            target = fold(item.target)
+            holder = self._holders.setdefault(target, item.path)
+            waiting = self._waiting.setdefault(target, {})
             if holder == item.path:
-                taken.add(item.target)
+                taken.add(target)
                 waiting.pop(item.id, None)
             else:
                 waiting[item.id] = None
             if not waiting:
-                del self._waiting[item.target]
+                del self._waiting[target]
             named.append(item if holder == item.path else _in_use(item, holder))
         owners = await ledger.call(owners_of, [(item.target, item.path) for item in items])
+        if self._folded_as.folds:
+            owners |= await self._alike(items, ledger)
         return [its._replace(rival=owners.get(its.target, b"")) if isinstance(its, Item) else its for its in named]
+
+    async def _alike(self, items: Sequence[Item], ledger: Port) -> dict[bytes, bytes]:
+        """Return, by target, which other source file was delivered under a name that the destination takes for it."""
+        fold = self._folded_as.fold
+        if self._delivered is None:
+            self._delivered = {}
+            for path, target in await ledger.call(delivered_as):
+                self._delivered.setdefault(fold(target), []).append(path)
+        rivals = {}
+        for item in items:
+            paths = self._delivered.setdefault(fold(item.target), [])
+            if item.path not in paths:
+                paths.append(item.path)  # when it is delivered, the ledger will know
+            others = [path for path in paths if path != item.path]
+            for path, known in (await ledger.call(Ledger.known, others)).items() if others else ():
+                if known.outcome in ARRIVED and known.target and fold(known.target) == fold(item.target):
+                    rivals[item.target] = path
+        return rivals
+
+
+def delivered_as(ledger: Ledger) -> list[tuple[bytes, bytes]]:
+    """Return all source files that the destination has, and what they are called there."""
+    query = f"SELECT folder, name, target FROM file WHERE outcome IN {ARRIVED} AND target <> x''"
+    return [(os.path.join(folder, name), target) for folder, name, target in ledger.execute(query)]
 
 
 def pass_on(ledger: Ledger, entries: Sequence[Entry]) -> None:

@@ -48,13 +48,12 @@ class Known(NamedTuple):
     target: bytes = b""  # where it was delivered
 
     def is_still(self, fingerprint: Fingerprint) -> bool:
-        """
-        Is a source file with *fingerprint* the one that this is known about?
+        """Is a source file with *fingerprint* the version that this is known about, as far as all its times tell?"""
+        return self.is_alike(fingerprint) and self.ctime_ns == fingerprint.ctime_ns
 
-        A delivered one that only got other permissions, or another name, is. One that failed may work then.
-        """
-        same = (self.size, self.mtime_ns) == (fingerprint.size, fingerprint.mtime_ns)
-        return same and (self.outcome in ARRIVED or self.ctime_ns == fingerprint.ctime_ns)
+    def is_alike(self, fingerprint: Fingerprint) -> bool:
+        """Is it so as far as size and modification time tell? Other content may be given these."""
+        return (self.size, self.mtime_ns) == (fingerprint.size, fingerprint.mtime_ns)
 
 
 class Entry(NamedTuple):

@@ -5,7 +5,9 @@
 -- Which two ends this ledger is about, and what trioft has noted about them.
 CREATE TABLE about (
     key   TEXT PRIMARY KEY,         -- source, destination: their paths; source_filesystem, destination_filesystem: what
-                                    -- was mounted there, as JSON, so that another one is not mistaken for it; made_by; id:
+                                    -- was mounted there, as JSON, so that another one is not mistaken for it;
+                                    -- destination_resolution: of its times, in nanoseconds; destination_mounts: what is
+                                    -- mounted below it and was delivered to; made_by; id:
                                     -- 16 random bytes, of which the names of this ledger's partials have a mark
     value BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;

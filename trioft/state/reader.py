@@ -8,6 +8,7 @@ what is written meanwhile, and its log grows.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import sqlite3
@@ -16,9 +17,10 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from trioft.core.errors import LedgerError
-from trioft.core.model import Checkpoint, Identity
+from trioft.core.model import Checkpoint, Fingerprint, Identity
 from trioft.state import rowsums
 from trioft.state.ledger import Known, Ledger, Line
+from trioft.state.proofs import RESOLUTION, Proof, how_verified
 from trioft.state.schema import VERSION, unusable, version_of
 
 _PAGE = 1000  # rows
@@ -82,6 +84,8 @@ class Records(Ledger):
         self._db.create_function("name_of", 1, os.path.basename, deterministic=True)
         self.source: bytes = about.get("source", b"")
         self.destination: bytes = about.get("destination", b"")
+        # How exactly the destination was found to keep modification times; None where that was never noted.
+        self.resolution_ns = int(about[RESOLUTION]) if RESOLUTION in about else None
         self.id = about.get("id", b"")
 
     @contextlib.contextmanager
@@ -147,6 +151,44 @@ class Records(Ledger):
         """Return what is known about a source file."""
         rows = self._files("folder = ? AND name = ?", *os.path.split(path))
         return rows[0] if rows else None
+
+    def files_in(self, folder: bytes) -> dict[bytes, Recorded]:
+        """Return what is known about the source files in one folder, by path."""
+        return {recorded.path: recorded for recorded in self._files("folder = ?", folder)}
+
+    def has_files_below(self, folder: bytes) -> bool:
+        """Is anything on record about a source file in this folder, or below it?"""
+        after = folder + b"/"
+        query = "SELECT 1 FROM file WHERE folder = ? OR (folder >= ? AND folder < ?) LIMIT 1"
+        return bool(self._ask(query, folder, after, folder + b"0"))  # "0" comes after "/"
+
+    def newest(self) -> int:
+        """Return the number of the newest line of history: what comes later has a higher one, whatever clocks say."""
+        ((number,),) = self._ask("SELECT ifnull(max(id), 0) FROM history")
+        return int(number)
+
+    def proof_of(self, recorded: Recorded) -> Proof:
+        """Return what stands behind the delivery that is on record."""
+        query = f"""SELECT id, event, detail FROM history WHERE path = ? AND target = ? AND size = ? AND digest IS ?
+            AND event IN {_DELIVERED} ORDER BY id DESC LIMIT 1"""
+        known = recorded.path, recorded.target, recorded.known.size, recorded.digest
+        for number, event, detail in self._ask(query, *known):
+            return Proof(how_verified(event, detail, recorded.digest), number)
+        return Proof()
+
+    def archives(self) -> list[bytes]:
+        """Return the folders that delivered sources were moved to. Reads all of the history."""
+        query = "SELECT DISTINCT json_extract(detail, '$.archived_below') FROM history WHERE event = 'removed'"
+        return sorted(os.fsencode(folder) for (folder,) in self._ask(query) if folder)
+
+    def archive_of(self, path: bytes) -> tuple[bytes, Fingerprint | None]:
+        """Return the folder that a source was moved to when it had been delivered, and which file it was then."""
+        query = "SELECT detail FROM history WHERE path = ? AND event = 'removed' ORDER BY id DESC LIMIT 1"
+        for (detail,) in self._ask(query, path):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                proofs = json.loads(detail)
+                return os.fsencode(proofs["archived_below"] or ""), Fingerprint(**proofs["source"])
+        return b"", None
 
     def files_at(self, target: bytes) -> list[Recorded]:
         """Return the source files that were delivered under the final name *target*. Reads the whole table."""

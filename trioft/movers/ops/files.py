@@ -106,7 +106,7 @@ def opened(root: Root, side: Side) -> Iterator[Top]:
         if not same or (root.uuid and linux.filesystem_uuid(fd) != root.uuid):
             text = f"another filesystem is mounted at the {side} folder, or none"
             raise Away(Trouble(side, IDENTIFY, b"", None, errno.ENODEV, text))
-        top = Top(fd, is_source=side == Side.SOURCE)
+        top = Top(fd, is_source=side == Side.SOURCE, mounts=root.mounts)
         try:
             yield top
         finally:

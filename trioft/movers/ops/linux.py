@@ -171,6 +171,15 @@ def openat2(path: bytes, flags: int, dir_fd: int, resolve: int) -> int:
     return _call("syscall", ctypes.c_long(_OPENAT2), *arguments)
 
 
+def mount_id(fd: int) -> int:
+    """Return the number of the mount that *fd* lies on; -1 where the system does not tell."""
+    with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+        for line in info:
+            if line.startswith(b"mnt_id:"):
+                return int(line.split()[1])
+    return -1
+
+
 def punch_hole(fd: int, offset: int, length: int) -> None:
     """Have a range of a file take no space any more, and read as zeros. Raises ``OSError`` where that is not known."""
     import ctypes

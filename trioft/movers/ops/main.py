@@ -18,7 +18,7 @@ from typing import Any, Never, TypeVar, TypeVarTuple
 from trioft.core import operations as asked
 from trioft.core.errors import FileTrouble
 from trioft.core.operations import Operation
-from trioft.movers.ops import identity, linux, mounts, removal, scan, slate, source, writers
+from trioft.movers.ops import identity, linux, mounts, removal, scan, slate, source, survey, writers
 from trioft.movers.ops.folder import (
     bundle,
     claims,
@@ -28,10 +28,12 @@ from trioft.movers.ops.folder import (
     listing,
     manifests,
     markers,
+    names,
     probe,
     publish,
     readback,
     sparse,
+    views,
 )
 from trioft.movers.ops.wire import receive, send
 
@@ -64,6 +66,8 @@ does(asked.CAN_MOVE, mounts.can_move)
 does(asked.PROBE_SOURCE, mounts.probe_source)
 does(asked.PROBE, probe.probe)
 does(asked.RECOGNIZE, probe.recognize)
+does(asked.FIND_NAMING, names.find_naming)
+does(asked.FIND_VIEW, views.find_view)
 does(asked.CLAIM, claims.claim)
 does(asked.BEAT, claims.beat)
 does(asked.READ_CLAIMS, claims.read_claims)
@@ -71,6 +75,7 @@ does(asked.RELEASE, claims.release)
 does(asked.SCAN, scan.scan)
 does(asked.COMPARE, scan.scan)
 does(asked.LOOK, scan.look)
+tells(asked.SURVEY, survey.survey)
 does(asked.PEEK, source.peek)
 tells(asked.LOCATE, source.locate)
 tells(asked.COMPARE_SPAN, source.compare_span)

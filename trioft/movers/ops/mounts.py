@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from trioft.core.answers import End
 from trioft.core.errors import IDENTIFY, FileTrouble, Remedy, Side, Trouble, classify, show_path, trouble_of
-from trioft.core.model import Identity, Place, Root
+from trioft.core.model import Identity, Place, Root, Volume
 from trioft.movers.ops import linux
 from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.files import close_quietly, status_of
@@ -77,6 +77,17 @@ def mounts_at(paths: Iterable[bytes]) -> list[int]:
     return [mount.id for mount in mounts if any(end.startswith(_inside(mount.point)) for end in ends)]
 
 
+def volumes_below(path: bytes) -> tuple[Volume, ...]:
+    """Return what is mounted below *path*, by name; of several in one place the one that is seen. Touches no mount."""
+    prefix = _inside(path)
+    found = {
+        mount.point[len(prefix) :]: Volume(mount.point[len(prefix) :], mount.id, mount.kind, mount.source, mount.root)
+        for mount in _mounts()
+        if mount.point.startswith(prefix) and mount.point != prefix
+    }
+    return tuple(found[point] for point in sorted(found))
+
+
 def mounts_below(path: bytes) -> dict[bytes, tuple[int, bytes, bytes]]:
     """
     Return number, device and root of what is mounted at *path* (b"") and below it, by the place there.
@@ -98,9 +109,8 @@ def mounts_below(path: bytes) -> dict[bytes, tuple[int, bytes, bytes]]:
 
 def _identify(fd: int, path: bytes) -> Identity:
     """Return which folder of which filesystem is open as *fd*; not of *path*, which may lead elsewhere by now."""
-    number, where = -1, path
-    with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{fd}", "rb") as info:
-        number = next((int(line.split()[1]) for line in info if line.startswith(b"mnt_id:")), -1)
+    number, where = linux.mount_id(fd), path
+    with contextlib.suppress(OSError):
         where = os.readlink(b"/proc/self/fd/%d" % fd)
     mount = next((mount for mount in _mounts() if mount.id == number), None)
     if mount is None:  # another system, or a root of its own without a table

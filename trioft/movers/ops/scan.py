@@ -56,16 +56,16 @@ def scan(
     """
     Read *folders* of the source, as far as one call goes.
 
-    With a *destination*, files that are there with the same size and time are counted, not returned, unless they lack
-    the marker that they should have there; with *routes*, they are ``alike``, and no folder is ``missing``. With
+    With a *destination*, files that are there with the same size and time are ``twins``, unless they lack the marker
+    that they should have there; with *routes*, they are ``alike``, and no folder is ``missing``. With
     *stamps*, those that some of the folders had when they were read before, only what has changed since is returned.
     A folder that has vanished is no trouble: it will be missed, if anybody misses it, by the next scan.
     """
     wanted = Wanted(include, exclude)
     going: list[bytes] = []
-    listing = Listing([], [], folders[:], 0, [], [], [], [], 0.0, going)
+    listing = Listing([], [], folders[:], [], [], [], [], [], 0.0, going)
     below: list[bytes] = []
-    already, names, begun = 0, 0, time.process_time()
+    names, begun = 0, time.process_time()
     with contextlib.ExitStack() as stack:
         src = stack.enter_context(opened(source, Side.SOURCE))
         dst = stack.enter_context(opened(destination, Side.DESTINATION)) if destination else None
@@ -83,18 +83,17 @@ def scan(
             try:
                 with listed(None if routes else dst, path, listing) as there:
                     rules = manner, stamps, markers, routes
-                    count, same = _scan_folder(fd, path, wanted, there, *rules, listing, below, going)
+                    count = _scan_folder(fd, path, wanted, there, *rules, listing, below, going)
             except OSError as error:
                 listing.troubles.append(trouble_of(error, Side.SOURCE, "read", path))
                 continue
             finally:
                 close_quietly(fd)
             names += 1 + count
-            already += same
             if routes and dst is not None and manner is not None:
                 listing.folders[-1] = not_alike(dst, listing.folders[-1], manner, listing.alike)
     listing.rest.extend(below)
-    return listing._replace(already=already, seconds=time.process_time() - begun)
+    return listing._replace(seconds=time.process_time() - begun)
 
 
 def _scan_folder(
@@ -109,14 +108,14 @@ def _scan_folder(
     listing: Listing,
     below: list[bytes],
     going: list[bytes],
-) -> tuple[int, int]:
-    """Read the folder that is open as *fd*; return how many names it has, and how many files that are *there* too."""
+) -> int:
+    """Read the folder that is open as *fd*; return how many names it has. Files that are *there* too are *twins*."""
     prefix = folder + b"/" if folder else b""
     statuses: list[tuple[bytes, os.stat_result]] = []
     made: dict[bytes, os.stat_result] = {}  # markers, by the paths of their files
     bare: set[bytes] = set()  # files that are there, without their markers
     done = os.fsdecode(markers.destination)
-    already = count = 0
+    count = 0
     # This loop is what a scan of a million files costs: a microsecond for each stat, and not much more for the rest.
     touch(Side.SOURCE)
     with os.scandir(fd) as entries:
@@ -158,7 +157,7 @@ def _scan_folder(
             twin = there.get(entry.name)
             if twin is not None and manner is not None and is_twin(twin, status, manner, path):
                 if not done or entry.name + done in there:
-                    already += 1
+                    listing.twins.append(Found(path, stat.S_IMODE(status.st_mode), identify(status, path, fd=fd)))
                     continue
                 bare.add(path)
             statuses.append((path, status))
@@ -179,7 +178,7 @@ def _scan_folder(
         if routes:
             files = [route(found, routes) for found in files]
         listing.folders.append(Folder(folder, files, stamp))
-    return count, already
+    return count
 
 
 def _stamp_of(statuses: list[tuple[bytes, os.stat_result]]) -> bytes:

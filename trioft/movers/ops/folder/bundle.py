@@ -17,6 +17,7 @@ from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify, mis
 from trioft.core.model import Ends, Item, Manner, Result, Verdict
 from trioft.core.naming import former_partial_for, partial_for
 from trioft.movers.ops import beneath, linux
+from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.files import Progress, advise, close_quietly, opened, read_exactly, status_of
 from trioft.movers.ops.folder.existing import look_for_existing
 from trioft.movers.ops.folder.pace import Pace
@@ -53,7 +54,7 @@ def write_bundle(ends: Ends, items: list[Item], manner: Manner, progress: Progre
 class _Bundle:
     """A bundle on its way: what is open of it, and what has come of each of its files."""
 
-    def __init__(self, src: int, dst: int, device: int, items: list[Item], manner: Manner, progress: Progress) -> None:
+    def __init__(self, src: Top, dst: Top, device: int, items: list[Item], manner: Manner, progress: Progress) -> None:
         self.results = [Result(Verdict.CHANGED)] * len(items)
         self._src, self._dst, self._device = src, dst, device
         self._items, self._manner, self._progress = items, manner, progress
@@ -122,7 +123,7 @@ class _Bundle:
 
     def _write(self, n: int) -> None:
         src_fd, item, manner = self._open[n], self._items[n], self._manner
-        if existing := look_for_existing(src_fd, self._dst, item, manner, self._progress):
+        if existing := look_for_existing(self._src, src_fd, self._dst, item, manner, self._progress):
             self.results[n] = existing
             return
         data = _read(src_fd, item)

@@ -16,6 +16,7 @@ from trioft.core.manifest import ASC_MHL
 from trioft.core.model import BLOCK_SIZE, Ends, Former, Item, Manner, Result, Verdict, policy_for
 from trioft.core.naming import numbered
 from trioft.movers.ops import beneath
+from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.files import (
     READ,
     Progress,
@@ -27,8 +28,10 @@ from trioft.movers.ops.files import (
     read_exactly,
     status_of,
 )
+from trioft.movers.ops.folder.names import spelled_otherwise, taken_as
 from trioft.movers.ops.folder.partials import as_far_as_possible, copy_attributes, permission_bits, sync_folder
 from trioft.movers.ops.folder.probe import time_as_kept
+from trioft.movers.ops.folder.views import is_source_itself, refuse_itself, refuse_view
 from trioft.movers.ops.slate import touch
 from trioft.movers.ops.source import has_changed
 
@@ -36,10 +39,15 @@ from trioft.movers.ops.source import has_changed
 _SURELY_HELD = 315_619_200 * 10**9, 2**31 * 10**9
 
 
-def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progress: Progress) -> Result | None:
-    """Return ALREADY or EXISTS if the file needs no copying, else None."""
+def look_for_existing(src: Top, src_fd: int, dst: Top, item: Item, manner: Manner, progress: Progress) -> Result | None:
+    """
+    Return ALREADY or EXISTS if the file needs no copying, else None.
+
+    Raises ``FileTrouble`` where what is there is the source itself.
+    """
+    refuse_view(src, dst, item)
     if_exists = policy_for(item, manner)
-    for target in numbered(item.target):
+    for target in numbered(item.target, manner.name_max):
         touch(Side.DESTINATION)
         try:
             there = beneath.stat_of(target, dir_fd=dst)
@@ -48,14 +56,17 @@ def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progres
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, "stat", target)) from error
         if is_same(there, item.fingerprint, manner.resolution_ns) or _is_as_kept(dst, target, there, item, manner):
-            digest = _compare_contents(src_fd, dst, target, item, progress) if manner.prove_existing else None
-            if digest is not None or not manner.prove_existing:
+            if is_source_itself(src, src_fd, dst, item, target, there):
+                raise refuse_itself(target)
+            must_prove = manner.prove_existing or item.doubtful or spelled_otherwise(dst, target) is not None
+            digest = _compare_contents(src_fd, dst, target, item, progress) if must_prove else None
+            if digest is not None or not must_prove:
                 note = ""
                 if manner.permissions and (there.st_mode ^ item.mode) & 0o777:
                     set_bits(src_fd, dst, target, item)
                     note = f"its permission bits were set to {item.mode & 0o777:03o}"
                 return Result(Verdict.ALREADY, target, digest, note=note)
-        if target == item.before and if_exists != "skip" and _is_file_of(there, item.fingerprint.size):
+        elif target == item.before and if_exists != "skip" and _is_file_of(there, item.fingerprint.size):
             digest = _compare_contents(src_fd, dst, target, item, progress)
             if digest is not None:
                 if has_changed(src_fd, item):
@@ -66,6 +77,8 @@ def look_for_existing(src_fd: int, dst: int, item: Item, manner: Manner, progres
             return Result(Verdict.ALREADY, target)
         if if_exists in ("skip", "fail"):
             return Result(Verdict.EXISTS, target)
+        if if_exists == "overwrite" and (real := spelled_otherwise(dst, target)) is not None:
+            return Result(Verdict.EXISTS, target, note=taken_as(real))
         if if_exists == "overwrite":
             if stat.S_ISDIR(there.st_mode):
                 raise FileTrouble(

@@ -71,7 +71,7 @@ def prepare(
             if growing:
                 # What is to become of its earlier version is decided once it is complete.
                 item = item._replace(fingerprint=current_fingerprint(src_fd, item.path), before=b"")
-            if existing := look_for_existing(src_fd, dst, item, manner, progress):
+            if existing := look_for_existing(src, src_fd, dst, item, manner, progress):
                 return existing
             partial = partial_for(item)
             check_size(dst, item, partial)

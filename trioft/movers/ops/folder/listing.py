@@ -19,6 +19,7 @@ from trioft.core.naming import is_former, is_own
 from trioft.movers.ops import beneath
 from trioft.movers.ops.files import NAMES_A_CALL, close_quietly, is_same, opened
 from trioft.movers.ops.folder.partials import make_folder, no_room, sync_folder
+from trioft.movers.ops.folder.views import looks_like_itself
 from trioft.movers.ops.slate import touch
 
 
@@ -28,6 +29,7 @@ def are_same(there: os.stat_result, here: os.stat_result, resolution_ns: int) ->
         there.st_size == here.st_size
         and abs(there.st_mtime_ns - here.st_mtime_ns) < resolution_ns
         and stat.S_ISREG(there.st_mode)
+        and not looks_like_itself(there, here.st_dev, here.st_ino, here.st_ctime_ns)
     )
 
 
@@ -44,13 +46,15 @@ def not_alike(dst: int, folder: Folder, manner: Manner, alike: list[Found]) -> F
         try:
             there = beneath.stat_of(found.target, dir_fd=dst) if found.trouble is None else None
         except OSError as error:
-            if not isinstance(error, FileNotFoundError):
+            if not isinstance(error, FileNotFoundError | beneath.VolumeLost):
                 _without_destination(trouble_of(error, Side.DESTINATION, "stat", found.target))
             there = None
+        version = found.fingerprint
         is_alike = (
             there is not None
-            and is_same(there, found.fingerprint, manner.resolution_ns)
+            and is_same(there, version, manner.resolution_ns)
             and has_bits(there, found.mode, manner)
+            and not looks_like_itself(there, version.dev, version.ino, version.ctime_ns)
         )
         (alike if is_alike else rest).append(found)
     return folder._replace(files=rest)
@@ -87,6 +91,9 @@ def listed(dst: int | None, folder: bytes, listing: Listing) -> Iterator[dict[st
         listing.missing.append(folder)
         yield {}
         return
+    except beneath.VolumeLost:  # each file that goes there will wait for it
+        yield {}
+        return
     except OSError as error:
         _without_destination(trouble_of(error, Side.DESTINATION, "open", folder))
         yield {}
@@ -121,6 +128,8 @@ def make_folders(source: Root, destination: Root, folders: list[bytes]) -> list[
         for folder in folders:
             try:
                 changed.update(make_folder(src, dst, folder))
+            except beneath.VolumeLost:
+                continue  # each file that goes there will wait for it
             except OSError as error:
                 troubles.append(no_room(trouble_of(error, Side.DESTINATION, "mkdir", folder), dst))
         for folder in changed:

@@ -19,7 +19,7 @@ from trioft.movers.ops import beneath
 from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.files import fingerprint_of
 from trioft.movers.ops.folder.partials import no_room
-from trioft.movers.ops.mounts import _opened, _other_place, why_not_same
+from trioft.movers.ops.mounts import _opened, _other_place, volumes_below, why_not_same
 
 # What destinations keep of a modification time: ext4 and NFS all of it, SMB 100 ns, SFTP 1 s, FAT 2 s.
 _RESOLUTIONS_NS = (1, 100, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000)
@@ -67,8 +67,8 @@ def probe(path: bytes, was: Identity | None, marker: bytes | None, require_mount
         except OSError as error:
             raise FileTrouble(no_room(trouble_of(error, Side.DESTINATION, op, b""), dst)) from error
         total = space.f_blocks * space.f_frsize
-        files = space.f_favail if space.f_files else None
-        return Probed(root, identity, free, total, resolution, mode == 0o640, files)
+        files, volumes = space.f_favail if space.f_files else None, volumes_below(path)
+        return Probed(root, identity, free, total, resolution, mode == 0o640, files, volumes)
 
 
 def recognize(path: bytes, was: Identity | None, marker: bytes | None, require_mount: bool) -> Root:

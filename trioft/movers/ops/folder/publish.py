@@ -13,10 +13,12 @@ from trioft.core.answers import Step
 from trioft.core.digests import file_digest
 from trioft.core.errors import FileTrouble, Side, Trouble, trouble_of
 from trioft.core.model import BLOCK_SIZE, Ends, Fingerprint, Former, Manner, Publication, Result, Root, Verdict
-from trioft.core.naming import aside_of, numbered, target_of_aside
+from trioft.core.naming import NAME_MAX, aside_of, numbered, target_of_aside
 from trioft.movers.ops import beneath, linux
+from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.files import Progress, digest_of_block, fingerprint_of, is_same, opened
 from trioft.movers.ops.folder.markers import remove_marker
+from trioft.movers.ops.folder.names import spelled_otherwise, taken_as
 from trioft.movers.ops.folder.partials import as_far_as_possible, each, make_folder, remove_partial, sync_folder
 from trioft.movers.ops.identity import identify
 from trioft.movers.ops.slate import touch
@@ -58,7 +60,7 @@ def publish(ends: Ends, publications: list[Publication], manner: Manner) -> list
     ]
 
 
-def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Result:
+def _publish_one(src: Top, dst: Top, what: Publication, manner: Manner) -> Result:
     touch(Side.SOURCE)
     try:
         source = beneath.stat_of(what.path, dir_fd=src)
@@ -104,10 +106,12 @@ def _publish_one(src: int, dst: int, what: Publication, manner: Manner) -> Resul
             rename_over(dst, what.partial, target, ours)
         elif what.if_exists == "overwrite":
             target = what.target
+            if _is_taken(dst, target) and (real := spelled_otherwise(dst, target)) is not None:
+                return Result(Verdict.EXISTS, target, note=taken_as(real))
             remove_marker(dst, target, manner.markers.destination)
-            rename_over(dst, what.partial, target, ours)
+            rename_over(dst, what.partial, target, ours, manner.name_max)
         else:
-            for candidate in numbered(what.target):
+            for candidate in numbered(what.target, manner.name_max):
                 try:
                     if manner.markers.destination and _is_taken(dst, candidate):
                         raise FileExistsError  # and its marker is its own
@@ -138,14 +142,14 @@ def _is_still_there(dst: int, former: Former) -> bool:
 
 def _find_published(dst: int, what: Publication, manner: Manner) -> bytes | None:
     """Find a partial that is gone under its final name; not where its source may be removed: this proves too little."""
-    if manner.prove_existing:
+    if manner.prove_existing or what.doubtful:
         return None  # the next attempt compares every byte
     if what.former is not None:
         with contextlib.suppress(FileNotFoundError):
             there = beneath.stat_of(what.former.target, dir_fd=dst)
             if is_same(there, what.fingerprint, manner.resolution_ns):
                 return what.former.target
-    for candidate in numbered(what.target):
+    for candidate in numbered(what.target, manner.name_max):
         try:
             there = beneath.stat_of(candidate, dir_fd=dst)
         except FileNotFoundError:
@@ -157,7 +161,7 @@ def _find_published(dst: int, what: Publication, manner: Manner) -> bytes | None
     return None
 
 
-def rename_over(dst: int, partial: bytes, target: bytes, ours: os.stat_result) -> None:
+def rename_over(dst: int, partial: bytes, target: bytes, ours: os.stat_result, name_max: int = NAME_MAX) -> None:
     """
     Rename, replacing *target* if there is one.
 
@@ -178,7 +182,7 @@ def rename_over(dst: int, partial: bytes, target: bytes, ours: os.stat_result) -
         if stat.S_ISDIR(there.st_mode):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
     # No partial's name: whatever happens before the new file is in place, nobody may take the old one for litter.
-    aside = aside_of(target, partial)
+    aside = aside_of(target, partial, name_max)
     beneath.rename(target, aside, dir_fd=dst)
     try:
         _rename(dst, partial, target)

@@ -46,7 +46,7 @@ def _read(dst: int, piece: Piece, progress: Progress) -> Seen:
                 status = os.fstat(fd)
             finally:
                 close_quietly(fd)
-        return Seen(status.st_size, fingerprint_of(status).mtime_ns, digests)
+        return Seen(status.st_size, fingerprint_of(status).mtime_ns, digests, file=(status.st_dev, status.st_ino))
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return Seen(None)
