@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 import attrs
@@ -27,13 +26,13 @@ from trioft.config import options
 from trioft.config.options import Config
 from trioft.core import answers
 from trioft.core.answers import Folder, Listing
-from trioft.core.errors import FileTrouble, Trouble, show_path
+from trioft.core.errors import FileTrouble, Trouble
 from trioft.core.model import BUNDLE_FILE_SIZE, FileState, Fingerprint, Found, Job, Manner
 from trioft.core.naming import Wanted
 from trioft.movers.client import Destination, Source
 from trioft.movers.events import Changes
 from trioft.pipeline.backlog import UNMARKED, Backlog, Pending
-from trioft.pipeline.pace import Pace
+from trioft.pipeline.pace import Pace, Told
 from trioft.pipeline.storage import Storage
 from trioft.pipeline.walk import Walk
 from trioft.state import proofs
@@ -42,7 +41,6 @@ from trioft.state.ledger import ARRIVED, Known, Ledger, Port
 
 _STAMPS = 50_000  # folders of which is remembered that there is nothing to do
 _LOOKS = 256  # files looked at in one call
-_RETOLD = 10_000  # skipped files and unreadable folders that are remembered, so that each is told once
 
 _HELD = "somebody has it open for writing"
 
@@ -65,7 +63,7 @@ class Scanner:
     changes: Changes
     # Folders in which there was nothing to do, with their stamps: while these hold, the ledger is not asked again.
     _idle: dict[bytes, bytes] = attrs.field(factory=dict, init=False)
-    _told: OrderedDict[bytes, None] = attrs.field(factory=OrderedDict, init=False)
+    _told: Told = attrs.field(factory=Told, init=False)  # skipped files and unreadable folders
     _incomplete: bool = attrs.field(default=False, init=False)  # the last scan found more than there was room for
     _is_cut: bool = attrs.field(default=False, init=False)  # it ended before it had looked at everything
     _jobs: trio.MemorySendChannel[Job] = attrs.field(init=False)
@@ -115,8 +113,7 @@ class Scanner:
                     pace.scanned(cost)
                 if await self._look_at_changes():
                     pace.hurry()
-                if (path := self.changes.missed()) is not None:
-                    text = f"file events are not reliable: none told of {show_path(path)}, which a scan has found"
+                if (text := self.changes.missed()) is not None:
                     self.board.notice_once("events", f"{text}; the source is scanned instead", event="events.missed")
                 pace.keep(self.config.source.scan_interval, are_told=self.changes.are_told)
                 if self._scanned_for is not self.config.source and not self.once:  # a sync would count files twice
@@ -177,13 +174,13 @@ class Scanner:
         if listing.going:
             await self._put_back(listing)
         for path, reason in listing.skipped:
-            if self._tell_once(path, reason):
+            if self._told.is_new(path):
                 self.board.skip(path, reason)
         troubles = listing.troubles
         if listing.missing and not self.config.source.include:
             troubles = troubles + await self._walk.make_folders(listing.missing)
         for trouble in troubles:
-            if self._tell_once(trouble.path, str(trouble)):
+            if self._told.is_new(trouble.path):
                 self.board.fail_folder(trouble)
         if listing.alike:
             await self._take_in_alike(listing)
@@ -249,14 +246,6 @@ class Scanner:
     def _remember(self, idle: Iterable[tuple[bytes, bytes]]) -> None:
         if len(self._idle) < _STAMPS:
             self._idle.update(idle)
-
-    def _tell_once(self, path: bytes, text: str) -> bool:
-        if path in self._told:
-            return False
-        self._told[path] = None
-        if len(self._told) > _RETOLD:
-            self._told.popitem(last=False)
-        return True
 
     # --- deciding
 
