@@ -26,7 +26,7 @@ from trioft.config import options
 from trioft.config.options import Config
 from trioft.core import answers
 from trioft.core.answers import Folder, Listing
-from trioft.core.errors import FileTrouble, Trouble
+from trioft.core.errors import FileTrouble, Trouble, show_path
 from trioft.core.model import BUNDLE_FILE_SIZE, FileState, Fingerprint, Found, Job, Manner
 from trioft.core.naming import Wanted
 from trioft.movers.client import Destination, Source
