@@ -190,18 +190,18 @@ def test_silence_is_a_lost_connection(stage: Begin, look: Look) -> None:
 
 def test_without_the_token_there_is_a_form(site: Site, look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     """The token is asked for once; a page whose cookie is not valid any more asks for it again, by itself."""
-    monkeypatch.setenv("TRIOFT_FEED_TOKEN", "correct horse")
+    monkeypatch.setenv("TRIOFT_FEED_TOKEN", "correct-horse-battery")
     agent, url = watch(site)
     page = look(url, live=False)
-    page.get_by_label("Token").fill("battery staple")
+    page.get_by_label("Token").fill("some-other-horse")
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("alert")).to_have_text("This is not the token.", timeout=5_000)
-    page.get_by_label("Token").fill("correct horse")
+    page.get_by_label("Token").fill("correct-horse-battery")
     page.keyboard.press("Enter")
     expect(page.locator("#link-text")).to_have_text("Live")
     agent.end()
     expect(page.locator("#link-text")).to_have_text("Disconnected, retrying")
-    monkeypatch.setenv("TRIOFT_FEED_TOKEN", "another")
+    monkeypatch.setenv("TRIOFT_FEED_TOKEN", "another-horse-battery")
     watch(site, feed=url.removeprefix("http://").strip("/"))
     expect(page.get_by_label("Token")).to_be_visible()
 

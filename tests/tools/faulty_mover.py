@@ -254,7 +254,7 @@ class Recorder:
 
         def rename(old: bytes, new: bytes, dir_fd: int, new_dir_fd: int | None = None, **how: Any) -> None:
             there = dir_fd if new_dir_fd is None else new_dir_fd
-            absolute = self.absolute(old, dir_fd), self.absolute(new, there)
+            absolute = self.absolute(old, dir_fd), self.absolute(new, there) or _path_below(there, new)
             self.rename(real_rename, (old, new, dir_fd, there), how, *absolute)
 
         def openat2(path: bytes, flags: int, dir_fd: int, resolve: int) -> int:
@@ -337,6 +337,11 @@ class Recorder:
         elif call in DURABLE:
             self.did(call, path)
         return value
+
+
+def _path_below(folder: int, name: bytes) -> bytes:
+    """Return the whole path of a name in a folder that is none of ours, such as the archive."""
+    return os.path.join(os.fsencode(os.readlink(f"/proc/self/fd/{folder}")), name)
 
 
 def content(path: bytes) -> bytes | None:
