@@ -664,3 +664,30 @@ def test_the_command_line_beats_the_environment_and_that_the_file(site: Site) ->
     assert site.run("sync", site.source, site.dest, "--transfers", "0", env=env).err.startswith(
         "trioft: error: --transfers: found 0"
     )
+
+
+@pytest.mark.parametrize("number", ["010", "007", "-010", "0_10"])
+def test_numbers_that_yaml_takes_for_octal_are_refused(tmp_path: Path, number: str) -> None:
+    """Whoever writes 010 means 10, and would get 8."""
+    file = tmp_path / "c.yaml"
+    file.write_text(f"copy:\n  transfers: {number}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(file), {})
+    assert f"line 2: found {number}, expected a number without 0 at its beginning" in "\n".join(caught.value.problems)
+
+
+@pytest.mark.parametrize("path", ["~", "~/ingest", "~somebody/ingest"])
+def test_a_tilde_is_no_home_here(path: str) -> None:
+    """Only shells know it: trioft would look for a folder of that name."""
+    for option, value in (("source.path", path), ("copy.on_success", f"archive:{path}"), ("log.file", path)):
+        with pytest.raises(ConfigError, match="a path without ~, which only shells know"):
+            load_config(None, {option: (option, value)})
+    assert load_config(None, {"source.path": ("SOURCE", f"./{path}")}).source.path == f"./{path}"
+    assert load_config(None, {"source.path": ("SOURCE", "a~")}).source.path == "a~"
+
+
+def test_an_empty_variable_is_one_that_is_not_set() -> None:
+    """Many programs, such as compose, cannot leave one out."""
+    assert from_environment({"TRIOFT_COPY_TRANSFERS": "", "TRIOFT_FEED_LISTEN": "", "TRIOFT_LOG_LEVEL": "error"}) == {
+        "log.level": ("TRIOFT_LOG_LEVEL", "error")
+    }

@@ -133,7 +133,7 @@ def test_partials_are_legal_and_recognized(name: bytes, folder: bytes, dev: int,
     assert len(partial) - len(folder) <= NAME_MAX
     assert b"/" not in partial[len(folder) :]
     assert is_partial(partial)
-    assert partial[len(folder) :].startswith(name[:220])
+    assert partial[len(folder) :].startswith(name[:216])
     assert is_utf8(partial[len(folder) :]) or not is_utf8(name)
     assert not Wanted([], []).file(partial)
 

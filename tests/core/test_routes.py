@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from hypothesis import example, given
@@ -12,7 +13,7 @@ from trioft.config.kinds import Faults, _read_routes
 from trioft.core.manifest import own_names
 from trioft.core.model import Fingerprint, Found, Routes, Rule
 from trioft.core.naming import NAME_MAX, is_own
-from trioft.core.routes import FIELDS, Unroutable, explain, faults_of, route, target_of
+from trioft.core.routes import FIELDS, Unroutable, explain, faults_of, find_rule, route, target_of
 
 pytestmark = pytest.mark.usefixtures("east_of_greenwich")
 
@@ -190,3 +191,33 @@ def test_a_rule_and_what_it_makes_of_a_file_can_be_told() -> None:
     number, target, text = explain(routes, b"x", None)
     assert (number, target) == (1, None)
     assert text.endswith("it cannot be transferred, as '' does not end in the name of a file")
+
+
+@pytest.mark.parametrize(
+    ("expression", "name"),
+    [
+        (r"(?P<who>(?:a|aa)+)_cam\d\.mxf", b"a" * 60 + b"-cam1.mxf"),
+        (r"(?P<who>.*?a.*?a.*?a.*?a.*?a.*?a.*?)_cam\d\.mxf", b"a" * 240),
+    ],
+)
+def test_an_expression_that_takes_too_long_fails_the_file_that_has_the_name(expression: str, name: bytes) -> None:
+    """Others are found as ever, and a folder full of such names is done with in seconds."""
+    rules = Routes((Rule("", expression, "{who}/{name}"),))
+    begun = time.process_time()
+    for number in range(500):
+        found = route(Found(b"%d/" % number + name, 0o644, VERSION), rules)
+        assert found.trouble is not None
+        assert "its regex takes too long for this name" in str(found.trouble)
+        assert found.trouble.text.startswith("destination.routes[0]: ")
+    assert time.process_time() - begun < 20
+    assert target_of(rules, b"aaaaaaa_cam1.mxf", VERSION) == b"aaaaaaa/aaaaaaa_cam1.mxf"
+    told = explain(rules, name, None)
+    assert (told.number, told.target) == (0, None)
+    assert "it cannot be transferred, as its regex takes too long" in told.text
+
+
+def test_expressions_are_what_python_calls_so() -> None:
+    """What only another library knows is refused, and what Python knows means the same."""
+    assert [key for key, _ in faults_of(Rule("", r"\p{Lu}.*", "{name}"))] == ["regex"]
+    rules = (Rule("", r"(?P<a>[[a-z&&]+)(?>x+)(?P<b>\d*+)", "{a}{b}"),)
+    assert find_rule(rules, b"[a&xx12") == (0, {"a": "[a&x", "b": "12"})

@@ -427,7 +427,7 @@ def test_before_a_source_is_removed_what_is_there_is_compared_byte_for_byte(
     result = existing.look_for_existing(src, fd, dst, item, manner, ground.told.append)
     blocks = [content[at : at + BLOCK_SIZE] for at in range(0, size, BLOCK_SIZE)]
     digest = digests.file_digest(b"".join(map(digests.block_digest, blocks)))
-    assert result == Result(Verdict.ALREADY, b"a", digest)
+    assert result == Result(Verdict.ALREADY, b"a", digest, seal=fingerprint(ground.at_dest(b"a")))
     assert sum(count for _, count in ground.told) == size
     if size:
         with open(ground.at_dest(b"a"), "r+b") as file:

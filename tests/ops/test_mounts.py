@@ -311,7 +311,10 @@ def test_the_same_place_is_known_again(was: Identity, now: Identity) -> None:
         (
             DISK,
             DISK._replace(uuid="66" * 16),
-            "another filesystem is mounted there: /dev/sdb1 (ext4) instead of /dev/sdb1 (ext4)",
+            (
+                f"another filesystem is mounted there: /dev/sdb1 (ext4, UUID {'66' * 16})"
+                f" instead of /dev/sdb1 (ext4, UUID {DISK.uuid})"
+            ),
         ),
         (
             SHARE,

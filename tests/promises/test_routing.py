@@ -279,7 +279,8 @@ def test_a_sync_never_lets_one_source_replace_another(site: Site, size: int, ali
     (failed,) = first.files("failed").values()
     (winner,) = {"a/x", "b/x"} - {failed["path"]}
     there = {b"all/x": (site.source / winner).read_bytes(), b"all/y": b"y"}
-    for done in (first, site.sync("-c", file), site.sync("-c", file, "--on-success", "delete")):
+    removing = ("--on-success", "delete", "--if-exists", "overwrite")  # it would be numbered else
+    for done in (first, site.sync("-c", file), site.sync("-c", file, *removing)):
         (line,) = done.files("failed").values()
         assert line["reason"] == f"{winner} has been delivered under the same name, all/x, and is not replaced"
         assert done.code == 1

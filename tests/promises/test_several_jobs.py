@@ -477,8 +477,8 @@ def test_status_and_metrics_say_whose_everything_is(shown: tuple[Running, str, O
     assert re.search(r"^failed +b +4 B +taken", done.out, re.MULTILINE)
     with urllib.request.urlopen(f"{url}metrics") as answer:
         metrics = answer.read().decode()
-    assert 'trioft_files_total{job="a",outcome="delivered"} 1.0' in metrics
-    assert 'trioft_files_total{job="b",outcome="failed"} 1.0' in metrics
+    assert 'trioft_files_total{outcome="delivered",transfer_job="a"} 1.0' in metrics
+    assert 'trioft_files_total{outcome="failed",transfer_job="b"} 1.0' in metrics
     assert "trioft_feed_clients 1.0" in metrics
 
 

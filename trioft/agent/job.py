@@ -41,7 +41,7 @@ from trioft.pipeline.throttle import Throttle
 from trioft.pipeline.volumes import Volumes
 from trioft.state import proofs, unlisted
 from trioft.state.board import Board
-from trioft.state.claims import Claims
+from trioft.state.claims import Claims, are_needed
 from trioft.state.journal import Journal
 from trioft.state.keeper import Patience, run_ledger
 from trioft.state.ledger import Ledger, forget_old_history, ledger_path, open_port
@@ -216,6 +216,8 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 permissions=storage.keeps_permissions,
                 name_max=storage.naming.name_max,
             )
+            with ledger.transaction():
+                sole = are_needed(ledger, manner, removing=config.copy.on_success.action != "keep")
             changes = Changes(backlog.wake, manner.markers.source)
 
             def ends() -> Ends:
@@ -234,6 +236,7 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 claims=Claims(
                     overwrites=manner.if_exists == "overwrite",
                     routed=manner.routes is not None,
+                    sole=sole,
                     naming=lambda: storage.naming,
                 ),
                 ledger=port,

@@ -57,6 +57,7 @@ from trioft.cli.arguments import (
     load_run,
     reader,
 )
+from trioft.cli.init import become_init
 from trioft.core.errors import ConfigError, Side, TrioftError, UnusableError
 
 app = typer.Typer(
@@ -335,6 +336,7 @@ def _accepted(source: bool, destination: bool) -> list[Side]:
 
 def main() -> NoReturn:
     """Run the command line; every expected error becomes a sentence and an exit code here."""
+    become_init()
     _prepare_standard_streams()
     # Some programs leave it ignored to those that they start: then nobody is told how a child has ended.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

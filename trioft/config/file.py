@@ -101,7 +101,7 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, obj
             if name.startswith(groups):
                 near = difflib.get_close_matches(name, paths, 1)
                 problems.append(f"{name}: it stands for no option" + (f", did you mean {near[0]}?" if near else ""))
-        elif name != _TOKEN:
+        elif name != _TOKEN and word:  # an empty one is how many programs say that it is not set
             options[paths[name]] = name, _value_of(word)
     if problems:
         raise ConfigError(problems, hint="it is in the environment")
@@ -272,6 +272,17 @@ def _read_yaml(text: bytes) -> tuple[Any, list[str]]:
                     faults.append(f"line {line}: {visible(name)}: given before, in line {lines[name]}")
                 lines[name] = line
             return super().construct_mapping(node, deep)
+
+        def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+            text = str(node.value)
+            if re.fullmatch("[-+]?0[0-7_]+", text):  # which YAML 1.1 takes for octal
+                line, plain = node.start_mark.line + 1, text.replace("_", "").lstrip("+-0") or "0"
+                faults.append(
+                    f"line {line}: found {text}, expected a number without 0 at its beginning, such as {plain}"
+                )
+            return int(super().construct_yaml_int(node))
+
+    Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
 
     try:
         return yaml.load(text, Loader), faults

@@ -226,6 +226,14 @@ def _is_path(value: object) -> bool:
         return False
 
 
+def _read_path(value: object) -> object:
+    if value is not None and not _is_path(value):
+        raise wrong(value, "a path, such as /media/ingest")
+    if isinstance(value, str) and re.match("~[^/]*(/|$)", value):
+        raise wrong(value, "a path without ~, which only shells know, such as /home/me/x; a folder of that name is ./~")
+    return value
+
+
 def _is_within(value: object) -> bool:
     return isinstance(value, str) and _is_path(value) and value[0] != "/" and ".." not in value.split("/")
 
@@ -320,6 +328,8 @@ def _read_min_free(value: object) -> MinFree:
 def _read_on_success(value: object) -> OnSuccess:
     action: Any
     action, _, folder = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if action == "archive" and folder.startswith("~"):
+        _read_path(folder)
     if value in ("keep", "delete") or (action == "archive" and _is_path(folder)):
         return OnSuccess(action=action, folder=folder or None)
     raise wrong(value, "keep, delete or archive:DIR, such as archive:/media/done")
@@ -381,7 +391,7 @@ def why_weak(token: str) -> str | None:
     return None
 
 
-PATH = plain("path", "a path, such as /media/ingest", lambda value: value is None or _is_path(value))
+PATH = Kind("path", _read_path)
 MARKER = plain(
     "path", "a relative path without .., such as .volume-7", lambda value: value is None or _is_within(value)
 )

@@ -45,6 +45,7 @@ def how_to_copy(
         manifest=config.copy.manifest,
         markers=markers_of(config),
         routes=routes_of(config),
+        if_rival="fail" if config.destination.if_exists else "rename",
         permissions=permissions,
         name_max=name_max,
     )

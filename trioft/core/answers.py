@@ -46,6 +46,12 @@ class Written(NamedTuple):
     pieces: bytes = b""  # digests of its pieces, of a file that grows
 
 
+class Sealed(NamedTuple):
+    """What a partial is, now that an operation has written to it."""
+
+    seal: Fingerprint
+
+
 class End(NamedTuple):
     """What one end is, found out once at the start."""
 
@@ -183,6 +189,7 @@ class Prepared(NamedTuple):
     digests: bytes  # of the blocks below *offset*; VOID for those that have to be written again
     closed: str = ""  # how sure it is that nobody writes the source
     doubtful: bool = False  # a growing file may be another one than the partial was made of: all has to be compared
+    seal: Fingerprint | None = None  # what the partial is; None where its filesystem does not tell of each change
     lost: tuple[str, ...] = ()  # extended attributes that the destination does not take
 
     @property

@@ -84,6 +84,8 @@ class Side(enum.StrEnum):
 
 # The operation that finds out which filesystem an end is.
 IDENTIFY = "identify"
+# The look whether anybody else has changed a partial.
+SEAL = "seal"
 # The user's own check of a copy, before that gets its final name.
 GATE = "gate"
 # The operation that finds out where a file goes.

@@ -150,6 +150,8 @@ class Manner(NamedTuple):
     manifest: str = "none"  # xxh128sum, sha256sum or ascmhl
     markers: Markers = Markers()
     routes: Routes | None = None
+    # Where names are overwritten: what happens to a file whose name is all that is left of an earlier one of its path.
+    if_rival: str = "fail"
     permissions: bool = True  # the destination keeps permission bits
     name_max: int = 255  # bytes of a name, at the destination
 
@@ -166,7 +168,10 @@ class Item(NamedTuple):
     marked: bool = False  # who wrote it has said that it is complete
     routed: bytes = b""  # where it goes, if not to the same path
     place: bytes = b""  # its partial lies beside this name; empty: beside its own
-    rival: bytes = b""  # another source file that has this name at the destination, which is not replaced therefore
+    # Another source file that has this name at the destination, or, if it is its own path, an earlier one that was
+    # removed when it had been delivered: neither is replaced.
+    rival: bytes = b""
+    seal: Fingerprint | None = None  # what its partial was when trioft had written to it last; None: not asked for
     doubtful: bool = False  # another version was delivered: what is there of the same size and time may be that one
     before: bytes = b""  # the name under which an earlier version of this very file was delivered; empty: none is known
     ledger: bytes = b""  # the id of the ledger that its partial belongs to
@@ -226,6 +231,7 @@ class Result(NamedTuple):
     found: Found | None = None  # the version that was copied, where that is not the one that was asked for
     note: str = ""  # what else a person should find in the ledger
     sum: bytes | None = None  # as a manifest has it; None: to be read, if anybody wants it
+    seal: Fingerprint | None = None  # what was verified: the partial; once published, or found there, the copy
     lost: tuple[str, ...] = ()  # extended attributes that the destination does not take
 
 
@@ -259,6 +265,8 @@ class Publication(NamedTuple):
     fingerprint: Fingerprint
     target: bytes
     if_exists: str  # as in ``Manner``
+    seal: Fingerprint | None = None  # what the partial was when it was verified; None: nobody knows
+    digest: bytes | None = None  # of the whole file
     doubtful: bool = False  # as in ``Item``
     former: Former | None = None  # what its final name may be taken from
 
@@ -317,7 +325,9 @@ FINAL = frozenset(state for state, following in TRANSITIONS.items() if not follo
 
 def policy_for(item: Item, manner: Manner) -> str:
     """Return what happens if the name of *item* is taken: what another source file has delivered is not replaced."""
-    return "fail" if item.rival and manner.if_exists == "overwrite" else manner.if_exists
+    if not item.rival or manner.if_exists != "overwrite":
+        return manner.if_exists
+    return manner.if_rival if item.rival == item.path else "fail"
 
 
 ACTIVE = (FileState.COPYING, FileState.VERIFYING)

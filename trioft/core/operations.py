@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Prepared,
         Probed,
         Range,
+        Sealed,
         Searched,
         Seen,
         Step,
@@ -153,21 +154,23 @@ MAKE_FOLDERS: Operation[Never, list[Trouble], Root, Root, list[bytes]] = Operati
 WRITE_BUNDLE: Operation[Step, list[Result], Ends, list[Item], Manner] = Operation(
     "write_bundle", BOTH, patience=_BARRIER
 )
-PREPARE: Operation[Step, Result | Prepared, Ends, Item, Checkpoint | None, Manner, bool] = Operation(
+PREPARE: Operation[Step | Written | Sealed, Result | Prepared, Ends, Item, Checkpoint | None, Manner, bool] = Operation(
     "prepare", BOTH, patience=_BARRIER
 )
-COPY_SPAN: Operation[Step | Written, None, Ends, Item, bytes, int, int, Manner] = Operation("copy_span", BOTH)
+COPY_SPAN: Operation[Step | Written | Sealed, None, Ends, Item, bytes, int, int, Manner] = Operation("copy_span", BOTH)
 SETTLE: Operation[Step, list[int], Root, bytes, int, int, bytes, str] = Operation(
     "settle", DESTINATION, background=True
 )
-COPY_GROWING: Operation[Step | Written, None, Ends, Item, bytes, int, int, list[Known], bool] = Operation(
+COPY_GROWING: Operation[Step | Written | Sealed, None, Ends, Item, bytes, int, int, list[Known], bool] = Operation(
     "copy_growing", BOTH
 )
-COPY_RANGES: Operation[Step, list[int], Ends, Item, bytes, list[Range]] = Operation("copy_ranges", BOTH)
+COPY_RANGES: Operation[Step | Written | Sealed, list[int], Ends, Item, bytes, list[Range]] = Operation(
+    "copy_ranges", BOTH
+)
 SETTLE_RANGES: Operation[Step, list[int], Root, bytes, list[Range], str] = Operation(
     "settle_ranges", DESTINATION, background=True
 )
-FINISH_ATTRIBUTES: Operation[Never, list[str], Ends, Item, bytes, Manner] = Operation(
+FINISH_ATTRIBUTES: Operation[Step | Written | Sealed, list[str], Ends, Item, bytes, Manner] = Operation(
     "finish_attributes", BOTH, patience=_BARRIER
 )
 ADOPT: Operation[Never, bool | None, Ends, bytes | None, tuple[int, int], bytes, bytes, bool] = Operation("adopt", BOTH)
@@ -182,7 +185,10 @@ PUT_BACK: Operation[Never, list[bytes], Root, list[bytes]] = Operation("put_back
 SEAL: Operation[Never, Fingerprint, Root, bytes, int] = Operation("seal", DESTINATION)
 IS_SEALED: Operation[Step, bool, Root, bytes, Fingerprint, bytes | None] = Operation("is_sealed", DESTINATION)
 FIND_FORMER: Operation[Step, list[Former | None], Ends, list[Item]] = Operation("find_former", BOTH)
-PUBLISH: Operation[Never, list[Result], Ends, list[Publication], Manner] = Operation("publish", BOTH, patience=_BARRIER)
+ARE_SEALED: Operation[Step, list[bool], Root, list[tuple[bytes, Fingerprint, bytes | None]]] = Operation(
+    "are_sealed", DESTINATION, patience=_BARRIER
+)
+PUBLISH: Operation[Step, list[Result], Ends, list[Publication], Manner] = Operation("publish", BOTH, patience=_BARRIER)
 MARK: Operation[Never, list[Trouble | None], Root, list[bytes], bytes] = Operation(
     "mark", DESTINATION, patience=_BARRIER
 )

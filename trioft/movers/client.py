@@ -22,6 +22,7 @@ from trioft.core.answers import (
     Peek,
     Prepared,
     Range,
+    Sealed,
     Step,
     Written,
 )
@@ -42,7 +43,7 @@ from trioft.core.model import (
 from trioft.movers.pool import Call, Owner
 
 Tell = Callable[[Step], None]
-TellWriting = Callable[[Step | Written], None]
+TellWriting = Callable[[Step | Written | Sealed], None]
 
 
 @attrs.frozen
@@ -184,7 +185,15 @@ class Destination(_End):
         self, item: Item, checkpoint: Checkpoint | None, manner: Manner, *, growing: bool
     ) -> Result | Prepared:
         """Have the partial of a large file ready to be written; a result says why the file is not to be copied."""
-        return await self.call(ask.PREPARE, self.ends(), item, checkpoint, manner, growing, owner=self.owner)
+        seals: list[Fingerprint] = []
+
+        def tell(message: Step | Written | Sealed) -> None:
+            if isinstance(message, Sealed):
+                seals.append(message.seal)
+
+        ends, owner = self.ends(), self.owner
+        answer = await self.call(ask.PREPARE, ends, item, checkpoint, manner, growing, tell=tell, owner=owner)
+        return answer._replace(seal=seals[-1]) if isinstance(answer, Prepared) and seals else answer
 
     async def copy_span(
         self, item: Item, partial: bytes, start: int, end: int, manner: Manner, tell: TellWriting
@@ -204,7 +213,7 @@ class Destination(_End):
             ask.COPY_GROWING, self.ends(), item, partial, start, end, known, final, tell=tell, owner=self.owner
         )
 
-    async def copy_ranges(self, item: Item, partial: bytes, ranges: list[Range], tell: Tell) -> list[int]:
+    async def copy_ranges(self, item: Item, partial: bytes, ranges: list[Range], tell: TellWriting) -> list[int]:
         """Copy *ranges* again; return the offsets of those that hold something else by now."""
         return await self.call(ask.COPY_RANGES, self.ends(), item, partial, ranges, tell=tell, owner=self.owner)
 
@@ -212,9 +221,10 @@ class Destination(_End):
         """Make a partial durable and read *ranges* back; return the offsets of those that differ."""
         return await self.call(ask.SETTLE_RANGES, self.root, partial, ranges, verify, owner=self.owner)
 
-    async def finish_attributes(self, item: Item, partial: bytes, manner: Manner) -> list[str]:
+    async def finish_attributes(self, item: Item, partial: bytes, manner: Manner, tell: TellWriting) -> list[str]:
         """Give a partial the bits and attributes that the source has now, durably; return what is not taken of them."""
-        return await self.call(ask.FINISH_ATTRIBUTES, self.ends(), item, partial, manner, owner=self.owner)
+        ends, owner = self.ends(), self.owner
+        return await self.call(ask.FINISH_ATTRIBUTES, ends, item, partial, manner, tell=tell, owner=owner)
 
     # --- the final name
 
@@ -225,6 +235,10 @@ class Destination(_End):
     async def is_sealed(self, partial: bytes, seal: Fingerprint, digest: bytes | None) -> bool:
         """Return whether a partial still holds what it did when it was sealed."""
         return await self.call(ask.IS_SEALED, self.root, partial, seal, digest, owner=self.owner)
+
+    async def are_sealed(self, copies: list[tuple[bytes, Fingerprint, bytes | None]]) -> list[bool]:
+        """Return of each copy (name, what it was, digest) whether it is there and holds what it did."""
+        return await self.call(ask.ARE_SEALED, self.root, copies, owner=self.owner)
 
     async def find_former(self, items: list[Item]) -> list[Former | None]:
         """Find the copies of earlier versions of *items* of which all is in the present ones, each read whole."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 import trio
 
+from trioft.core.errors import show_path
 from trioft.core.naming import is_marker
 from trioft.movers.child import Child, child_command
 from trioft.movers.ops.wire import MOST
@@ -95,8 +96,8 @@ class Changes:
         """When to ask ``missed``."""
         return self._expected_until if self._expected else math.inf
 
-    def missed(self) -> bytes | None:
-        """Return what no event has told of, if there is anything; only the first time."""
+    def missed(self) -> str | None:
+        """Say what no event has told of, if there is anything; only the first time."""
         if trio.current_time() < self.judged_at:
             return None
         expected, self._expected = self._expected, {}
@@ -104,8 +105,10 @@ class Changes:
             return None
         told = {**(self._told_before or {}), **self._told}
         path = next((path for path in expected if not any(part in told for part in _parts(path))), None)
-        self._are_missed = path is not None
-        return path
+        if path is None:
+            return None
+        self._are_missed = True
+        return f"file events are not reliable: none told of {show_path(path)}, which a scan has found"
 
     def _note(self, paths: list[bytes]) -> None:
         if self._told is not None:

@@ -61,6 +61,11 @@ class HungFolders:
             None,
         )
 
+    def sort_out(self, paths: list[bytes]) -> tuple[list[bytes], list[bytes]]:
+        """Return those of *paths* that may be looked at, and those that are left out."""
+        left = {path for path in paths if self.leaves_out(path) is not None}
+        return [path for path in paths if path not in left], [path for path in paths if path in left]
+
     def answered(self, path: bytes) -> None:
         """What lies at *path* could be read."""
         for place in [place for place in self._places if is_in(path, place)]:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterable, AsyncIterator
 import attrs
 
 from trioft.core.bugs import name_bug, tell_bug
-from trioft.core.errors import IDENTIFY, FileTrouble, Side, Trouble, meaning_of, show_path
+from trioft.core.errors import IDENTIFY, SEAL, FileTrouble, Side, Trouble, meaning_of, show_path
 from trioft.core.model import Checkpoint, FileState, Item, Job, Result, Verdict, Wait
 from trioft.core.naming import partial_for
 from trioft.pipeline.backlog import Backlog, Pending
@@ -221,6 +221,9 @@ async def _carry(name: str, job: Job, pending: list[Pending], take: Take, backlo
         try:
             results = await STRATEGIES[name](job, tools)
         except FileTrouble as error:
+            if error.trouble.op == SEAL and name != "bundle":
+                # Nobody knows what was changed: what was settled is compared with the source, whatever the level.
+                await tools.ledger.call(Ledger.drop_checkpoint, job.items[0].path)
             results = [Result(Verdict.TROUBLE, trouble=error.trouble)] * len(job.items)
         except Stopped as error:
             results = [error.result]

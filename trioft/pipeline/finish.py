@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import trio
 
-from trioft.core.errors import GATE, FileTrouble, Side, Trouble, show_path
+from trioft.core.errors import GATE, SEAL, FileTrouble, Side, Trouble, show_path
 from trioft.core.manifest import is_listed
 from trioft.core.model import FileState, Item, Job, Manner, Publication, Result, Unlisted, Verdict, policy_for
 from trioft.core.naming import partial_for
@@ -84,6 +84,11 @@ async def _ask(item: Item, result: Result, tools: Tools) -> Result:
     if tools.manner.verify != "readback":
         # The next run would believe a checkpoint, whatever the command has done to the partial.
         await tools.ledger.call(Ledger.drop_checkpoint, item.path)
+    if result.seal is not None:
+        (is_whole,) = await tools.destination.are_sealed([(partial, result.seal, result.digest)])
+        if not is_whole:
+            text = "somebody else has changed this partial since it was verified"
+            return Result(Verdict.TROUBLE, trouble=Trouble(Side.DESTINATION, SEAL, partial, None, None, text))
     seal = await tools.destination.seal(partial, item.fingerprint.mtime_ns)
     values = {
         "partial": os.path.join(root.path, partial),
@@ -104,7 +109,7 @@ async def _ask(item: Item, result: Result, tools: Tools) -> Result:
         why_not = f"{settings.gate[0]} cannot be started: {error.strerror}"
     if why_not is None:
         if await tools.destination.is_sealed(partial, seal, result.digest):
-            return result
+            return result._replace(seal=seal)
         why_not = "it has changed the copy: it may only read it"
     return Result(Verdict.TROUBLE, trouble=Trouble(Side.DESTINATION, GATE, partial, None, number, why_not))
 
@@ -113,7 +118,7 @@ async def _publish(job: Job, results: list[Result], tools: Tools) -> list[Result
     written = [n for n, result in enumerate(results) if result.verdict == Verdict.WRITTEN]
     if not written:
         return results
-    publications = await _publications([job.items[n] for n in written], tools)
+    publications = await _publications([(job.items[n], results[n]) for n in written], tools)
     # Should this be cut short, the next run finds out which of them have got their names, and lists those.
     kind = tools.manner.manifest
     to_list = [_unlisted(job.items[n], results[n]) for n in written if is_listed(kind, job.items[n].target)]
@@ -138,14 +143,15 @@ def _tell_lost(item: Item, lost: tuple[str, ...], tools: Tools) -> None:
     tools.board.notice("file", text, event="file.attributes", path=path, reason=f"not taken: {names}")
 
 
-async def _publications(items: list[Item], tools: Tools) -> list[Publication]:
+async def _publications(written: list[tuple[Item, Result]], tools: Tools) -> list[Publication]:
     """
-    Say how the partials of *items* get their final names.
+    Say how the partials that were *written* get their final names.
 
     Where names are not replaced, one still is: that of an earlier version of the same source file, of which all is in
     the new one. A log that was appended to, or an upload that was resumed, is no other file.
     """
-    publications = [_publication(item, tools.manner) for item in items]
+    items = [item for item, _ in written]
+    publications = [_publication(item, result, tools.manner) for item, result in written]
     later = [n for n, item in enumerate(items) if item.before and publications[n].if_exists == "rename"]
     if later:
         found = await tools.destination.find_former([items[n] for n in later])
@@ -154,9 +160,10 @@ async def _publications(items: list[Item], tools: Tools) -> list[Publication]:
     return publications
 
 
-def _publication(item: Item, manner: Manner) -> Publication:
+def _publication(item: Item, result: Result, manner: Manner) -> Publication:
     if_exists = policy_for(item, manner)
-    return Publication(item.path, partial_for(item), item.mode, item.fingerprint, item.target, if_exists, item.doubtful)
+    made = Publication(item.path, partial_for(item), item.mode, item.fingerprint, item.target, if_exists)
+    return made._replace(doubtful=item.doubtful, seal=result.seal, digest=result.digest)
 
 
 async def _mark(results: list[Result], tools: Tools) -> list[Result]:
@@ -275,10 +282,28 @@ def _absolute(folder: str) -> bytes:
     return os.fsencode(os.path.abspath(folder))
 
 
+async def _still_there(job: Job, results: list[Result], delivered: list[int], tools: Tools) -> list[int]:
+    """Return which of the *delivered* are at the destination now, as they were verified; of the others say so."""
+    names = [show_path(job.items[n].path) for n in delivered]
+    why = "its copy is not what was verified any more"
+    try:
+        copies = [(results[n].target, seal, results[n].digest) for n in delivered if (seal := results[n].seal)]
+        sealed = iter(await tools.destination.are_sealed(copies))
+        there = [results[n].seal is not None and next(sealed) for n in delivered]
+    except FileTrouble as error:
+        there, why = [False] * len(delivered), f"its copy cannot be looked at: {error.trouble}"
+    for name, is_there in zip(names, there, strict=True):
+        if not is_there:
+            tools.board.notice("source", f"{name}: delivered, but its source stays: {why}", event="source.kept")
+    return [n for n, is_there in zip(delivered, there, strict=True) if is_there]
+
+
 async def _remove_sources(job: Job, results: list[Result], delivered: list[int], tools: Tools) -> list[Result]:
     folder = tools.config.copy.on_success.folder
     archive = _absolute(folder) if folder is not None else None
     removals: list[Result] = []
+    # What was sealed is looked at once more: from now on it may be the only copy.
+    delivered = await _still_there(job, results, delivered, tools)
     for attempt in range(tools.config.retry.retries + 1):
         try:
             sources = [(job.items[n].path, job.items[n].fingerprint) for n in delivered]

@@ -14,15 +14,16 @@ import errno
 import functools
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import trio
 
 from trioft.core import answers
-from trioft.core.answers import PIECE_SIZE, Difference, Known, Peek, Prepared, Range, Step, Written
+from trioft.core.answers import PIECE_SIZE, Difference, Known, Peek, Prepared, Range
 from trioft.core.errors import FileTrouble, Side, mismatch
 from trioft.core.model import BLOCK_SIZE, MIB, VOID, Checkpoint, FileState, Found, Item, Job, Result, Verdict
 from trioft.core.naming import waits_for
+from trioft.movers.client import TellWriting
 from trioft.pipeline.context import Tools, open_nursery_for_one_trouble
 from trioft.pipeline.transfer import Block, Transfer, begin, kept_when_cancelled
 from trioft.state.proofs import NOT_COMPARED
@@ -134,7 +135,11 @@ class _Recording(Transfer):
         closed = self._head.strength
         lost = tuple(self.lost)
         written = Result(Verdict.WRITTEN, digest=digest, closed=closed, found=self.version, note=note, lost=lost)
-        return written._replace(sum=self.sum())
+        return written._replace(sum=self.sum(), seal=self.seal or self.last_seal)
+
+    @property
+    def mtime_ns(self) -> int:
+        return self.version.fingerprint.mtime_ns
 
     # --- the write head
 
@@ -227,10 +232,10 @@ class _Recording(Transfer):
             self._end_with(Verdict.CHANGED)  # it has become shorter
         return blocks
 
-    async def copy_span(self, start: int, end: int, tell: Callable[[Step | Written], None]) -> None:
+    async def copy_span(self, start: int, end: int, tell: TellWriting) -> None:
         known = [self._known(n) for n in range(start // BLOCK_SIZE, -(-end // BLOCK_SIZE))]
         destination, final = self.tools.destination, self.ended
-        await destination.copy_growing(self.item, self.partial, start, end, known, tell, final=final)
+        await destination.copy_growing(self.watched, self.partial, start, end, known, tell, final=final)
 
     def _known(self, number: int) -> Known:
         """Return what is written of a block. Nothing, if its pieces are not known: an earlier run has written it."""
@@ -261,8 +266,9 @@ class _Recording(Transfer):
     # --- the end
 
     async def _finish_attributes(self) -> None:
-        tools, item = self.tools, self.item._replace(mode=self.version.mode)
-        self.lost = await tools.destination.finish_attributes(item, self.partial, tools.manner)
+        tools, item = self.tools, self.watched._replace(mode=self.version.mode)
+        tell = functools.partial(self._told, {})
+        self.lost = await tools.destination.finish_attributes(item, self.partial, tools.manner, tell)
 
     async def _compare_all(self) -> list[Difference]:
         """Return the blocks that are not what the file holds now that it is closed."""
@@ -345,8 +351,9 @@ class _Recording(Transfer):
         tools = self.tools
         ranges = [piece for difference in differences for piece in self._ranges_of(difference)]
         tell = functools.partial(self._told, {})
-        changed = await tools.destination.copy_ranges(self.item, self.partial, ranges, tell)
+        changed = await tools.destination.copy_ranges(self.watched, self.partial, ranges, tell)
         written = [piece for piece in ranges if piece.offset not in changed]
+        await self.set_seal()
         bad = await tools.destination.settle_ranges(self.partial, written, tools.manner.verify)
         if bad:
             raise FileTrouble(mismatch(self.partial, bad[0]))

@@ -91,6 +91,11 @@ def report(pending: Pending, item: Item, result: Result, backlog: Backlog, tools
             elif item.rival:
                 there = show_path(result.target)
                 reason = f"{show_path(item.rival)} has been delivered under the same name, {there}, and is not replaced"
+                if item.rival == item.path:
+                    reason = (
+                        f"{there} was delivered from an earlier file of this name, which was removed then: all that is"
+                        " left of that is not replaced; --if-exists rename keeps both"
+                    )
             if tools.manner.if_exists == "skip":
                 totals.skipped += 1
                 backlog.finished(pending, FileState.SKIPPED, reason)

@@ -16,9 +16,7 @@ copied while it is being written, in a lane of its own.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 import attrs
@@ -34,17 +32,15 @@ from trioft.core.naming import Wanted
 from trioft.movers.client import Destination, Source
 from trioft.movers.events import Changes
 from trioft.pipeline.backlog import UNMARKED, Backlog, Pending
+from trioft.pipeline.pace import Pace, Told
 from trioft.pipeline.storage import Storage
 from trioft.pipeline.walk import Walk
 from trioft.state import proofs
 from trioft.state.board import Board
 from trioft.state.ledger import ARRIVED, Known, Ledger, Port
 
-# Of a core, what scanning may take at most: where nothing but scans tells of new files, and where events do.
-_SHARE, _SHARE_WITH_EVENTS = 0.05, 0.01
 _STAMPS = 50_000  # folders of which is remembered that there is nothing to do
 _LOOKS = 256  # files looked at in one call
-_RETOLD = 10_000  # skipped files and unreadable folders that are remembered, so that each is told once
 
 _HELD = "somebody has it open for writing"
 
@@ -67,7 +63,7 @@ class Scanner:
     changes: Changes
     # Folders in which there was nothing to do, with their stamps: while these hold, the ledger is not asked again.
     _idle: dict[bytes, bytes] = attrs.field(factory=dict, init=False)
-    _told: OrderedDict[bytes, None] = attrs.field(factory=OrderedDict, init=False)
+    _told: Told = attrs.field(factory=Told, init=False)  # skipped files and unreadable folders
     _incomplete: bool = attrs.field(default=False, init=False)  # the last scan found more than there was room for
     _is_cut: bool = attrs.field(default=False, init=False)  # it ended before it had looked at everything
     _jobs: trio.MemorySendChannel[Job] = attrs.field(init=False)
@@ -104,36 +100,32 @@ class Scanner:
         """
         self._jobs, self._growing = jobs, growing
         with jobs, growing, self.ledger:
-            next_scan = rested = -math.inf
-            ended, cost = 0.0, 0.0
+            pace = Pace(once=self.once)
             while True:
                 self._note_progress()
-                if trio.current_time() >= next_scan:
+                if trio.current_time() >= pace.due:
                     begun, is_same = trio.current_time(), self._scanned_for is self.config.source
                     self.changes.scan_begins(after_all=is_same and not (self._incomplete or self._is_cut))
                     self._incomplete = self._is_cut = False
                     self._scanned_for = self.config.source
                     cost = await self._scan_all()
                     self.board.scanned, self.board.scan_seconds = True, trio.current_time() - begun
-                    ended, next_scan = trio.current_time(), math.inf
+                    pace.scanned(cost)
                 if await self._look_at_changes():
-                    next_scan = min(next_scan, rested)
-                if (path := self.changes.missed()) is not None:
-                    text = f"file events are not reliable: none told of {show_path(path)}, which a scan has found"
+                    pace.hurry()
+                if (text := self.changes.missed()) is not None:
                     self.board.notice_once("events", f"{text}; the source is scanned instead", event="events.missed")
-                if not self.once:  # as often as it has to be by now: events may have come to an end
-                    rested = ended + cost / (_SHARE_WITH_EVENTS if self.changes.are_told else _SHARE)
-                    next_scan = min(next_scan, max(rested, ended + self.config.source.scan_interval))
+                pace.keep(self.config.source.scan_interval, are_told=self.changes.are_told)
                 if self._scanned_for is not self.config.source and not self.once:  # a sync would count files twice
-                    next_scan = -math.inf
+                    pace.at_once()
                 await self._serve()
                 if self.once and not self.backlog and not self.changes:
                     return
                 if self._incomplete and len(self.backlog) == 0:
-                    next_scan = -math.inf
+                    pace.at_once()
                     continue
                 if not self.changes:
-                    await self._rest_until(min(next_scan, self.backlog.next_due(), self.changes.judged_at))
+                    await self._rest_until(min(pace.due, self.backlog.next_due(), self.changes.judged_at))
                 self.backlog.changed = trio.Event()
 
     async def _rest_until(self, time: float) -> None:
@@ -168,10 +160,8 @@ class Scanner:
             if listings is None:
                 self._is_cut = True
                 return cost
-            for trouble in self._walk.left_out.values():
-                if self.once:
-                    self.board.fail_folder(trouble)
-            self._walk.left_out.clear()
+            for trouble in self._walk.given_up():
+                self.board.fail_folder(trouble)
             for listing in listings:
                 begun = time.process_time()
                 await self._take_in(listing, idle, is_all=is_all)
@@ -184,13 +174,13 @@ class Scanner:
         if listing.going:
             await self._put_back(listing)
         for path, reason in listing.skipped:
-            if self._tell_once(path, reason):
+            if self._told.is_new(path):
                 self.board.skip(path, reason)
         troubles = listing.troubles
         if listing.missing and not self.config.source.include:
             troubles = troubles + await self._walk.make_folders(listing.missing)
         for trouble in troubles:
-            if self._tell_once(trouble.path, str(trouble)):
+            if self._told.is_new(trouble.path):
                 self.board.fail_folder(trouble)
         if listing.alike:
             await self._take_in_alike(listing)
@@ -256,14 +246,6 @@ class Scanner:
     def _remember(self, idle: Iterable[tuple[bytes, bytes]]) -> None:
         if len(self._idle) < _STAMPS:
             self._idle.update(idle)
-
-    def _tell_once(self, path: bytes, text: str) -> bool:
-        if path in self._told:
-            return False
-        self._told[path] = None
-        if len(self._told) > _RETOLD:
-            self._told.popitem(last=False)
-        return True
 
     # --- deciding
 
@@ -348,9 +330,9 @@ class Scanner:
         """Look at *paths*, and return those of them that are folders."""
         source, hung = self.config.source, self.storage.hung
         if hung:
-            for path in [path for path in paths if hung.leaves_out(path)]:
+            paths, left = hung.sort_out(paths)
+            for path in left:
                 self._look_later(path)
-            paths = [path for path in paths if not hung.leaves_out(path)]
             if not paths:
                 return []
         try:

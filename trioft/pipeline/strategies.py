@@ -54,7 +54,9 @@ async def whole(job: Job, tools: Tools) -> list[Result]:
     async with kept_when_cancelled(transfer):
         await transfer.copy()
     digest = transfer.digest() if tools.manner.verify != "size" else None
-    return [Result(Verdict.WRITTEN, digest=digest, closed=prepared.closed, sum=transfer.sum(), lost=prepared.lost)]
+    seal = transfer.seal or transfer.last_seal
+    written = Result(Verdict.WRITTEN, digest=digest, closed=prepared.closed, sum=transfer.sum(), lost=prepared.lost)
+    return [written._replace(seal=seal)]
 
 
 STRATEGIES: dict[str, Strategy] = {"bundle": bundle, "whole": whole, "follow": follow}

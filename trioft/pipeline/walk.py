@@ -53,9 +53,8 @@ class Walk:
         fewest, most = _BATCH
         hung = self.storage.hung
         if hung:  # what does not answer waits for another scan, and holds nobody up
-            before = len(folders)
-            folders[:] = [folder for folder in folders if hung.leaves_out(folder) is None]
-            self.is_partial = self.is_partial or len(folders) < before
+            folders[:], left = hung.sort_out(folders)
+            self.is_partial = self.is_partial or bool(left)
             if not folders:
                 return []
         size = min(most, max(fewest, -(-len(folders) // _CALLS)))
@@ -71,6 +70,11 @@ class Walk:
                 self.left_out.setdefault(place, trouble._replace(path=place))
         troubles = [trouble for trouble in troubles if not self._is_left_out(trouble)]
         return None if troubles and not await self._cope(troubles[0]) else listings
+
+    def given_up(self) -> list[Trouble]:
+        """Return what a sync leaves out for good: there is no other scan that would come back to it."""
+        left_out, self.left_out = list(self.left_out.values()), {}
+        return left_out if self.once else []
 
     def _is_left_out(self, trouble: Trouble) -> bool:
         return (

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 from trioft.core.errors import ROUTE, Side, Trouble, show_path
 from trioft.core.folding import Naming
-from trioft.core.model import Item
+from trioft.core.model import Item, Manner
 from trioft.state import rowsums
 from trioft.state.ledger import ARRIVED, Entry, Ledger, Port
 from trioft.state.schema import ELSEWHERE
@@ -26,13 +26,16 @@ Take = Callable[[Sequence[Item], Port], Awaitable[list[Item | Trouble]]]
 
 class Claims:
     """
-    The names that files are on their way to. None, where nothing *overwrites* and no two files can have one name.
+    The names that files are on their way to. None, where nothing *overwrites* and no two files can have one name; with
+    *sole*, what has a name may be all that is left of an earlier source.
 
     A file that finds its name taken waits: what comes of the other one says what comes of it.
     """
 
-    def __init__(self, *, overwrites: bool, routed: bool, naming: Callable[[], Naming] = Naming) -> None:
-        self._overwrites, self._routed, self._naming = overwrites, routed, naming
+    def __init__(
+        self, *, overwrites: bool, routed: bool, sole: bool = False, naming: Callable[[], Naming] = Naming
+    ) -> None:
+        self._overwrites, self._routed, self._sole, self._naming = overwrites, routed, sole, naming
         self._holders: dict[bytes, bytes] = {}  # target, as the destination takes it → source file
         self._waiting: dict[bytes, dict[int, None]] = {}  # the same → files that wait for it, in order
         self._delivered: dict[bytes, list[bytes]] | None = None  # the same → source files, where names fold
@@ -62,7 +65,7 @@ class Claims:
 
     async def _take(self, taken: set[bytes], items: Sequence[Item], ledger: Port) -> list[Item | Trouble]:
         naming = self._naming()
-        if not self._overwrites or not (self._routed or naming.folds):
+        if not self._overwrites or not (self._routed or self._sole or naming.folds):
             return [*items]
         if naming != self._folded_as and not self._holders:  # else in a moment: for those the old names hold
             self._folded_as, self._delivered = naming, None
@@ -110,6 +113,20 @@ def delivered_as(ledger: Ledger) -> list[tuple[bytes, bytes]]:
     return [(os.path.join(folder, name), target) for folder, name, target in ledger.execute(query)]
 
 
+def are_needed(ledger: Ledger, manner: Manner, *, removing: bool) -> bool:
+    """May a name that is replaced be that of another source file, or of one that is there no more?"""
+    if manner.if_exists != "overwrite":
+        return False
+    if manner.routes is not None or removing:
+        return True
+    query = (
+        f"SELECT EXISTS (SELECT 1 FROM file WHERE {ELSEWHERE}) OR EXISTS (SELECT 1 FROM file WHERE removal = 'removed')"
+        " OR EXISTS (SELECT 1 FROM history WHERE event = 'removed')"
+    )
+    (is_needed,) = ledger.execute(query).fetchone()
+    return bool(is_needed)
+
+
 def pass_on(ledger: Ledger, entries: Sequence[Entry]) -> None:
     """These are to be recorded. What another file was delivered as, under a name of theirs, is not there any more."""
     columns = rowsums.FILE.replace("target", "x''")
@@ -125,7 +142,11 @@ def pass_on(ledger: Ledger, entries: Sequence[Entry]) -> None:
 
 
 def owners_of(ledger: Ledger, names: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Return, of *names* (target, source file), those that another source file was delivered under, and which."""
+    """
+    Return, of *names* (target, source file), those that are not to be replaced, and what was delivered under them.
+
+    That is another source file, or an earlier one of the same path that was removed since: this is all that is left.
+    """
     query = (
         f"SELECT outcome, folder, name FROM file WHERE target = ? AND {ELSEWHERE}"
         " UNION ALL SELECT outcome, folder, name FROM file WHERE folder = ? AND name = ? AND target = ?"
@@ -135,7 +156,18 @@ def owners_of(ledger: Ledger, names: Iterable[tuple[bytes, bytes]]) -> dict[byte
         for outcome, folder, name in ledger.execute(query, (target, *os.path.split(target), target)):
             if outcome in ARRIVED and (other := os.path.join(folder, name)) != path:
                 owners[target] = other
+        if target not in owners and _is_all_that_is_left(ledger, target, path):
+            owners[target] = path
     return owners
+
+
+def _is_all_that_is_left(ledger: Ledger, target: bytes, path: bytes) -> bool:
+    """Was *target* delivered from a source file called *path* that was removed then?"""
+    query = (
+        "SELECT 1 FROM file WHERE folder = ? AND name = ? AND target = ? AND removal = 'removed'"
+        " UNION ALL SELECT 1 FROM history WHERE path = ? AND event = 'removed' AND target = ? LIMIT 1"
+    )
+    return ledger.execute(query, (*os.path.split(path), target, path, target)).fetchone() is not None
 
 
 def _in_use(item: Item, holder: bytes) -> Trouble:

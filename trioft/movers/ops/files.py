@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 
 import xxhash
 
-from trioft.core.answers import Step, Written
+from trioft.core.answers import Sealed, Step, Written
 from trioft.core.errors import IDENTIFY, FileTrouble, Side, Trouble, trouble_of
 from trioft.core.model import (
     KIB,
@@ -36,7 +36,8 @@ from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.slate import touch
 
 Progress = Callable[[Step], None]
-Writing = Callable[[Step | Written], None]  # and of blocks that were written
+# And of blocks that were written, and what the partial is then.
+Writing = Callable[[Step | Written | Sealed], None]
 
 # What is read, digested and written in one go: it stays in the cache of the processor, which a block does not, and then
 # all of it comes from memory three times.
@@ -122,6 +123,11 @@ def status_of(fd: int, side: Side, path: bytes) -> os.stat_result:
         return os.fstat(fd)
     except OSError as error:
         raise FileTrouble(trouble_of(error, side, "stat", path)) from error
+
+
+def is_steady(fd: int) -> bool:
+    """Does the filesystem of *fd* tell of each change of a file, by its ctime, and of none that was not made?"""
+    return linux.filesystem_magic(fd) in linux.STEADY
 
 
 def close_quietly(fd: int) -> None:

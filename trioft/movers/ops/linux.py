@@ -31,6 +31,8 @@ CIFS = {0xFF534D42, 0xFE534D42}  # with SMB 1, and later
 # On these other machines may write: NFS, CIFS, SMB, SMB2, FUSE (sshfs, virtiofs, …), 9p, Ceph, AFS.
 SHARED = {0x6969, 0xFF534D42, 0x517B, 0xFE534D42, 0x65735546, 0x01021997, 0x00C36400, 0x5346414F}
 
+# On these the ctime of a file tells of each change of it, and its inode lasts.
+STEADY = {EXT4, XFS, BTRFS, TMPFS}
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _LARGEST_ON_FAT = 2**32 - 1
 

@@ -32,6 +32,7 @@ from trioft.movers.ops.folder import (
     probe,
     publish,
     readback,
+    seals,
     sparse,
     views,
 )
@@ -90,17 +91,18 @@ tells(asked.SETTLE, large.settle)
 tells(asked.COPY_GROWING, growing.copy_growing)
 tells(asked.COPY_RANGES, growing.copy_ranges)
 tells(asked.SETTLE_RANGES, growing.settle_ranges)
-does(asked.FINISH_ATTRIBUTES, growing.finish_attributes)
+tells(asked.FINISH_ATTRIBUTES, growing.finish_attributes)
 does(asked.ADOPT, growing.adopt)
 does(asked.SIZE_OF, publish.size_of)
 does(asked.HOLES_OF, sparse.holes_of)
 does(asked.DISCARD, publish.discard)
 does(asked.FIND_LEFTOVERS, listing.find_leftovers)
 does(asked.PUT_BACK, publish.put_back)
-does(asked.SEAL, publish.seal)
-tells(asked.IS_SEALED, publish.is_sealed)
+does(asked.SEAL, seals.seal)
+tells(asked.IS_SEALED, seals.is_sealed)
+tells(asked.ARE_SEALED, seals.are_sealed)
 tells(asked.FIND_FORMER, existing.find_former)
-does(asked.PUBLISH, publish.publish)
+tells(asked.PUBLISH, publish.publish)
 does(asked.MARK, markers.mark)
 tells(asked.READ_DELIVERED, readback.read_delivered)
 tells(asked.SUM_DELIVERED, manifests.sum_delivered)

@@ -133,7 +133,10 @@ def why_not_same(was: Identity, now: Identity) -> str | None:
         return (
             f"another folder is mounted there: {show_path(now.place)} of {_show(now)} instead of {show_path(was.place)}"
         )
-    return f"another filesystem is mounted there: {_show(now)} instead of {_show(was)}"
+    shown, instead_of = _show(now), _show(was)
+    if shown == instead_of:  # two disks may be called the same, one after the other
+        shown, instead_of = (f"{_show(its)[:-1]}, UUID {its.uuid or 'unknown'})" for its in (now, was))
+    return f"another filesystem is mounted there: {shown} instead of {instead_of}"
 
 
 def why_not_mounted(was: Identity, now: Identity) -> str | None:

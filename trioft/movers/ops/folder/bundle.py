@@ -14,11 +14,20 @@ from trioft.core import manifest
 from trioft.core.answers import Step
 from trioft.core.digests import block_digest, file_digest
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify, mismatch, trouble_of
-from trioft.core.model import Ends, Item, Manner, Result, Verdict
+from trioft.core.model import Ends, Fingerprint, Item, Manner, Result, Verdict
 from trioft.core.naming import former_partial_for, partial_for
 from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.beneath import Top
-from trioft.movers.ops.files import Progress, advise, close_quietly, opened, read_exactly, status_of
+from trioft.movers.ops.files import (
+    Progress,
+    advise,
+    close_quietly,
+    fingerprint_of,
+    is_steady,
+    opened,
+    read_exactly,
+    status_of,
+)
 from trioft.movers.ops.folder.existing import look_for_existing
 from trioft.movers.ops.folder.pace import Pace
 from trioft.movers.ops.folder.partials import (
@@ -62,6 +71,8 @@ class _Bundle:
         self._openings: dict[int, Result] = {}  # what is known of the sources that are open
         self._folders: set[bytes] = set()  # that have new entries
         self._strays: set[bytes] = set()  # partials on another filesystem than the root's: below a mount, or a link
+        self._steady = is_steady(dst)
+        self._seals: dict[int, Fingerprint] = {}  # by the number of the file: what its partial is
         self._when = time.monotonic()  # something was told last
         self._gone: Trouble | None = None  # that the destination is: then no other file is tried
 
@@ -141,6 +152,8 @@ class _Bundle:
                 self._strays.add(partial)
             Pace(dst_fd, partial, self._progress).write(0, data)
             lost = copy_attributes(src_fd, dst_fd, item, manner, made.st_mode)
+            if self._steady:
+                self._seals[n] = fingerprint_of(status_of(dst_fd, Side.DESTINATION, partial))
         except BaseException:
             close_quietly(dst_fd)
             raise
@@ -162,6 +175,8 @@ class _Bundle:
                 if not self._whole_filesystem or partial in self._strays:
                     op = "fsync"
                     os.fsync(fd)
+                if n not in self._seals:
+                    self._seals[n] = fingerprint_of(os.fstat(fd))
                 if self._manner.verify == "readback":
                     op = "read back"
                     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -197,6 +212,7 @@ class _Bundle:
         self._told()
         if not same:
             raise FileTrouble(mismatch(partial, 0))
+        self.results[n] = self.results[n]._replace(seal=self._seals[n])
 
 
 def _groups(numbers: Sequence[int]) -> Iterator[Sequence[int]]:

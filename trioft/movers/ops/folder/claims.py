@@ -8,9 +8,10 @@ import contextlib
 import errno
 import os
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from trioft.core.claim import CLAIMING, STALE, Claimed, Holder, Standing, content_of, holder_in
+from trioft.core.claim import CLAIM, CLAIMING, STALE, Claimed, Holder, Standing, content_of, holder_in
 from trioft.core.errors import FileTrouble, Remedy, Side, classify, trouble_of
 from trioft.core.model import Root
 from trioft.movers.ops import beneath, linux
@@ -18,7 +19,9 @@ from trioft.movers.ops.files import close_quietly, opened
 from trioft.movers.ops.slate import touch
 
 _LARGEST = 64 * 1024  # bytes of a claim that is read
-_TRIES = 5
+_TRIES = 40  # times that one looks whether it is one's turn
+_PAUSE = 0.05  # seconds between two
+_FORGOTTEN = 30.0  # seconds after which whoever has the turn is taken for killed
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
@@ -109,33 +112,43 @@ def read_claims(destination: Root, names: list[bytes], mine: Holder) -> list[Sta
 
 
 def _take(dst: int, name: bytes, made: bytes, now: float, mine: Holder) -> Claimed:
-    """Give what was *made* the *name* of a claim; *now* is the time at the destination."""
-    gone: Holder | None = None
-    for _ in range(_TRIES):
-        touch(Side.DESTINATION)
-        try:
-            beneath.rename_noreplace(made, name, dir_fd=dst)
-            return Claimed(instead_of=gone)
-        except FileExistsError:
-            pass
+    """Give what was *made* the *name* of a claim, if nobody lives who has it; *now* is the time at the destination."""
+    with _by_turns(dst, CLAIMING + b"turn-" + name[len(CLAIM) :], now) as is_ours:
         there = _read(dst, name)
-        if there is None:
-            continue
-        if lives(there[0], now - there[1], mine):
-            return Claimed(holder=there[0]) if there[0] is not None else Claimed(holder=_UNKNOWN)
-        # Two may find it stale at a time: who moves it aside looks whether it still is what both have seen.
-        aside = made + b"-former"
+        if there is not None and lives(there[0], now - there[1], mine):
+            return Claimed(holder=there[0] or _UNKNOWN)
+        if not is_ours:
+            return Claimed(holder=_UNKNOWN)
+        touch(Side.DESTINATION)
+        beneath.rename(made, name, dir_fd=dst)
+        return Claimed(instead_of=there[0] if there is not None and there[0] != _NOBODY else None)
+
+
+@contextlib.contextmanager
+def _by_turns(dst: int, turn: bytes, now: float) -> Iterator[bool]:
+    """
+    Keep others out who look at the same claim; yield False if it did not become our turn.
+
+    Two who find a claim stale would else both take it: what the one has put there, the other would take for that.
+    """
+    touch(Side.DESTINATION)
+    is_ours = False
+    for _ in range(_TRIES):
         try:
-            beneath.rename(name, aside, dir_fd=dst)
-        except FileNotFoundError:
-            continue
-        if _read(dst, aside) != there:
-            with contextlib.suppress(FileExistsError):
-                beneath.rename_noreplace(aside, name, dir_fd=dst)
-            continue
-        beneath.unlink(aside, dir_fd=dst)
-        gone = there[0]
-    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            os.close(beneath.open_file(turn, _WRITE, 0o600, dir_fd=dst))
+            is_ours = True
+            break
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):
+                if now - beneath.stat_of(turn, dir_fd=dst).st_mtime > _FORGOTTEN:
+                    beneath.unlink(turn, dir_fd=dst)
+            time.sleep(_PAUSE)
+    try:
+        yield is_ours
+    finally:
+        if is_ours:
+            with contextlib.suppress(OSError):
+                beneath.unlink(turn, dir_fd=dst)
 
 
 _NOBODY = Holder("", 0, 0, "", "", "", "", "", "", "")

@@ -65,14 +65,19 @@ def look_for_existing(src: Top, src_fd: int, dst: Top, item: Item, manner: Manne
                 if manner.permissions and (there.st_mode ^ item.mode) & 0o777:
                     set_bits(src_fd, dst, target, item)
                     note = f"its permission bits were set to {item.mode & 0o777:03o}"
-                return Result(Verdict.ALREADY, target, digest, note=note)
+                    there = _looked_at(dst, target)
+                return Result(
+                    Verdict.ALREADY, target, digest, note=note, seal=fingerprint_of(there) if digest else None
+                )
         elif target == item.before and if_exists != "skip" and _is_file_of(there, item.fingerprint.size):
             digest = _compare_contents(src_fd, dst, target, item, progress)
             if digest is not None:
                 if has_changed(src_fd, item):
                     return Result(Verdict.CHANGED)
                 renew_attributes(src_fd, dst, target, item, manner)
-                return Result(Verdict.ALREADY, target, digest, note="the same content: only its time was set")
+                seal = fingerprint_of(_looked_at(dst, target))
+                note = "the same content: only its time was set"
+                return Result(Verdict.ALREADY, target, digest, note=note, seal=seal)
         if manner.manifest == ASC_MHL and ascmhl.is_chain(target) and _is_continued(src_fd, dst, target, item):
             return Result(Verdict.ALREADY, target)
         if if_exists in ("skip", "fail"):
@@ -188,6 +193,13 @@ def renew_attributes(src_fd: int, dst: int, target: bytes, item: Item, manner: M
         raise FileTrouble(trouble_of(error, Side.DESTINATION, op, target)) from error
 
 
+def _looked_at(dst: int, target: bytes) -> os.stat_result:
+    try:
+        return beneath.stat_of(target, dir_fd=dst)
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, "stat", target)) from error
+
+
 def _is_continued(src_fd: int, dst: int, target: bytes, item: Item) -> bool:
     """Is what the destination has the chain of the source, with generations that trioft has added to it?"""
     touch(Side.DESTINATION)
@@ -215,7 +227,7 @@ def _compare_contents(src_fd: int, dst: int, target: bytes, item: Item, progress
     digests = bytearray()
     touch(Side.DESTINATION)
     try:
-        there = _open_to_sync(target, dst)
+        there = open_to_sync(target, dst)
         try:
             os.fsync(there)
             os.posix_fadvise(there, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -234,7 +246,7 @@ def _compare_contents(src_fd: int, dst: int, target: bytes, item: Item, progress
     return file_digest(bytes(digests))
 
 
-def _open_to_sync(target: bytes, dst: int) -> int:
+def open_to_sync(target: bytes, dst: int) -> int:
     """Open a delivered file for reading, and for writing where it is allowed: some servers sync for writers only."""
     flags = os.O_NOFOLLOW | os.O_CLOEXEC
     try:

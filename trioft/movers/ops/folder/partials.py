@@ -12,10 +12,10 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
-from trioft.core.model import MIB, Item, Manner
-from trioft.core.units import size_text
+from trioft.core.errors import SEAL, FileTrouble, Remedy, Side, Trouble, classify, trouble_of
+from trioft.core.model import MIB, Fingerprint, Item, Manner
 from trioft.movers.ops import beneath, linux
+from trioft.movers.ops.files import fingerprint_of, status_of
 from trioft.movers.ops.slate import begin_thread, clear, touch
 
 T = TypeVar("T")
@@ -112,6 +112,8 @@ def no_room(trouble: Trouble, dst: int) -> Trouble:
         text = "no more names fit in there (the root folder of a FAT, for one, has a fixed number of them)"
     else:
         return trouble
+    from trioft.core.units import size_text  # slow to load, and rarely needed
+
     return trouble._replace(text=f"{text}, although {size_text(free)} are free")
 
 
@@ -130,7 +132,64 @@ def sync_folder(dst: int, folder: bytes) -> None:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, "fsync", folder)) from error
 
 
+class Watched:
+    """
+    A partial that is open for writing, and whether anybody else changes it.
+
+    *seal* is what it was when trioft had written to it last; None: it is not watched. Each of our own writes sets its
+    ctime, so that is looked at before and after each of them. Raises ``FileTrouble`` where it is another one.
+    """
+
+    def __init__(self, fd: int, partial: bytes, seal: Fingerprint | None) -> None:
+        self._fd, self._partial, self.seal = fd, partial, seal
+
+    def __enter__(self) -> Watched:
+        if self.seal is not None:
+            self.check()
+            _watched[self._fd] = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _watched.pop(self._fd, None)
+
+    def check(self) -> None:
+        """Raise ``FileTrouble`` if anybody else has changed the partial."""
+        if fingerprint_of(status_of(self._fd, Side.DESTINATION, self._partial)) != self.seal:
+            raise FileTrouble(touched(self._partial))
+
+    def note(self) -> Fingerprint | None:
+        """What has been done by now, was done by us. Return what the partial is, where it is watched."""
+        if self.seal is not None:
+            self.seal = fingerprint_of(status_of(self._fd, Side.DESTINATION, self._partial))
+        return self.seal
+
+
+_watched: dict[int, Watched] = {}  # by descriptor
+
+
+def touched(partial: bytes) -> Trouble:
+    """Return the trouble that somebody else has changed a partial."""
+    text = "somebody else has changed this partial since it was verified: it is compared anew"
+    return Trouble(Side.DESTINATION, SEAL, partial, None, None, text)
+
+
+@contextlib.contextmanager
+def own_change(fd: int) -> Iterator[None]:
+    """What is done inside to the partial that is open as *fd* is done by us, where it is watched."""
+    watched = _watched.get(fd)
+    if watched is not None:
+        watched.check()
+    yield
+    if watched is not None:
+        watched.note()
+
+
 def write_all(fd: int, path: bytes, offset: int, view: memoryview) -> None:
+    with own_change(fd):
+        _write_all(fd, path, offset, view)
+
+
+def _write_all(fd: int, path: bytes, offset: int, view: memoryview) -> None:
     touch(Side.DESTINATION)
     done = 0
     try:

@@ -9,17 +9,23 @@ import errno
 import os
 import stat
 
-from trioft.core.answers import Step
-from trioft.core.digests import file_digest
 from trioft.core.errors import FileTrouble, Side, Trouble, trouble_of
-from trioft.core.model import BLOCK_SIZE, Ends, Fingerprint, Former, Manner, Publication, Result, Root, Verdict
+from trioft.core.model import Ends, Former, Manner, Publication, Result, Root, Verdict
 from trioft.core.naming import NAME_MAX, aside_of, numbered, target_of_aside
 from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.beneath import Top
-from trioft.movers.ops.files import Progress, digest_of_block, fingerprint_of, is_same, opened
+from trioft.movers.ops.files import Progress, fingerprint_of, is_same, is_steady, opened
 from trioft.movers.ops.folder.markers import remove_marker
 from trioft.movers.ops.folder.names import spelled_otherwise, taken_as
-from trioft.movers.ops.folder.partials import as_far_as_possible, each, make_folder, remove_partial, sync_folder
+from trioft.movers.ops.folder.partials import (
+    as_far_as_possible,
+    each,
+    make_folder,
+    remove_partial,
+    sync_folder,
+    touched,
+)
+from trioft.movers.ops.folder.seals import is_untouched
 from trioft.movers.ops.identity import identify
 from trioft.movers.ops.slate import touch
 
@@ -27,11 +33,14 @@ from trioft.movers.ops.slate import touch
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EBUSY, errno.EEXIST, errno.ETXTBSY}
 
 
-def publish(ends: Ends, publications: list[Publication], manner: Manner) -> list[Result]:
+def publish(
+    ends: Ends, publications: list[Publication], manner: Manner, progress: Progress = lambda step: None
+) -> list[Result]:
     """
     Give verified, durable partials their final names. One Result for each, in order.
 
-    For each: the source must still be the version that was copied; the times are set after the last close; the
+    For each: the source must still be the version that was copied, and the partial what was verified, or it is read
+    again; the times are set after the last close; the
     rename never replaces what *if_exists* protects, not even a file that appeared a moment ago; a marker that an
     earlier file of that name has left goes first. Then each folder is made durable once: only after that is a file
     PUBLISHED.
@@ -40,7 +49,7 @@ def publish(ends: Ends, publications: list[Publication], manner: Manner) -> list
 
         def publish_one(publication: Publication) -> Result:
             try:
-                return _publish_one(src, dst, publication, manner)
+                return _publish_one(src, dst, publication, manner, progress)
             except FileTrouble as error:
                 return Result(Verdict.TROUBLE, trouble=error.trouble)
 
@@ -60,7 +69,7 @@ def publish(ends: Ends, publications: list[Publication], manner: Manner) -> list
     ]
 
 
-def _publish_one(src: Top, dst: Top, what: Publication, manner: Manner) -> Result:
+def _publish_one(src: Top, dst: Top, what: Publication, manner: Manner, progress: Progress) -> Result:
     touch(Side.SOURCE)
     try:
         source = beneath.stat_of(what.path, dir_fd=src)
@@ -71,6 +80,8 @@ def _publish_one(src: Top, dst: Top, what: Publication, manner: Manner) -> Resul
     if identify(source, what.path, top=src) != what.fingerprint:
         return Result(Verdict.CHANGED)
     op = "utimens"
+    if what.seal is not None and is_untouched(dst, what.partial, what.seal, what.digest, progress) is False:
+        raise FileTrouble(touched(what.partial))
     touch(Side.DESTINATION)
     try:
         times = (source.st_atime_ns, source.st_mtime_ns)
@@ -98,6 +109,8 @@ def _publish_one(src: Top, dst: Top, what: Publication, manner: Manner) -> Resul
         if ours.st_size != what.fingerprint.size:  # somebody else was at it since it was verified
             text = f"the partial has {ours.st_size} bytes, the source has {what.fingerprint.size}"
             raise FileTrouble(Trouble(Side.DESTINATION, op, what.partial, None, None, text))
+        if what.seal is not None and is_steady(dst) and not _has_time(ours, source, manner):
+            raise FileTrouble(touched(what.partial))  # whoever writes to it now sets its time
         op = "rename"
         target = None
         if what.former is not None and _is_still_there(dst, what.former):
@@ -124,13 +137,20 @@ def _publish_one(src: Top, dst: Top, what: Publication, manner: Manner) -> Resul
                         return Result(Verdict.EXISTS, candidate)
         assert target is not None
         op = "stat"
-        size = beneath.stat_of(target, dir_fd=dst).st_size
+        there = beneath.stat_of(target, dir_fd=dst)
     except OSError as error:
         raise FileTrouble(trouble_of(error, Side.DESTINATION, op, what.target)) from error
-    if size != what.fingerprint.size:
-        text = f"the destination says {size} bytes after the rename, the source has {what.fingerprint.size}"
+    if there.st_size != what.fingerprint.size:
+        text = f"the destination says {there.st_size} bytes after the rename, the source has {what.fingerprint.size}"
         raise FileTrouble(Trouble(Side.DESTINATION, op, target, None, None, text))
-    return Result(Verdict.PUBLISHED, target)
+    if is_steady(dst) and (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+        text = "another file has taken the final name right after the rename"
+        raise FileTrouble(Trouble(Side.DESTINATION, op, target, None, None, text))
+    return Result(Verdict.PUBLISHED, target, seal=fingerprint_of(there) if what.seal is not None else None)
+
+
+def _has_time(ours: os.stat_result, source: os.stat_result, manner: Manner) -> bool:
+    return abs(ours.st_mtime_ns - source.st_mtime_ns) < max(manner.resolution_ns, 1)
 
 
 def _is_still_there(dst: int, former: Former) -> bool:
@@ -226,53 +246,6 @@ def _is_taken(dst: int, name: bytes) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def seal(destination: Root, partial: bytes, mtime_ns: int) -> Fingerprint:
-    """
-    Give a partial this modification time, and return what it is.
-
-    Whoever writes to it from now on is found out: that sets the time anew.
-    """
-    with opened(destination, Side.DESTINATION) as dst:
-        try:
-            with as_far_as_possible("utimens", partial):
-                beneath.utime(partial, (mtime_ns, mtime_ns), dir_fd=dst)
-            return fingerprint_of(beneath.stat_of(partial, dir_fd=dst))
-        except OSError as error:
-            raise FileTrouble(trouble_of(error, Side.DESTINATION, "utimens", partial)) from error
-
-
-def is_sealed(destination: Root, partial: bytes, seal: Fingerprint, digest: bytes | None, progress: Progress) -> bool:
-    """
-    Does the partial still hold what it did when it was sealed?
-
-    Some servers give a file other times by themselves: where they are in doubt, all of it is read again, and has to
-    have *digest*.
-    """
-    with opened(destination, Side.DESTINATION) as dst:
-        try:
-            status = beneath.stat_of(partial, dir_fd=dst)
-            if fingerprint_of(status) == seal:
-                return True
-            if digest is None or status.st_size != seal.size or not stat.S_ISREG(status.st_mode):
-                return False
-            fd = beneath.open_file(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
-            try:
-                os.fsync(fd)
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-                digests = bytearray()
-                for offset in range(0, seal.size, BLOCK_SIZE):
-                    length = min(BLOCK_SIZE, seal.size - offset)
-                    digests += digest_of_block(fd, Side.DESTINATION, partial, offset, length, progress)
-                    progress(Step("compared", length))
-            finally:
-                os.close(fd)
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise FileTrouble(trouble_of(error, Side.DESTINATION, "compare", partial)) from error
-    return file_digest(bytes(digests)) == digest
 
 
 def put_back(destination: Root, moved_aside: list[bytes]) -> list[bytes]:

@@ -15,6 +15,7 @@ from trioft.core.errors import FileTrouble, Side, trouble_of
 from trioft.core.model import Ends
 from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.files import READ, close_quietly, opened, pieces
+from trioft.movers.ops.folder.partials import own_change
 from trioft.movers.ops.slate import touch
 
 # Where a map of data and holes can be believed, of files that nobody writes.
@@ -66,7 +67,8 @@ class Holes:
         try:
             # Not by truncating: another mover may have written beyond that meanwhile.
             if os.fstat(self._dst).st_size < end:
-                os.pwrite(self._dst, b"\0", end - 1)
+                with own_change(self._dst):
+                    os.pwrite(self._dst, b"\0", end - 1)
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, "write", self._partial, end - 1)) from error
 
@@ -99,7 +101,8 @@ class Holes:
             except OSError as error:
                 if error.errno == errno.ENXIO:
                     return True
-            linux.punch_hole(self._dst, at, length)
+            with own_change(self._dst):
+                linux.punch_hole(self._dst, at, length)
         except OSError:
             return False  # then zeros are written
         return True
