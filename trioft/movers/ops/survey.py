@@ -4,7 +4,6 @@ The operation that looks at everything in the source, whatever the configuration
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -13,15 +12,13 @@ from trioft.core import answers
 from trioft.core.answers import Sight, Step, Survey
 from trioft.core.errors import Side, trouble_of
 from trioft.core.model import Root
-from trioft.movers.ops import writers
+from trioft.movers.ops import beneath, writers
 from trioft.movers.ops.files import READ, Progress, close_quietly, fingerprint_of, opened
 
 # A call returns after the folder in which it has looked at so many names.
 _NAMES_A_CALL = 1_000
 # After so many it says that it is not stuck: each is opened, and asked for a writer.
 _TOLD = 50
-
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _KINDS = {
     stat.S_IFLNK: "symbolic link",
@@ -67,17 +64,11 @@ def _missed(path: bytes, error: OSError) -> Sight:
 
 def _look_into(src: int, path: bytes, seen: list[Sight], below: list[bytes], progress: Progress) -> None:
     """Add to *seen* what *path* is, or, of a folder, what is in it; the folders in it to *below*."""
-    with contextlib.ExitStack() as held:
-        folder, name = src, path
-        while b"/" in name:  # part by part, so that none of them is a link
-            part, _, name = name.partition(b"/")
-            folder = os.open(part, _FOLDER, dir_fd=folder)
-            held.callback(close_quietly, folder)
-        if name and not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-            seen.append(_look_at(folder, name, path))
-            return
-        fd = os.open(name or b".", _FOLDER, dir_fd=folder)
-        held.callback(close_quietly, fd)
+    if path and not stat.S_ISDIR(beneath.stat_of(path, dir_fd=src).st_mode):
+        seen.append(_look_at(src, path, path))
+        return
+    fd = beneath.open_folder(path, dir_fd=src)
+    try:
         prefix = path + b"/" if path else b""
         with os.scandir(fd) as entries:
             for number, entry in enumerate(entries):
@@ -93,14 +84,16 @@ def _look_into(src: int, path: bytes, seen: list[Sight], below: list[bytes], pro
                     seen.append(_missed(prefix + name, error))
                 if number % _TOLD == 0:
                     progress(Step("looked", 0))
+    finally:
+        close_quietly(fd)
 
 
 def _look_at(folder: int, name: bytes, path: bytes) -> Sight:
-    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    status = beneath.stat_of(name, dir_fd=folder)
     if not stat.S_ISREG(status.st_mode):
         return Sight(path, _KINDS.get(stat.S_IFMT(status.st_mode), "special file"))
     try:
-        fd = os.open(name, READ, dir_fd=folder)
+        fd = beneath.open_file(name, READ, dir_fd=folder)
     except OSError as error:
         if error.errno == errno.EAGAIN:  # somebody's lease keeps it from us
             return Sight(path, "file", fingerprint_of(status), answers.BUSY)
