@@ -13,7 +13,7 @@ import os
 from trioft.core.errors import FileTrouble, Remedy, Side, classify, show_path, trouble_of
 from trioft.core.folding import CASE, LONGEST, SPELLING, Naming
 from trioft.core.model import Root
-from trioft.core.naming import HIDDEN
+from trioft.core.naming import PROBE
 from trioft.movers.ops import beneath
 from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.files import close_quietly, opened
@@ -29,15 +29,14 @@ def find_naming(destination: Root) -> Naming:
         touch(Side.DESTINATION)
         try:
             most = os.fstatvfs(dst).f_namemax or LONGEST
-            unique = HIDDEN + b"names-" + os.urandom(8).hex().encode()
+            unique = PROBE + b"names-" + os.urandom(8).hex().encode()
             name_max = _measure(dst, unique, min(most, LONGEST))
             for name in (unique + "-é".encode(), unique):
                 if _make(dst, name):
                     try:
                         return _look(dst, name)._replace(name_max=name_max)
                     finally:
-                        with contextlib.suppress(OSError):
-                            beneath.unlink(name, dir_fd=dst)
+                        _remove(dst, name)
         except OSError as error:
             trouble = trouble_of(error, Side.DESTINATION, "create", b"")
             if classify(trouble) == Remedy.DESTINATION:
@@ -61,7 +60,7 @@ def _measure(dst: Top, unique: bytes, most: int) -> int:
     middle = high
     while low < high:
         if _make(dst, name := unique.ljust(middle, b"n")):
-            beneath.unlink(name, dir_fd=dst)
+            _remove(dst, name)
             low = middle
         else:
             high = middle - 1
@@ -77,6 +76,14 @@ def _make(dst: Top, name: bytes) -> bool:
             raise
         return False
     return True
+
+
+def _remove(dst: Top, name: bytes) -> None:
+    """Remove a file, at the second try if need be: what stays is cleared up as what a killed probe leaves."""
+    for _ in range(2):
+        with contextlib.suppress(OSError):
+            beneath.unlink(name, dir_fd=dst)
+            return
 
 
 def _is_there(dst: Top, name: bytes) -> bool:

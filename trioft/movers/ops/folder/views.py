@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from trioft.core.errors import FileTrouble, Side, Trouble, show_path, trouble_of
 from trioft.core.model import Ends, Item
-from trioft.core.naming import HIDDEN
+from trioft.core.naming import PROBE
 from trioft.movers.ops import beneath
 from trioft.movers.ops.beneath import Top, VolumeLost
 from trioft.movers.ops.files import close_quietly, opened
@@ -90,7 +90,7 @@ def _is_there(top: Top, path: bytes) -> bool:
 @contextlib.contextmanager
 def _marker(top: Top, folder: bytes) -> Iterator[bytes | None]:
     """While inside, there is a file in *folder* that nobody else has made; yields its name, or None if it cannot be."""
-    name = HIDDEN + b"view-" + os.urandom(12).hex().encode()
+    name = PROBE + b"view-" + os.urandom(12).hex().encode()
     path = os.path.join(folder, name)
     side = side_of(top)
     touch(side)
@@ -105,8 +105,10 @@ def _marker(top: Top, folder: bytes) -> Iterator[bytes | None]:
         yield name
     finally:
         touch(side)
-        with contextlib.suppress(OSError):
-            beneath.unlink(path, dir_fd=top)
+        for _ in range(2):  # what stays is cleared up as what a killed probe leaves
+            with contextlib.suppress(OSError):
+                beneath.unlink(path, dir_fd=top)
+                break
 
 
 # --- single folders and files ----------------------------------------------------------------------------------------
