@@ -36,7 +36,8 @@ def limits() -> st.SearchStrategy[Limit]:
 
 _FILENAMES = st.binary(min_size=1, max_size=12).map(lambda name: os.fsdecode(name.replace(b"\0", b"x")))
 _PATTERN_LISTS = st.lists(_FILENAMES.filter(lambda name: name[0] != "/"), max_size=3).map(tuple)
-_PATHS = st.none() | _FILENAMES | st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1)
+_ANY_PATH = _FILENAMES | st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1)
+_PATHS = st.none() | _ANY_PATH.filter(lambda path: not path.startswith("~"))
 _COMMANDS = st.none() | st.lists(_FILENAMES.filter(lambda word: "{" not in word), min_size=1, max_size=3).map(tuple)
 _GATES = _COMMANDS.map(lambda words: words and (*words, "", "if={partial}{size}"))
 # None that makes a partial's name of a name: that is refused.
@@ -82,7 +83,7 @@ _CONFIGS = st.builds(
         Copy,
         transfers=st.integers(1, 64),
         on_success=st.sampled_from([OnSuccess(action="keep"), OnSuccess(action="delete")])
-        | st.builds(OnSuccess, action=st.just("archive"), folder=_FILENAMES),
+        | st.builds(OnSuccess, action=st.just("archive"), folder=_FILENAMES.filter(lambda path: path[0] != "~")),
         order=st.sampled_from(["oldest", "newest", "smallest", "largest", "name"]),
         bwlimit=limits(),
         checkpoint_size=st.integers(8 * 2**20, 2**63 - 1),
