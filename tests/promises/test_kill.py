@@ -25,6 +25,7 @@ import odd_mover
 from support import PATIENCE, Running, Site, files_of, make_tree, movers_of, pattern, wait_until
 from trioft.agent.agent import run_agent
 from trioft.config.file import load_config
+from trioft.config.kinds import OnSuccess
 from trioft.config.options import Config
 from trioft.core.errors import FileTrouble, UnusableError
 from trioft.core.model import BLOCK_SIZE, MIB
@@ -306,7 +307,7 @@ def dying(*arguments):
 mover.OPERATIONS[{operation!r}] = dying
 """
 
-AT_THE_START = {"inspect", "contains", "probe_source", "probe"}
+AT_THE_START = {"inspect", "contains", "can_move", "probe_source", "probe"}
 # No sync needs them: the doctor's, those of `trioft verify`, and that of a watch, which compares nothing.
 OF_OTHERS = {"scan", "plant", "uproot", "begin_measuring", "measure", "end_measuring", "recognize", "read_delivered"}
 # What has to be asked for, for these to be needed. The gate touches what it looks at, so that all of it is read again.
@@ -314,12 +315,14 @@ ASKED_FOR: dict[str, dict[str, Any]] = {
     "seal": {"gate": ("touch", "{partial}")},
     "is_sealed": {"gate": ("touch", "{partial}")},
     "mark": {"done_file": ".done"},
+    "can_move": {"on_success": OnSuccess(action="archive", folder="archive")},
     "sum_delivered": {"manifest": "sha256sum"},
     "write_sums": {"manifest": "sha256sum"},
     "find_histories": {"manifest": "ascmhl"},
     "append_generation": {"manifest": "ascmhl"},
 }
-FOR_TIDINESS = {"find_leftovers", "discard"}  # what they did not get to, the next start does
+
+TELL_OF_READING = {"are_sealed", "publish"}  # and of that only: what is as it was sealed is not read
 
 
 def _deaths() -> list[Any]:
@@ -328,7 +331,7 @@ def _deaths() -> list[Any]:
     for operation in (name for name in OPERATIONS if name not in OF_OTHERS):
         for moment in ("before", "in-the-middle", "after"):
             # A generation tells of files that it reads: where the history of a card has other sums, and here is none.
-            if moment != "in-the-middle" or operation in TELLING - {"append_generation"}:
+            if moment != "in-the-middle" or operation in TELLING - {"append_generation", *TELL_OF_READING}:
                 deaths.append((operation, moment, 1 if operation in AT_THE_START else 5))
     deaths += [(operation, "after", 2) for operation in sorted(AT_THE_START)]
     return deaths
@@ -372,18 +375,25 @@ async def test_a_mover_may_die_in_every_operation(operation: str, moment: str, t
         b"there": pattern(3 * MIB),
     }
     make_tree(site.source, {**dict(contents.items()), "empty/folder": None})
+    # A run that was killed had taken this aside, to remove it.
+    make_tree(site.source, {".trioft-going-01234567/back": b"back"})
+    contents[b"back"] = b"back"
     for path in (b"there", b"small/there"):  # these are compared only
         target = os.path.join(os.fsencode(site.dest), path)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         shutil.copy2(os.path.join(os.fsencode(site.source), path), target)
     old = site.dest / "old.01234567.partial"
-    old.write_bytes(b"a partial that nobody continues")
+    old.write_bytes(b"a partial of another program")
     os.utime(old, (0, 0))
     board, config = Board(), config_of(site)
     code = _DYING.format(operation=operation, moment=moment, times=times, folder=site.root)
+    asked_for: dict[str, Any] = {
+        key: attrs.evolve(value, folder=f"{site.root}/{value.folder}") if isinstance(value, OnSuccess) else value
+        for key, value in ASKED_FOR.get(operation, {}).items()
+    }
     run = functools.partial(
         run_agent,
-        attrs.evolve(config, copy=attrs.evolve(config.copy, **ASKED_FOR.get(operation, {}))),
+        attrs.evolve(config, copy=attrs.evolve(config.copy, **asked_for)),
         board,
         once=True,
         state_dir=str(site.state),
@@ -394,7 +404,8 @@ async def test_a_mover_may_die_in_every_operation(operation: str, moment: str, t
             # Nothing has begun yet, and a person stands by.
             with pytest.RaisesGroup(pytest.RaisesExc(UnusableError, match="died, twice"), flatten_subgroups=True):
                 await run()
-            assert files_of(site.source) == contents
+            del contents[b"back"]
+            assert files_of(site.source) == {**contents, b".trioft-going-01234567/back": b"back"}
             return
         take = Take(site)
         contents[b"small/take.mxf"] = take.content
@@ -405,11 +416,10 @@ async def test_a_mover_may_die_in_every_operation(operation: str, moment: str, t
     assert board.totals.failed == 0
     there = files_of(site.dest)
     made = [path for path in there if path.endswith((b".done", b"trioft.sha256", b".mhl", b"ascmhl_chain.xml"))]
-    assert bool(made) == (operation in ASKED_FOR and "gate" not in ASKED_FOR[operation])
+    assert bool(made) == bool(ASKED_FOR.get(operation, {}).keys() - {"gate", "on_success"})
     for path in made:
         del there[path]
-    if operation in FOR_TIDINESS:
-        there.pop(b"old.01234567.partial", None)
+    assert there.pop(b"old.01234567.partial") == b"a partial of another program"
     assert there == contents
     assert files_of(site.source) == {}
     assert (site.dest / "empty" / "folder").is_dir()

@@ -32,7 +32,7 @@ from trioft.core.errors import FileTrouble, TrioftError
 from trioft.core.model import BLOCK_SIZE, VOID
 from trioft.core.naming import is_own
 from trioft.state.board import Board, Totals
-from truth import blocks_of, digests_of, recorded
+from truth import blocks_of, digests_of, recorded, sources_of
 
 # As a fork, which costs nothing, but of a process that has no threads: it has these modules, and makes all the others.
 _FORKS = multiprocessing.get_context("forkserver")
@@ -191,7 +191,7 @@ class Trial:
                 assert there[partial][:offset] == self.tree[path][:offset], f"{path!r} differs below byte {offset:,}"
                 assert digests == digests_held
         # 3. No source is gone whose copy is not there, complete and recorded.
-        left = files_of(self.site.source)
+        left = sources_of(self.site)
         gone = self.tree.keys() - left.keys()
         lost = [path for path in gone if there.get(path) != self.tree[path]]
         assert lost == [], "the source is removed, and its copy is not there"

@@ -14,7 +14,7 @@ import xxhash
 
 from support import Site, files_of, wait_until
 from trioft.core.model import BLOCK_SIZE, VOID
-from trioft.core.naming import is_own
+from trioft.core.naming import GOING, is_own
 
 
 class Begun(NamedTuple):
@@ -71,6 +71,14 @@ def _read(path: str) -> Recorded:
     )
 
 
+def sources_of(site: Site) -> dict[bytes, bytes]:
+    """Return what the source holds; what was just taken aside, to be removed, under its own name."""
+    return {
+        b"/".join(part for part in path.split(b"/") if not part.startswith(GOING)): content
+        for path, content in files_of(site.source).items()
+    }
+
+
 def check_promises(site: Site, contents: Mapping[bytes, bytes]) -> Recorded:
     """
     Check what must be so at any moment of transferring *contents*, also if nothing more ever happens.
@@ -100,7 +108,7 @@ def check_promises(site: Site, contents: Mapping[bytes, bytes]) -> Recorded:
             assert there[partial][:offset] == contents[path][:offset], f"{path!r} differs below byte {offset:,}"
             assert digests == digests_of(contents[path][:offset])
     # 3. A source is removed only when it is delivered.
-    sources = files_of(site.source)
+    sources = sources_of(site)
     assert [path for path in sources if sources[path] != contents[path]] == [], "a source was changed"
     assert contents.keys() - sources.keys() <= finished & says.delivered.keys(), "a source is gone too early"
     return says

@@ -282,20 +282,31 @@ def _absolute(folder: str) -> bytes:
     return os.fsencode(os.path.abspath(folder))
 
 
-async def _still_there(job: Job, results: list[Result], delivered: list[int], tools: Tools) -> list[int]:
-    """Return which of the *delivered* are at the destination now, as they were verified; of the others say so."""
-    names = [show_path(job.items[n].path) for n in delivered]
-    why = "its copy is not what was verified any more"
-    try:
-        copies = [(results[n].target, seal, results[n].digest) for n in delivered if (seal := results[n].seal)]
-        sealed = iter(await tools.destination.are_sealed(copies))
-        there = [results[n].seal is not None and next(sealed) for n in delivered]
-    except FileTrouble as error:
-        there, why = [False] * len(delivered), f"its copy cannot be looked at: {error.trouble}"
-    for name, is_there in zip(names, there, strict=True):
+async def _check_copies(results: list[Result], delivered: list[int], tools: Tools) -> list[Result]:
+    """
+    Look whether the *delivered* are at the destination now, as they were verified.
+
+    Returns *results* with a trouble for those that are not: they stay pending, and the next look proves them once more.
+    """
+    copies = [(results[n].target, seal, results[n].digest) for n in delivered if (seal := results[n].seal) is not None]
+    unseen: Trouble | None = None
+    sealed: list[bool] = []
+    for attempt in range(tools.config.retry.retries + 1):
+        try:
+            sealed, unseen = await tools.destination.are_sealed(copies), None
+            break
+        except FileTrouble as error:
+            unseen = error.trouble
+            await trio.sleep(tools.config.retry.first * attempt)
+    answers = iter(sealed)
+    results = results[:]
+    for n in delivered:
+        is_there = unseen is None and results[n].seal is not None and next(answers)
         if not is_there:
-            tools.board.notice("source", f"{name}: delivered, but its source stays: {why}", event="source.kept")
-    return [n for n, is_there in zip(delivered, there, strict=True) if is_there]
+            text = "the copy is not what was verified any more"
+            changed = Trouble(Side.DESTINATION, SEAL, results[n].target, None, None, text)
+            results[n] = results[n]._replace(trouble=unseen or changed)
+    return results
 
 
 async def _remove_sources(job: Job, results: list[Result], delivered: list[int], tools: Tools) -> list[Result]:
@@ -303,7 +314,8 @@ async def _remove_sources(job: Job, results: list[Result], delivered: list[int],
     archive = _absolute(folder) if folder is not None else None
     removals: list[Result] = []
     # What was sealed is looked at once more: from now on it may be the only copy.
-    delivered = await _still_there(job, results, delivered, tools)
+    results = await _check_copies(results, delivered, tools)
+    delivered = [n for n in delivered if results[n].trouble is None]
     for attempt in range(tools.config.retry.retries + 1):
         try:
             sources = [(job.items[n].path, job.items[n].fingerprint) for n in delivered]

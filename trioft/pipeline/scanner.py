@@ -15,7 +15,6 @@ copied while it is being written, in a lane of its own.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterable, Sequence
 
@@ -223,12 +222,13 @@ class Scanner:
 
     async def _put_back(self, listing: Listing) -> None:
         """What a run that was killed had taken aside, to be removed, gets its name again, and is looked at."""
-        with contextlib.suppress(FileTrouble):  # the next scan finds it
-            names = await self.source.put_back(list(listing.going))
-            for name in names:
-                text = f"{show_path(name)}: put back: a run that was to remove it was killed"
-                self.board.notice("source", text, level="info", event="source.kept", path=show_path(name))
-            self.changes.add(names)
+        names, are_all = await self._walk.put_back(list(listing.going))
+        for name in names:
+            text = f"{show_path(name)}: put back: a run that was to remove it was killed"
+            self.board.notice("source", text, level="info", event="source.kept", path=show_path(name))
+        self.changes.add(names)
+        if not are_all:
+            await self._scan(list({folder.rpartition(b"/")[0] for folder in listing.going}), {})
 
     async def _take_in_alike(self, listing: Listing) -> None:
         """Something like these files is at the destination. Is it them? The ledger knows, or else a copier compares."""

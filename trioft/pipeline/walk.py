@@ -128,6 +128,19 @@ class Walk:
         await trio.sleep(min(retry.longest, retry.first * self._refused))
         return True
 
+    async def put_back(self, folders: list[bytes]) -> tuple[list[bytes], bool]:
+        """
+        Put back what killed runs had taken aside in *folders*. A later scan tries again.
+
+        Returns the names it has now, and whether these are all: a mover may have died that had done it.
+        """
+        for attempt in range(self.config.retry.retries + 1):
+            try:
+                return await self.source.put_back(folders), attempt == 0
+            except FileTrouble:
+                await trio.sleep(self.config.retry.pause(attempt))
+        return [], False
+
     async def make_folders(self, folders: list[bytes]) -> list[Trouble]:
         """
         Make folders that the destination does not have, empty ones too; return what could not be made.
