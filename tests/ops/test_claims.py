@@ -87,6 +87,26 @@ def test_a_holder_lives_or_is_gone(holder: Holder | None, age: float, lives: boo
     assert os.listdir(ground.dest) == [os.fsdecode(NAME)]
 
 
+def test_what_this_process_could_not_take_away_is_no_claim_of_another(ground: Ground) -> None:
+    """A job ended while its destination was away, and begins anew in the same process: it has the pair to itself."""
+    claim(ground, HERE)
+    again = HERE._replace(token="of the next run")
+    assert claim(ground, again) == Claimed(instead_of=HERE)
+    assert os.listdir(ground.dest) == [os.fsdecode(NAME)]
+
+
+@pytest.mark.parametrize(
+    "holder", [HERE, HERE._replace(pid=gone(), token="of a run before")], ids=["a mover", "the agent"]
+)
+def test_who_was_killed_while_it_claimed_keeps_nobody_out(holder: Holder, ground: Ground) -> None:
+    """What it leaves is recognized at once: the operation is tried again, or trioft is started again."""
+    for name in (b".trioft-claiming-turn-1", b".trioft-claiming-" + holder.token.encode()):
+        Path(os.fsdecode(ground.at_dest(name))).write_bytes(content_of(holder, "then"))
+    assert claim(ground, HERE) == Claimed()
+    left = {b".trioft-claiming-" + holder.token.encode()} if holder != HERE else set()
+    assert set(map(os.fsencode, os.listdir(ground.dest))) == {NAME} | left
+
+
 def test_who_was_taken_over_from_is_told_at_his_next_beat(ground: Ground) -> None:
     """A machine that was asleep wakes up: somebody else works on its pair by now, and keeps it."""
     assert claim(ground, ELSEWHERE) == Claimed()
@@ -132,15 +152,23 @@ def test_of_two_that_find_a_claim_stale_one_gets_it(ground: Ground) -> None:
     script = (
         "import sys\n"
         "from test_claims import *\n"
-        "print(claims.claim(root_of(Path(sys.argv[1])), NAME, HERE._replace(token=sys.argv[2])).holder is None)"
+        "got = claims.claim(root_of(Path(sys.argv[1])), NAME, HERE._replace(token=sys.argv[2])).holder is None\n"
+        "print(got, flush=True)\n"
+        "sys.stdin.read()"  # whoever has ended holds nothing any more
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     starting = [
         subprocess.Popen(
-            [sys.executable, "-c", script, ground.dest, f"token{n}"], stdout=subprocess.PIPE, env=environment, text=True
+            [sys.executable, "-c", script, ground.dest, f"token{n}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
         )
         for n in range(4)
     ]
-    answers = [process.communicate()[0].strip() for process in starting]
+    answers = [process.stdout.readline().strip() for process in starting if process.stdout]
+    for process in starting:
+        process.communicate()
     assert answers.count("True") == 1
     assert os.listdir(ground.dest) == [os.fsdecode(NAME)]

@@ -72,8 +72,12 @@ class Claiming:
                     self._judge(await self._call(ask.BEAT, self._storage.ends.destination, self._name, self._mine))
 
     async def end(self) -> None:
-        """Unlock the pair, and take the claim away, if there is time for that: else it is recognized as stale."""
-        if self._has_begun:
+        """
+        Unlock the pair, and take the claim away, if there is time for that: else it is recognized as stale.
+
+        A destination that cannot be used is not asked: nobody waits at the end for what does not answer.
+        """
+        if self._has_begun and self._storage.gates[Side.DESTINATION].is_open:
             with trio.move_on_after(_ENDS, shield=True), contextlib.suppress(FileTrouble):
                 await self._call(ask.RELEASE, self._storage.ends.destination, self._name, self._mine)
         if self._lock is not None:

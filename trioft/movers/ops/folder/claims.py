@@ -21,7 +21,7 @@ from trioft.movers.ops.slate import touch
 _LARGEST = 64 * 1024  # bytes of a claim that is read
 _TRIES = 40  # times that one looks whether it is one's turn
 _PAUSE = 0.05  # seconds between two
-_FORGOTTEN = 30.0  # seconds after which whoever has the turn is taken for killed
+_FORGOTTEN = 30.0  # seconds after which whoever has the turn, on another machine, is taken for killed
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
@@ -34,6 +34,8 @@ def claim(destination: Root, name: bytes, mine: Holder) -> Claimed:
     with opened(destination, Side.DESTINATION) as dst:
         made = CLAIMING + mine.token.encode()
         try:
+            with contextlib.suppress(FileNotFoundError):
+                beneath.unlink(made, dir_fd=dst)  # a mover was killed that had begun this
             now = _write(dst, made, content_of(mine, _now()))
         except OSError as error:
             there = _read(dst, name)
@@ -92,6 +94,14 @@ def lives(holder: Holder | None, age: float, mine: Holder) -> bool:
     is_fresh = abs(age) < STALE
     if holder is None:
         return is_fresh  # it is being written, or it is none
+    if mine.began and (holder.boot, holder.pids, holder.pid, holder.began) == (
+        mine.boot,
+        mine.pids,
+        mine.pid,
+        mine.began,
+    ):
+        # This very process, which has the pair to itself: a job that has ended could not take its claim away.
+        return False
     if mine.boot and (holder.boot, holder.pids) == (mine.boot, mine.pids):
         began = linux.process_began(holder.pid)
         return began is not None and holder.began in (0, began)
@@ -113,7 +123,7 @@ def read_claims(destination: Root, names: list[bytes], mine: Holder) -> list[Sta
 
 def _take(dst: int, name: bytes, made: bytes, now: float, mine: Holder) -> Claimed:
     """Give what was *made* the *name* of a claim, if nobody lives who has it; *now* is the time at the destination."""
-    with _by_turns(dst, CLAIMING + b"turn-" + name[len(CLAIM) :], now) as is_ours:
+    with _by_turns(dst, CLAIMING + b"turn-" + name[len(CLAIM) :], now, mine) as is_ours:
         there = _read(dst, name)
         if there is not None and lives(there[0], now - there[1], mine):
             return Claimed(holder=there[0] or _UNKNOWN)
@@ -125,22 +135,25 @@ def _take(dst: int, name: bytes, made: bytes, now: float, mine: Holder) -> Claim
 
 
 @contextlib.contextmanager
-def _by_turns(dst: int, turn: bytes, now: float) -> Iterator[bool]:
+def _by_turns(dst: int, turn: bytes, now: float, mine: Holder) -> Iterator[bool]:
     """
     Keep others out who look at the same claim; yield False if it did not become our turn.
 
     Two who find a claim stale would else both take it: what the one has put there, the other would take for that.
     """
-    touch(Side.DESTINATION)
     is_ours = False
     for _ in range(_TRIES):
         try:
-            os.close(beneath.open_file(turn, _WRITE, 0o600, dir_fd=dst))
+            _write(dst, turn, content_of(mine, _now()))
             is_ours = True
             break
         except FileExistsError:
-            with contextlib.suppress(FileNotFoundError):
-                if now - beneath.stat_of(turn, dir_fd=dst).st_mtime > _FORGOTTEN:
+            holder, at = _read(dst, turn) or (_NOBODY, now)
+            if holder is not None and holder.token == mine.token:
+                is_ours = True  # a mover was killed that had it for us
+                break
+            if now - at > _FORGOTTEN or not lives(holder, now - at, mine):
+                with contextlib.suppress(FileNotFoundError):
                     beneath.unlink(turn, dir_fd=dst)
             time.sleep(_PAUSE)
     try:

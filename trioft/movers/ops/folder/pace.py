@@ -16,6 +16,7 @@ from trioft.core.answers import Step
 from trioft.core.errors import FileTrouble, Side, trouble_of
 from trioft.core.model import KIB, SPAN_SIZE
 from trioft.movers.ops import linux
+from trioft.movers.ops.files import status_of
 from trioft.movers.ops.folder.partials import write_all
 from trioft.movers.ops.slate import touch
 
@@ -35,7 +36,7 @@ class Pace:
     def __init__(self, fd: int, partial: bytes, progress: Progress) -> None:
         self._fd, self._partial, self._progress = fd, partial, progress
         self._is_far = linux.filesystem_magic(fd) in linux.SHARED
-        self._device = os.fstat(fd).st_dev if self._is_far else 0
+        self._device = status_of(fd, Side.DESTINATION, partial).st_dev if self._is_far else 0
         self._waiting = 0  # bytes that were written and are not known to have arrived
         self._seconds = 0.0  # that this took
 

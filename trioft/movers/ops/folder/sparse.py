@@ -116,7 +116,10 @@ def is_zeros(piece: memoryview) -> bool:
 
 
 def _is_sparse(fd: int) -> bool:
-    status = os.fstat(fd)
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return False  # then all of it is read
     return status.st_blocks * 512 < status.st_size
 
 
