@@ -246,11 +246,10 @@ def test_a_job_whose_ledger_is_broken_is_started_again_until_it_can_work(station
     assert [line["job"] for line in agent.lines if line["event"] == "job"] == ["a", "a"]
 
 
-def test_a_job_whose_ledger_fails_in_the_middle_goes_on_when_it_can(station: Station) -> None:
-    """Somebody else holds the file's lock: what is at hand is given up, and found again; nothing is delivered twice."""
+def test_a_job_whose_ledger_is_locked_waits_for_it(station: Station) -> None:
+    """Somebody else holds the file's lock: that is said, no job ends, and what goes on meanwhile is recorded after."""
     make_tree(station.source["a"], {"x": b""})
-    state = {"dir": str(station.site.state), "shutdown_grace": "100ms"}
-    station.configure(state=state, copy={"bwlimit": "6MiB/s", "checkpoint_time": "1h"})
+    station.configure(state={"dir": str(station.site.state)}, copy={"bwlimit": "6MiB/s", "checkpoint_time": "1h"})
     agent = station.watch("--feed", "127.0.0.1:0", "--job", "a")
     agent.wait_for(of("a", "x", "done"))
     (ledger,) = station.site.state.glob("*.sqlite")
@@ -259,9 +258,30 @@ def test_a_job_whose_ledger_fails_in_the_middle_goes_on_when_it_can(station: Sta
     with contextlib.closing(sqlite3.connect(ledger, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         make_tree(station.source["a"], {"y": b"2"})
-        told = agent.wait_for(lambda line: line["event"] == "job")
-        assert "the ledger" in told["text"]
+        told = agent.wait_for(lambda line: line["event"] == "agent")
         assert "is locked" in told["text"]
+        assert "it is waited for" in told["text"]
+        assert state_of(url_of(agent), "a") == "running"
+    agent.wait_for(of("a", "y", "done"))
+    agent.wait_for(of("a", "large", "done"))
+    assert agent.end().code == 0
+    assert files_of(station.dest["a"]) == files_of(station.source["a"])
+
+
+def test_a_job_whose_ledger_fails_in_the_middle_goes_on_when_it_can(station: Station) -> None:
+    """Somebody has taken a table out: what is at hand is given up, and found again; nothing is delivered twice."""
+    make_tree(station.source["a"], {"x": b""})
+    state = {"dir": str(station.site.state), "shutdown_grace": "100ms"}
+    station.configure(state=state, copy={"bwlimit": "6MiB/s", "checkpoint_time": "1h"})
+    agent = station.watch("--feed", "127.0.0.1:0", "--job", "a")
+    agent.wait_for(of("a", "x", "done"))
+    (ledger,) = station.site.state.glob("*.sqlite")
+    make_tree(station.source["a"], {"large": 48 * MIB})
+    wait_until(functools.partial(has_more_than, 0, station.dest["a"]))
+    with without_a_table(ledger):
+        make_tree(station.source["a"], {"y": b"2"})
+        told = agent.wait_for(lambda line: line["event"] == "job")
+        assert "no such table" in told["text"]
         wait_until(lambda: state_of(url_of(agent), "a") == "failed")
         with urllib.request.urlopen(f"{url_of(agent)}status") as answer:
             assert [file["path"] for file in json.load(answer)["files"]] == ["x"]
@@ -282,8 +302,7 @@ def test_a_new_configuration_is_nothing_to_what_a_job_had_at_hand_before_it_fail
     (ledger,) = station.site.state.glob("*.sqlite")
     make_tree(station.source["a"], {"large": 48 * MIB, **{f"other{n}": 2 * MIB for n in range(9)}})
     wait_until(functools.partial(has_more_than, 0, station.dest["a"]))
-    with contextlib.closing(sqlite3.connect(ledger, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with without_a_table(ledger):
         make_tree(station.source["a"], {"y": b"2"})
         wait_until(lambda: state_of(url_of(agent), "a") == "failed")
         station.configure(**settings, source={"exclude": ["other*", "y"]})
@@ -295,6 +314,15 @@ def test_a_new_configuration_is_nothing_to_what_a_job_had_at_hand_before_it_fail
     assert b"y" not in files_of(station.dest["a"])
 
 
+@contextlib.contextmanager
+def without_a_table(ledger: Path) -> Iterator[None]:
+    """While inside, a table that each record needs is not in the ledger."""
+    with contextlib.closing(sqlite3.connect(ledger, isolation_level=None, timeout=60)) as other:
+        other.execute("ALTER TABLE file RENAME TO taken_out")
+        yield
+        other.execute("ALTER TABLE taken_out RENAME TO file")
+
+
 def state_of(url: str, name: str) -> Any:
     with urllib.request.urlopen(f"{url}status") as answer:
         message = json.load(answer)
@@ -303,7 +331,7 @@ def state_of(url: str, name: str) -> Any:
 
 
 def test_a_watch_that_is_stopped_while_a_job_cannot_run_says_so_with_its_exit_code(station: Station) -> None:
-    """Somebody else works on its pair: exit code 3, although the other job is fine."""
+    """Somebody else works on its pair: exit code 5, although the other job is fine."""
     other = station.site.begin(
         "watch", station.source["a"], station.dest["a"], "--json", "--state-dir", station.site.state
     )

@@ -119,7 +119,7 @@ def test_a_file_is_never_delivered_before_it_is_closed(site: Site) -> None:
         file.write(b"first half, ")
         agent.wait_for(is_held("open"))
         sentinel(site, agent)
-        assert set(os.listdir(site.dest)) == {"first", "sentinel"}
+        assert set(files_of(site.dest)) == {b"first", b"sentinel"}
         file.write(b"second half")
     agent.wait_for_file("open", "done", SOON)
     assert (site.dest / "open").read_bytes() == b"first half, second half"
@@ -154,7 +154,11 @@ def test_a_file_that_vanishes_while_it_settles_is_gone(site: Site) -> None:
 
 
 def test_a_writer_that_comes_back_costs_nothing(site: Site) -> None:
-    """Promise 3: with --on-success delete, a file that is opened again while it is copied stays until it is closed."""
+    """
+    Promise 3: with --on-success delete, a file that is opened again while it is copied stays until it is closed.
+
+    What was appended is then added to the copy, which has the same name as before.
+    """
     agent = watching(site, "--on-success", "delete", "--bwlimit", "16MiB/s")
     first, more = pattern(2 * BLOCK, 1), pattern(1000, 2)
     make_tree(site.root, {"new": first})
@@ -164,9 +168,8 @@ def test_a_writer_that_comes_back_costs_nothing(site: Site) -> None:
         agent.wait_for(is_state("take.mov", "done"))
         assert (site.source / "take.mov").exists()
         file.write(more)
-    agent.wait_for(is_state("take.mov", "done", "take_1.mov"))
     wait_until(lambda: os.listdir(site.source) == [])
-    assert files_of(site.dest) == {b"first": b"1", b"take.mov": first, b"take_1.mov": first + more}
+    assert files_of(site.dest) == {b"first": b"1", b"take.mov": first + more}
 
 
 # --- The same name again ----------------------------------------------------------------------------------------------

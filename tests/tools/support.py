@@ -65,9 +65,10 @@ def read_tree(root: Path) -> dict[bytes, bytes | None]:
             path = os.path.join(folder, name)
             if name.startswith(b".trioft-claim"):
                 continue
-            if stat.S_ISREG(os.lstat(path).st_mode):
-                with open(path, "rb") as file:
-                    tree[os.path.relpath(path, base)] = file.read()
+            with contextlib.suppress(FileNotFoundError):  # a partial gets its final name meanwhile
+                if stat.S_ISREG(os.lstat(path).st_mode):
+                    with open(path, "rb") as file:
+                        tree[os.path.relpath(path, base)] = file.read()
     return tree
 
 
