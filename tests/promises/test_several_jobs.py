@@ -543,7 +543,7 @@ def test_the_page_has_a_card_for_each_job(shown: tuple[Running, str, Operator], 
     cards = page.locator("#job-list > li")
     expect(cards).to_have_count(2)
     expect(cards.nth(0)).to_contain_text(str(station.dest["a"]))
-    expect(cards.nth(0)).to_contain_text("Not proven: 2 files delivered, durable, but not read back.")
+    expect(cards.nth(0)).to_contain_text("There is no file that could be removed.")
     expect(cards.nth(1)).to_contain_text("1 failed")
     expect(cards.nth(1)).to_contain_text("No: 1 failed.")
     expect(page.locator("#source")).to_be_hidden()
