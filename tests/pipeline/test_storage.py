@@ -311,6 +311,33 @@ async def test_failed_probe_leaves_the_gate_closed() -> None:
     assert not place.storage.is_open
 
 
+@pytest.mark.parametrize(
+    ("meanwhile", "suspected", "stays_open"),
+    [("copied", False, True), ("nothing", False, False), ("given up", False, False), ("copied", True, False)],
+    ids=["behind what is sent", "nothing moves", "a file is given up", "closed already"],
+)
+async def test_probe_that_waits_behind_what_is_sent_says_nothing(
+    meanwhile: str, suspected: bool, stays_open: bool
+) -> None:
+    """A slow link is not dead while bytes arrive; but nothing that gets no answer opens the gate."""
+    place = await checked()
+    board, entry = place.board, place.entry(100)
+    board.verified(entry, 50)
+    if suspected:
+        place.storage.suspect(AWAY)
+
+    async def no_answer(*_: object, **__: object) -> None:
+        if meanwhile == "copied":
+            board.copied(entry, 10)
+        elif meanwhile == "given up":
+            board.move(entry, FileState.FAILED)
+        raise FileTrouble(trouble(errno.ETIMEDOUT))
+
+    with contextlib.suppress(FileTrouble):
+        await place.storage.gates[Side.DESTINATION]._try_to_open(lambda: place.storage._probe(as_call(no_answer)))
+    assert place.storage.is_open == stays_open
+
+
 async def test_whoever_asks_whether_it_is_well_waits_for_a_probe_that_begins_after_that(
     autojump_clock: MockClock,
 ) -> None:

@@ -219,7 +219,8 @@ class Storage:
                 path, must_be_mounted = self.ends.destination.path, settings.require_mount
                 probed = await call(ask.PROBE, path, was, marker, must_be_mounted)
         except FileTrouble as error:
-            if error.trouble.errno == errno.ETIMEDOUT and self._has_begun and self._moved() != moved:
+            gate = self.gates[Side.DESTINATION]
+            if error.trouble.errno == errno.ETIMEDOUT and self._has_begun and gate.is_open and self._has_moved(moved):
                 return  # it waits behind what is being sent: the link is slow, not dead
             if classify(error.trouble) != Remedy.SPACE or not self._has_begun:
                 raise
@@ -262,8 +263,12 @@ class Storage:
         self._stirred += 1
 
     def _moved(self) -> tuple[int, int, int]:
-        """Return what changes when bytes arrive at the destination, or come back from it."""
+        """Return what grows when bytes arrive at the destination, or come back from it."""
         return self._stirred, self._board.totals.bytes, sum(entry.bytes_verified for entry in self._active)
+
+    def _has_moved(self, before: tuple[int, int, int]) -> bool:
+        # A file that is given up takes its bytes with it: less is no movement.
+        return any(now > then for now, then in zip(self._moved(), before, strict=True))
 
     def _take(self, probed: Probed) -> None:
         self._free, self._total = probed.free, probed.total
