@@ -9,21 +9,10 @@ from pathlib import Path
 import pytest
 
 from disks import disk
+from sparse_files import make_sparse
 from support import Site, pattern
 
 MIB = 1 << 20
-
-
-def make_sparse(path: Path, size: int, *parts: tuple[int, bytes]) -> None:
-    """Make a file of *size* bytes with nothing in it but *parts*."""
-    with open(path, "wb") as file:
-        file.truncate(size)
-        for offset, content in parts:
-            file.seek(offset)
-            file.write(content)
-    os.utime(path, (1e9, 1e9))
-    if os.stat(path).st_blocks * 512 > size // 2:
-        pytest.skip("this filesystem keeps no holes")
 
 
 def is_equal(one: Path, other: Path) -> bool:

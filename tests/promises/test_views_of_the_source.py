@@ -160,3 +160,21 @@ def test_a_hard_link_of_the_source_is_a_copy_that_stays(site: Site) -> None:
     assert done.code == 0, done.err
     assert files_of(site.dest) == {b"day/one": b"1"}
     assert not files_of(site.source)
+
+
+def test_what_a_look_that_was_killed_has_left_in_the_source_is_nobodys(site: Site) -> None:
+    """It is neither transferred nor told of, and no reason not to remove the source; a day later it is cleared up."""
+    left, named = site.source / f".trioft-probe-view-{'0' * 24}", site.source / f".trioft-probe-view-{'1' * 24}"
+    make_tree(site.source, {**FILES, left.name: b"", named.name: b"somebody's"})
+    os.utime(named, (0, 0))
+    done = site.sync()
+    assert (done.code, done.summary["skipped"]) == (0, 1)
+    named.unlink()
+    done = site.sync()
+    assert (done.code, done.summary["skipped"]) == (0, 0)
+    assert site.run("safe", site.source, "--state-dir", site.state).code == 0
+    assert left.exists()
+    os.utime(left, (0, 0))
+    assert site.sync("--on-success", "delete").code == 0
+    assert files_of(site.source) == {}
+    assert files_of(site.dest).keys() == {os.fsencode(name) for name in FILES}

@@ -30,7 +30,7 @@ from trioft.config.kinds import MinFree, OnSuccess
 from trioft.config.options import Config, Copy, Destination, Growing, Retry, Source, State
 from trioft.core.errors import FileTrouble, TrioftError
 from trioft.core.model import BLOCK_SIZE, VOID
-from trioft.core.naming import is_own
+from trioft.core.naming import is_own, is_partial
 from trioft.state.board import Board, Totals
 from truth import blocks_of, digests_of, recorded, sources_of
 
@@ -95,6 +95,7 @@ class Trial:
         self.notes = site.root / "notes"
         self.recording: Recording | None = None
         self.times: dict[bytes, int] = {}  # when each file of the source was modified last
+        self.orphans: set[bytes] = set()  # partials whose ledger was lost: nobody continues them, nor takes them away
 
     def begin(self) -> None:
         """Have both ends and the ledger as they are before the first transfer; that is durable."""
@@ -111,6 +112,7 @@ class Trial:
                 path.unlink()
                 self.recording = Recording(path, content)
         self.note_times()
+        self.orphans = set()
         self.disk.remount()
 
     def note_times(self) -> None:
@@ -212,7 +214,11 @@ class Trial:
         """Everything is at the destination and on record, nothing is at the source, and nothing is left over."""
         there = files_of(self.site.dest)
         # The file of a probe that could not be removed is swept away a day later.
-        there = {name: content for name, content in there.items() if not name.startswith(b".trioft-probe-")}
+        there = {
+            name: content
+            for name, content in there.items()
+            if not name.startswith(b".trioft-probe-") and name not in self.orphans
+        }
         assert sorted(there) == sorted(self.tree)
         assert there == self.tree
         assert files_of(self.site.source) == {}
@@ -232,6 +238,8 @@ class Trial:
             assert self.run(killed_after, DIES) is None
             if forgets:
                 shutil.rmtree(self.site.state)
+                self.orphans = {name for name in files_of(self.site.dest) if is_partial(name)}
+                assert self.orphans, "there is nothing that the next run could take for its own"
         ended = None
         # To read back drops pages, and before that writes them: it makes up for some of what may be forgotten.
         verify: Level = "readback" if at % 2 else "transfer"

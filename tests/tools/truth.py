@@ -14,7 +14,7 @@ import xxhash
 
 from support import Site, files_of, wait_until
 from trioft.core.model import BLOCK_SIZE, VOID
-from trioft.core.naming import GOING, is_own
+from trioft.core.naming import GOING, is_own, is_view_probe
 
 
 class Begun(NamedTuple):
@@ -72,10 +72,15 @@ def _read(path: str) -> Recorded:
 
 
 def sources_of(site: Site) -> dict[bytes, bytes]:
-    """Return what the source holds; what was just taken aside, to be removed, under its own name."""
+    """
+    Return what the source holds; what was just taken aside, to be removed, under its own name.
+
+    What a look for views has left, that was cut short, is nobody's: it is cleared up a day later.
+    """
     return {
         b"/".join(part for part in path.split(b"/") if not part.startswith(GOING)): content
         for path, content in files_of(site.source).items()
+        if not is_view_probe(path, len(content))
     }
 
 

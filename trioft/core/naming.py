@@ -24,6 +24,8 @@ OWN = "trioft keeps names like this for itself: NAME.trioft-partial, and .trioft
 _PARTIAL = re.compile(rb"\.([0-9a-f]{16})\.trioft-partial\Z", re.DOTALL)
 PROBE = HIDDEN + b"probe-"
 PROBE_CONTENT = b"trioft"
+VIEW_PROBE = PROBE + b"view-"  # and 24 hex digits: an empty file, which is made at the source too
+_VIEW_PROBE = re.compile(rb"\.trioft-probe-view-[0-9a-f]{24}\Z")
 _ASIDE = HIDDEN + b"replaced-"
 _MOVED_ASIDE = re.compile(rb"\.trioft-replaced-([0-9a-f]{16})-(.+)\Z", re.DOTALL)
 _PARTIAL_SUFFIX = len(b".0123456789abcdef") + len(PARTIAL)
@@ -123,7 +125,16 @@ def target_of_aside(aside: bytes) -> bytes | None:
 
 def is_probe(path: bytes, size: int) -> bool:
     """Return whether this is what a probe of the destination has left, which was killed in the middle."""
-    return path.startswith(PROBE) and size <= len(PROBE_CONTENT)
+    return path.rpartition(b"/")[2].startswith(PROBE) and size <= len(PROBE_CONTENT)
+
+
+def is_view_probe(path: bytes, size: int) -> bool:
+    """
+    Return whether this is what a look for views has left, which was killed in the middle.
+
+    At the source too: what has any other of trioft's names there, or anything in it, may be somebody's.
+    """
+    return size == 0 and _VIEW_PROBE.match(path.rpartition(b"/")[2]) is not None
 
 
 def is_former(name: bytes) -> bool:

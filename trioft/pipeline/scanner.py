@@ -69,7 +69,6 @@ class Scanner:
     _growing: trio.MemorySendChannel[Job] = attrs.field(init=False)
     # The settings that the last scan was made with.
     _scanned_for: options.Source | None = attrs.field(default=None, init=False)
-    _unseen: dict[bytes, int] = attrs.field(factory=dict, init=False)  # what a sync could not look at, and how often
     _walk: Walk = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -339,13 +338,14 @@ class Scanner:
             markers, routes = self.manner.markers, self.manner.routes
             looks = await self.source.look(paths, source.include, self._walk.exclude, markers, routes)
         except FileTrouble as error:
-            if self.once and not self.backlog:
+            if self.once and self.only is not None and not self.backlog:
                 raise  # the one file to transfer: nothing would be left to wait for, as if it had arrived
             if hung.note(error.trouble) is not None:
                 return await self._look_at(paths)
             self.storage.suspect(error.trouble)
-            for path in paths:
-                self._look_later(path)
+            new = [path for path in paths if not self._look_later(path)]
+            if self.once and new:
+                await self._see_later({path: error.trouble._replace(path=path) for path in new})
             return []
         known: dict[bytes, Known] = {}
         new = [look.path for look in looks if look.found and self.backlog.get(look.path) is None]
@@ -355,10 +355,10 @@ class Scanner:
             pending = self.backlog.get(look.path)
             if pending is None:
                 if look.found is not None:
-                    self._unseen.pop(look.path, None)
+                    self._walk.unseen.pop(look.path, None)
                     self._consider(look.found, known.get(look.path), look.writer)
                 elif look.trouble is not None and self.once:
-                    await self._see_later(look.path, look.trouble)
+                    await self._see_later({look.path: look.trouble})
             elif pending.in_work or pending.is_paused:
                 continue  # its copier will notice by itself
             elif look.kind == "unreadable":
@@ -372,19 +372,17 @@ class Scanner:
                 self._decide(pending, look.writer)
         return [look.path for look in looks if look.kind == "folder"]
 
-    def _look_later(self, path: bytes) -> None:
-        """A file cannot be looked at now: do so in a while, if it was known before."""
+    def _look_later(self, path: bytes) -> bool:
+        """A file cannot be looked at now: do so in a while, if it was known before. Return whether it was."""
         if (pending := self.backlog.get(path)) is not None and not pending.in_work:
             self.backlog.look_again(pending, trio.current_time() + self.config.source.scan_interval)
+        return pending is not None
 
-    async def _see_later(self, path: bytes, trouble: Trouble) -> None:
-        """A sync was told of a file that cannot be looked at, and there is no other scan that would find it."""
-        retry = self.config.retry
-        self._unseen[path] = self._unseen.get(path, 0) + 1
-        if self._unseen[path] <= retry.retries:
-            await trio.sleep(retry.pause(self._unseen[path]))
-            self.changes.add([path])
-        else:
+    async def _see_later(self, troubles: dict[bytes, Trouble]) -> None:
+        """A sync was told of files that cannot be looked at: have that tried again, as far as there is hope."""
+        again, given_up = await self._walk.look_again(troubles)
+        self.changes.add(again)
+        for trouble in given_up:
             self.board.fail_folder(trouble)
 
     def _decide(self, pending: Pending, writer: str) -> None:

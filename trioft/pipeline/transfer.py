@@ -278,9 +278,12 @@ class Transfer:
         return self.written if self.is_written else self.written // BLOCK_SIZE * BLOCK_SIZE
 
     async def _settle(self) -> None:
-        """Settle what is written, whenever there is enough of it. Ends when everything is."""
+        """Settle what is written, whenever there is enough of it. Ends when everything is, and is sealed."""
         last = trio.current_time()
-        while not (self.ended and self.settled == self.target):
+        while not (self.ended and self.settled == self.target and self._is_sealed):
+            if self.ended and self.settled == self.target:
+                # All of it had settled before this was known to be its end, or in an earlier run: it has no seal yet.
+                self.settled = max(0, self.target - 1) // BLOCK_SIZE * BLOCK_SIZE
             end = self._may_be_settled()
             waiting = end - self.settled
             due = last + self.tools.config.copy.checkpoint_time if waiting else math.inf
@@ -319,6 +322,10 @@ class Transfer:
     def watched(self) -> Item:
         """The file, with what its partial is where that is watched."""
         return self.item._replace(seal=self.seal)
+
+    @property
+    def _is_sealed(self) -> bool:
+        return self.seal is not None or self.last_seal is not None
 
     async def set_seal(self) -> None:
         """Before the last read-back: where writes are not watched, whoever writes from now on is found out."""

@@ -36,6 +36,7 @@ class Walk:
     manner: Manner
     left_out: dict[bytes, Trouble] = attrs.field(factory=dict, init=False)  # what does not answer, in this walk
     is_partial: bool = attrs.field(default=False, init=False)  # something was left out since somebody looked here
+    unseen: dict[bytes, int] = attrs.field(factory=dict, init=False)  # what a sync could not look at, and how often
     _refused: int = attrs.field(default=0, init=False)  # looks at the destination that failed while its probes succeed
 
     @property
@@ -127,6 +128,24 @@ class Walk:
             raise FileTrouble(trouble)
         await trio.sleep(min(retry.longest, retry.first * self._refused))
         return True
+
+    async def look_again(self, troubles: dict[bytes, Trouble]) -> tuple[list[bytes], list[Trouble]]:
+        """
+        Wait until what a sync could not look at may be tried again, as there is no other scan that would find it.
+
+        Returns what is to be looked at then, and the *troubles* of the rest, which is given up. As long as the source
+        is away, no file is blamed.
+        """
+        retry, outages = self.config.retry, self.storage.outages
+        await self.storage.gates[Side.SOURCE].usable()
+        if self.storage.outages != outages:
+            return list(troubles), []
+        for path in troubles:
+            self.unseen[path] = self.unseen.get(path, 0) + 1
+        again = [path for path in troubles if self.unseen[path] <= retry.retries]
+        if again:
+            await trio.sleep(max(retry.pause(self.unseen[path]) for path in again))
+        return again, [trouble for path, trouble in troubles.items() if self.unseen[path] > retry.retries]
 
     async def put_back(self, folders: list[bytes]) -> tuple[list[bytes], bool]:
         """

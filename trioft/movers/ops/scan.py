@@ -18,7 +18,7 @@ from trioft.core import answers
 from trioft.core.answers import Folder, Listing, Look
 from trioft.core.errors import Side, trouble_of
 from trioft.core.model import Found, Manner, Markers, Root, Routes
-from trioft.core.naming import GOING, OWN, Wanted, is_marker, is_own
+from trioft.core.naming import GOING, OWN, Wanted, is_marker, is_own, is_view_probe
 from trioft.core.routes import route
 from trioft.movers.ops import beneath, writers
 from trioft.movers.ops.files import NAMES_A_CALL, READ, close_quietly, opened
@@ -137,7 +137,7 @@ def _scan_folder(
                     if status.st_size == 0:
                         continue
             if not wanted.file(path):
-                if is_own(path) and not wanted.excludes(path):
+                if is_own(path) and not wanted.excludes(path) and not _is_left_by_us(entry, path):
                     listing.skipped.append((path, OWN))
                 continue
             try:
@@ -179,6 +179,14 @@ def _scan_folder(
             files = [route(found, routes) for found in files]
         listing.folders.append(Folder(folder, files, stamp))
     return count
+
+
+def _is_left_by_us(entry: os.DirEntry[str], path: bytes) -> bool:
+    """Is this what a look for views, that was killed, has left? Nobody misses it."""
+    try:
+        return entry.is_file(follow_symlinks=False) and is_view_probe(path, entry.stat(follow_symlinks=False).st_size)
+    except OSError:
+        return False
 
 
 def _stamp_of(statuses: list[tuple[bytes, os.stat_result]]) -> bytes:

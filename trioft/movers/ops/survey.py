@@ -12,6 +12,7 @@ from trioft.core import answers
 from trioft.core.answers import Sight, Step, Survey
 from trioft.core.errors import Side, trouble_of
 from trioft.core.model import Root
+from trioft.core.naming import is_view_probe
 from trioft.movers.ops import beneath, writers
 from trioft.movers.ops.files import READ, Progress, close_quietly, fingerprint_of, opened
 
@@ -77,7 +78,10 @@ def _look_into(src: int, path: bytes, seen: list[Sight], below: list[bytes], pro
                     below.append(prefix + name)
                     continue
                 try:
-                    seen.append(_look_at(fd, name, prefix + name))
+                    sight = _look_at(fd, name, prefix + name)
+                    # What a look for views has left, that was killed, is nobody's.
+                    if sight.fingerprint is None or not is_view_probe(name, sight.fingerprint.size):
+                        seen.append(sight)
                 except FileNotFoundError:
                     continue
                 except OSError as error:

@@ -140,17 +140,23 @@ def _by_turns(dst: int, turn: bytes, now: float, mine: Holder) -> Iterator[bool]
     Keep others out who look at the same claim; yield False if it did not become our turn.
 
     Two who find a claim stale would else both take it: what the one has put there, the other would take for that.
+    The file *turn* is there at once with what it holds: one that is empty was left by a power cut, and not just begun.
     """
     is_ours = False
+    ready = CLAIMING + b"ready-" + mine.token.encode()
+    with contextlib.suppress(FileNotFoundError):
+        beneath.unlink(ready, dir_fd=dst)  # a mover was killed that had begun this
+    _write(dst, ready, content_of(mine, _now()))
     for _ in range(_TRIES):
         try:
-            _write(dst, turn, content_of(mine, _now()))
+            beneath.rename_noreplace(ready, turn, dir_fd=dst)
             is_ours = True
             break
         except FileExistsError:
             holder, at = _read(dst, turn) or (_NOBODY, now)
             if holder is not None and holder.token == mine.token:
                 is_ours = True  # a mover was killed that had it for us
+                beneath.unlink(ready, dir_fd=dst)
                 break
             if now - at > _FORGOTTEN or not lives(holder, now - at, mine):
                 with contextlib.suppress(FileNotFoundError):
@@ -159,9 +165,8 @@ def _by_turns(dst: int, turn: bytes, now: float, mine: Holder) -> Iterator[bool]
     try:
         yield is_ours
     finally:
-        if is_ours:
-            with contextlib.suppress(OSError):
-                beneath.unlink(turn, dir_fd=dst)
+        with contextlib.suppress(OSError):
+            beneath.unlink(turn if is_ours else ready, dir_fd=dst)
 
 
 _NOBODY = Holder("", 0, 0, "", "", "", "", "", "", "")
@@ -169,13 +174,14 @@ _UNKNOWN = Holder("a host that nobody knows", 0, 0, "", "", "", "", "", "a momen
 
 
 def _write(dst: int, path: bytes, content: bytes) -> float:
-    """Write a new file; return when that was by the clock of the destination."""
+    """Write a new file, durably: no power cut leaves half of it. Return when that was by the destination's clock."""
     touch(Side.DESTINATION)
     fd = beneath.open_file(path, _WRITE, 0o644, dir_fd=dst)
     try:
         try:
             if os.write(fd, content) != len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            _sync(fd)
             now = os.fstat(fd).st_mtime
         finally:
             os.close(fd)
@@ -184,6 +190,14 @@ def _write(dst: int, path: bytes, content: bytes) -> float:
         with contextlib.suppress(OSError):
             beneath.unlink(path, dir_fd=dst)
         raise
+
+
+def _sync(fd: int) -> None:
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):  # some servers cannot
+            raise
 
 
 def _read(dst: int, path: bytes) -> tuple[Holder | None, float] | None:

@@ -12,17 +12,19 @@ import contextlib
 import errno
 import os
 import stat
+import time
 from collections.abc import Iterator
 
 from trioft.core.errors import FileTrouble, Side, Trouble, show_path, trouble_of
 from trioft.core.model import Ends, Item
-from trioft.core.naming import PROBE
+from trioft.core.naming import VIEW_PROBE, is_view_probe
 from trioft.movers.ops import beneath
 from trioft.movers.ops.beneath import Top, VolumeLost
 from trioft.movers.ops.files import close_quietly, opened
 from trioft.movers.ops.slate import touch
 
 _FOLDERS = 1_000  # below a root that are looked into
+_OLD = 24 * 60 * 60  # seconds: what is younger may be what somebody is looking for just now
 # Where a marker cannot be made, that proves nothing.
 _CANNOT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT}
 
@@ -36,6 +38,8 @@ def find_view(ends: Ends, by_source: bool) -> str | None:
     """
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
         pairs = [(dst, src), (src, dst)] if by_source else [(dst, src)]
+        if by_source:
+            _clear_up(src)
         for one, other in pairs:
             where = _where_it_appears(one, other)
             if where is not None:
@@ -43,6 +47,22 @@ def find_view(ends: Ends, by_source: bool) -> str | None:
                 place = f"in its folder {show_path(where)}" if where else "there"
                 return f"what is written at the {here} appears at the {there}, {place}"
     return None
+
+
+def _clear_up(src: Top) -> None:
+    """Remove what looks that were killed have left in the source; at the destination the sweeper does that."""
+    with contextlib.suppress(OSError):
+        fd = beneath.open_folder(b"", dir_fd=src)
+        try:
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    name = os.fsencode(entry.name)
+                    if name.startswith(VIEW_PROBE) and entry.is_file(follow_symlinks=False):
+                        status = entry.stat(follow_symlinks=False)
+                        if is_view_probe(name, status.st_size) and time.time() - status.st_mtime > _OLD:
+                            beneath.unlink(name, dir_fd=src)
+        finally:
+            close_quietly(fd)
 
 
 def side_of(top: Top) -> Side:
@@ -90,7 +110,7 @@ def _is_there(top: Top, path: bytes) -> bool:
 @contextlib.contextmanager
 def _marker(top: Top, folder: bytes) -> Iterator[bytes | None]:
     """While inside, there is a file in *folder* that nobody else has made; yields its name, or None if it cannot be."""
-    name = PROBE + b"view-" + os.urandom(12).hex().encode()
+    name = VIEW_PROBE + os.urandom(12).hex().encode()
     path = os.path.join(folder, name)
     side = side_of(top)
     touch(side)
