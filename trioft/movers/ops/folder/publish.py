@@ -108,7 +108,10 @@ def _publish_one(src: Top, dst: Top, what: Publication, manner: Manner, progress
             text = f"the partial has {ours.st_size} bytes, the source has {what.fingerprint.size}"
             raise FileTrouble(Trouble(Side.DESTINATION, op, what.partial, None, None, text))
         if what.seal is not None and is_steady(dst) and not _has_time(ours, source, manner):
-            raise FileTrouble(touched(what.partial))  # whoever writes to it now sets its time
+            # Whoever writes to it now sets its time. If that is the same once more, the destination can hold no other.
+            set_times(dst, what.partial, times)
+            if beneath.stat_of(what.partial, dir_fd=dst).st_mtime_ns != ours.st_mtime_ns:
+                raise FileTrouble(touched(what.partial))
         op = "rename"
         target = None
         if what.former is not None and _is_still_there(dst, what.former):
