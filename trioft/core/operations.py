@@ -138,7 +138,9 @@ LOOK: Operation[Never, list[Look], Root, list[bytes], Sequence[str], Sequence[st
 )
 SURVEY: Operation[Step, Survey, Root, list[bytes]] = Operation("survey", SOURCE, background=True)
 PEEK: Operation[Never, Peek, Root, bytes, tuple[int, int], int, bytes, Routes | None] = Operation("peek", SOURCE)
-LOCATE: Operation[Searched, bytes | None, Root, bytes, tuple[int, int], bool] = Operation("locate", SOURCE)
+LOCATE: Operation[Searched, bytes | None, Root, bytes, tuple[int, int], bool, Fingerprint | None] = Operation(
+    "locate", SOURCE
+)
 COMPARE_SPAN: Operation[Step, list[Difference], Root, bytes, int, int, list[tuple[bytes, bytes]]] = Operation(
     "compare_span", SOURCE, background=True
 )
