@@ -123,7 +123,7 @@ def target_of_aside(aside: bytes) -> bytes | None:
 
 def is_probe(path: bytes, size: int) -> bool:
     """Return whether this is what a probe of the destination has left, which was killed in the middle."""
-    return path.startswith(PROBE) and size <= len(PROBE_CONTENT)
+    return path.rpartition(b"/")[2].startswith(PROBE) and size <= len(PROBE_CONTENT)
 
 
 def is_former(name: bytes) -> bool:

@@ -97,7 +97,7 @@ PROBE_SOURCE: Operation[Never, tuple[Root, Identity], bytes, Identity | None] = 
 PROBE: Operation[Never, Probed, bytes, Identity | None, bytes | None, bool] = Operation("probe", DESTINATION)
 RECOGNIZE: Operation[Never, Root, bytes, Identity | None, bytes | None, bool] = Operation("recognize", DESTINATION)
 FIND_NAMING: Operation[Never, Naming, Root] = Operation("find_naming", DESTINATION)
-FIND_VIEW: Operation[Never, str | None, Ends, bool] = Operation("find_view", BOTH)
+FIND_VIEW: Operation[Never, str | None, Ends, bool, bytes, list[bytes]] = Operation("find_view", BOTH)
 
 CLAIM: Operation[Never, Claimed, Root, bytes, Holder] = Operation("claim", DESTINATION)
 BEAT: Operation[Never, Claimed, Root, bytes, Holder] = Operation("beat", DESTINATION)
