@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from files import MANNER, Ground, publication, read
+from files import MANNER, Ground, failing, publication, read
 from support import files_of, pattern
 from trioft.core.answers import Prepared, Sealed
 from trioft.core.errors import SEAL, FileTrouble
@@ -123,6 +125,47 @@ def test_what_is_changed_in_the_last_moment_is_seen_by_its_time(
     monkeypatch.setattr(os, "utime", utime)
     assert published(ground, item, result).verdict == Verdict.TROUBLE
     assert b"a" not in files_of(ground.dest)
+
+
+@pytest.mark.parametrize("somebody_writes", [True, False])
+def test_a_time_that_the_destination_cannot_hold_is_no_change(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, somebody_writes: bool
+) -> None:
+    """It makes the same of it each time: an ext4 with small inodes knows none after 2038. A write sets another one."""
+    need_steady(ground.dest)
+    item = ground.add(b"a", b"content")
+    (result,) = written(ground, item)
+    real, last = os.utime, 2**31 - 1
+    asked: list[tuple[int, int]] = []
+
+    def utime(name: bytes, *, ns: tuple[int, int], **more: Any) -> None:
+        real(name, ns=(last * 10**9, last * 10**9), **more)
+        asked.append(ns)
+        if somebody_writes and len(asked) == 1:
+            with open(ground.partial(item), "r+b") as file:
+                file.write(b"CONTENT")
+
+    monkeypatch.setattr(os, "utime", utime)
+    answer = published(ground, item, result)
+    assert answer.verdict == (Verdict.TROUBLE if somebody_writes else Verdict.PUBLISHED)
+    assert (b"a" in files_of(ground.dest)) != somebody_writes
+    assert {modified for _, modified in asked} == {item.fingerprint.mtime_ns}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EBUSY])
+def test_a_partial_whose_times_cannot_be_set_is_not_sealed(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """What passes, or is to be told, is not passed over: only a filesystem that never sets any is done without."""
+    item = ground.add(b"a", b"content")
+    written(ground, item)
+    failing(monkeypatch, "utime", number)
+    with pytest.raises(FileTrouble) as caught:
+        seals.seal(ground.ends.destination, partial_for(item), 1)
+    assert caught.value.trouble[:5] == ("destination", "utimens", partial_for(item), None, number)
+    monkeypatch.undo()
+    failing(monkeypatch, "utime", errno.EPERM)
+    assert seals.seal(ground.ends.destination, partial_for(item), 1).size == len(b"content")
 
 
 def test_a_copy_that_was_changed_under_its_final_name_is_not_what_was_sealed(ground: Ground) -> None:

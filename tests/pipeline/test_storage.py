@@ -21,6 +21,7 @@ from trioft.core.answers import KEEPS_NO_TIMES, Probed
 from trioft.core.errors import IDENTIFY, FileTrouble, Side, Trouble
 from trioft.core.folding import Naming
 from trioft.core.model import Ends, FileState, Identity, Root
+from trioft.movers import hung
 from trioft.pipeline.storage import Storage
 from trioft.state.board import Board, Entry
 
@@ -51,6 +52,8 @@ class Place:
         self.storage = Storage(ENDS, known, Config(**(defaults | groups)), self.board)
         self.answers: list[Answer] = []  # the last is for all that follow
         self.source_answers: list[Root | Trouble] = [Root(b"/in", 1)]
+        self.views: list[str | Trouble | None] = [None]
+        self.views_asked: list[tuple[object, ...]] = []
         self.probed_at: list[float] = []
         self.probes: list[tuple[object, ...]] = []
         self.looked_at: list[float] = []
@@ -63,7 +66,11 @@ class Place:
         **options: Any,
     ) -> Any:
         if operation.name == "find_view":
-            return None
+            view = next_of(self.views)
+            self.views_asked.append(arguments)
+            if isinstance(view, Trouble):
+                raise FileTrouble(view)
+            return view
         if operation.name == "find_naming":
             return Naming()
         if operation.name == "probe_source":
@@ -484,6 +491,37 @@ async def test_suspected_destination_is_probed_at_once(autojump_clock: MockClock
     assert place.probed_at == place.looked_at == [3]
     assert place.storage.is_open
     assert place.storage.outages == 0
+
+
+async def test_what_hangs_below_the_source_is_left_out_until_it_answers(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked once more without it, under the same name, and at once when it is back; not at each probe."""
+    monkeypatch.setattr(hung, "mounts_below", lambda path: {b"": (1, b"", b""), b"b": (2, b"", b"")})
+    place = Place()
+    place.answers = [WELL]
+    place.views = [Trouble(Side.SOURCE, "find_view", b"b", None, errno.ETIMEDOUT, "no progress"), None]
+    await place.storage.begin(as_call(place.call))
+    (first, second) = place.views_asked
+    assert (first[-1], second[-1], first[:-1] == second[:-1]) == ([], [b"b"], True)
+    assert place.notices == ["the source is left out below b, which does not answer; the rest goes on"]
+    await place.check(WELL)
+    assert len(place.views_asked) == 2
+    place.begun, place.probed_at = trio.current_time(), []
+    await looked_after(place, 9, (3, lambda: place.storage.hung.answered(b"b")))
+    assert place.probed_at == [3]
+    assert [asked[-1] for asked in place.views_asked[2:]] == [[]]
+
+
+async def test_a_source_that_hangs_as_a_whole_is_not_asked_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is mounted where it hangs: nothing can be left out."""
+    monkeypatch.setattr(hung, "mounts_below", lambda path: {b"": (1, b"", b"")})
+    place = Place()
+    place.answers = [WELL]
+    place.views = [Trouble(Side.SOURCE, "find_view", b"b", None, errno.ETIMEDOUT, "no progress")]
+    with pytest.raises(FileTrouble, match="no progress"):
+        await place.storage.begin(as_call(place.call))
+    assert len(place.views_asked) == 1
 
 
 async def test_destination_that_is_away_is_probed_with_growing_pauses(autojump_clock: MockClock) -> None:

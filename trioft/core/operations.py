@@ -97,7 +97,7 @@ PROBE_SOURCE: Operation[Never, tuple[Root, Identity], bytes, Identity | None] = 
 PROBE: Operation[Never, Probed, bytes, Identity | None, bytes | None, bool] = Operation("probe", DESTINATION)
 RECOGNIZE: Operation[Never, Root, bytes, Identity | None, bytes | None, bool] = Operation("recognize", DESTINATION)
 FIND_NAMING: Operation[Never, Naming, Root] = Operation("find_naming", DESTINATION)
-FIND_VIEW: Operation[Never, str | None, Ends, bool] = Operation("find_view", BOTH)
+FIND_VIEW: Operation[Never, str | None, Ends, bool, bytes, list[bytes]] = Operation("find_view", BOTH)
 
 CLAIM: Operation[Never, Claimed, Root, bytes, Holder] = Operation("claim", DESTINATION)
 BEAT: Operation[Never, Claimed, Root, bytes, Holder] = Operation("beat", DESTINATION)
@@ -138,7 +138,9 @@ LOOK: Operation[Never, list[Look], Root, list[bytes], Sequence[str], Sequence[st
 )
 SURVEY: Operation[Step, Survey, Root, list[bytes]] = Operation("survey", SOURCE, background=True)
 PEEK: Operation[Never, Peek, Root, bytes, tuple[int, int], int, bytes, Routes | None] = Operation("peek", SOURCE)
-LOCATE: Operation[Searched, bytes | None, Root, bytes, tuple[int, int], bool] = Operation("locate", SOURCE)
+LOCATE: Operation[Searched, bytes | None, Root, bytes, tuple[int, int], bool, Fingerprint | None] = Operation(
+    "locate", SOURCE
+)
 COMPARE_SPAN: Operation[Step, list[Difference], Root, bytes, int, int, list[tuple[bytes, bytes]]] = Operation(
     "compare_span", SOURCE, background=True
 )

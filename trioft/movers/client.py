@@ -108,9 +108,15 @@ class Source(_End):
         """Look at a file that may be growing, and of which *copied* bytes are copied."""
         return await self.call(ask.PEEK, self.root, path, identity, copied, marker, routes)
 
-    async def locate(self, path: bytes, identity: tuple[int, int], *, everywhere: bool) -> bytes | None:
-        """Return what the file *identity*, that was called *path*, is called now; None if it is there no more."""
-        return await self.call(ask.LOCATE, self.root, path, identity, everywhere)
+    async def locate(
+        self, path: bytes, identity: tuple[int, int], *, everywhere: bool, was: Fingerprint | None = None
+    ) -> bytes | None:
+        """
+        Return what the file *identity*, that was called *path*, is called now; None if it is there no more.
+
+        It may be what it *was*, and only its filesystem have got another device number since.
+        """
+        return await self.call(ask.LOCATE, self.root, path, identity, everywhere, was)
 
     async def compare_span(
         self, path: bytes, start: int, end: int, copied: list[tuple[bytes, bytes]], tell: Tell

@@ -24,7 +24,7 @@ class HungFolders:
     def __init__(self, source: bytes, tell: Callable[[str, str, str], None] = lambda level, event, text: None) -> None:
         self.is_held: Callable[[bytes], bool] = lambda place: False
         self._source, self._tell = source, tell
-        self._places: dict[bytes, tuple[float, float]] = {}  # until when each is left out, and for how long
+        self._places: dict[bytes, tuple[float, float, Trouble]] = {}  # until when each is left out, how long, and why
 
     def place_of(self, path: bytes) -> bytes | None:
         """Return which mount below the source *path* is on; None for the source's own filesystem. Touches no mount."""
@@ -41,12 +41,12 @@ class HungFolders:
             return None
         place = self.place_of(trouble.path) or (trouble.path if itself else None)
         if place is not None and not self.leaves_out(place):
-            _, pause = self._places.get(place, (0.0, _FIRST_PAUSE / 2))
+            _, pause, _ = self._places.get(place, (0.0, _FIRST_PAUSE / 2, trouble))
             pause = min(_LONGEST_PAUSE, pause * 2)
             if place not in self._places:
                 text = f"the source is left out below {show_path(place)}, which does not answer; the rest goes on"
                 self._tell("warning", "source.folder_lost", text)
-            self._places[place] = trio.current_time() + pause, pause
+            self._places[place] = trio.current_time() + pause, pause, trouble._replace(path=place)
         return place
 
     def leaves_out(self, path: bytes) -> bytes | None:
@@ -55,11 +55,20 @@ class HungFolders:
         return next(
             (
                 place
-                for place, (until, _) in self._places.items()
+                for place, (until, *_) in self._places.items()
                 if is_in(path, place) and (now < until or self.is_held(place))
             ),
             None,
         )
+
+    @property
+    def places(self) -> frozenset[bytes]:
+        """The folders that have not answered since they were found to hang."""
+        return frozenset(self._places)
+
+    def trouble_at(self, place: bytes) -> Trouble:
+        """Return what was met there last."""
+        return self._places[place][2]
 
     def sort_out(self, paths: list[bytes]) -> tuple[list[bytes], list[bytes]]:
         """Return those of *paths* that may be looked at, and those that are left out."""
@@ -76,7 +85,7 @@ class HungFolders:
     @property
     def due(self) -> float:
         """When the first of them is to be tried again."""
-        return min((until for until, _ in self._places.values()), default=math.inf)
+        return min((until for until, *_ in self._places.values()), default=math.inf)
 
     def __bool__(self) -> bool:
         return bool(self._places)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
@@ -135,9 +136,7 @@ class Storage:
         self.volumes = Volumes()  # what is mounted below it
         self.source_mounted = trio.Event()  # set, and replaced, when the source may be another filesystem than before
         self.gates = {Side.SOURCE: Gate(board.set_source), Side.DESTINATION: Gate(board.set_destination)}
-        self.hung = HungFolders(
-            ends.source.path, lambda level, event, text: board.notice("source", text, level=level, event=event)
-        )
+        self.hung = HungFolders(ends.source.path, self._tell_of_folder)
         self._config = config
         self._looked_for = config.destination
         self._board = board
@@ -148,7 +147,9 @@ class Storage:
         self._why_out: str | None = None  # what a probe met that could not even make its own file
         self._has_begun = self._is_warned = False
         self._stirred = 0
-        self._told_apart: Ends | None = None  # these are known not to be two views of the same files
+        # These are known not to be two views of the same files, but for folders of the source that did not answer.
+        self._told_apart: tuple[Ends, frozenset[bytes]] | None = None
+        self._unique = os.urandom(12).hex().encode()  # in the names of the files that tell them apart
         self._probing = trio.Lock()
 
     # --- health and identity
@@ -231,13 +232,14 @@ class Storage:
         self.ends = self.ends._replace(destination=probed.root._replace(mounts=self.volumes.mounts))
         self.identity[Side.DESTINATION] = probed.identity
         is_back = not self.gates[Side.DESTINATION].is_open
-        if self._has_begun and (is_back or self._told_apart != self.ends):
-            self.naming, why = await call(ask.FIND_NAMING, probed.root), None
-            try:
-                why = await self._find_view(call)
-            except FileTrouble as error:
-                if error.trouble.side != Side.SOURCE:
-                    raise  # else the source has a gate of its own; and without it nothing is copied
+        if self._has_begun and (is_back or not self._are_told_apart):
+            async with self._probing:
+                self.naming, why = await call(ask.FIND_NAMING, probed.root), None
+                try:
+                    why = await self._find_view(call)
+                except FileTrouble as error:
+                    if error.trouble.side != Side.SOURCE:
+                        raise  # else the source has a gate of its own; and without it nothing is copied
             if why is not None:
                 raise FileTrouble(
                     Trouble(Side.DESTINATION, IDENTIFY, b"", None, errno.ENODEV, f"it is the source: {why}")
@@ -252,11 +254,35 @@ class Storage:
         return is_new
 
     async def _find_view(self, call: Call) -> str | None:
-        """Say why the ends are two views of the same files, or return None. Another mount is looked at anew."""
-        ends = self.ends
-        why = await call(ask.FIND_VIEW, ends, self._config.copy.on_success.action != "keep")
-        self._told_apart = ends
-        return why
+        """
+        Say why the ends are two views of the same files, or return None. Another mount is looked at anew.
+
+        What is mounted below the source and does not answer is left out, as in a scan, until it does.
+        """
+        by_source = self._config.copy.on_success.action != "keep"
+        while True:
+            ends, left_out = self.ends, self.hung.places
+            try:
+                why = await call(ask.FIND_VIEW, ends, by_source, self._unique, sorted(left_out))
+            except FileTrouble as error:
+                if self.hung.note(error.trouble) is None or self.hung.places == left_out:
+                    raise
+            else:
+                self._told_apart = ends, left_out
+                return why
+
+    @property
+    def _are_told_apart(self) -> bool:
+        """Has nothing come, or come back, since they were found not to be two views of the same files?"""
+        if self._told_apart is None:
+            return False
+        ends, left_out = self._told_apart
+        return ends == self.ends and left_out <= self.hung.places
+
+    def _tell_of_folder(self, level: str, event: str, text: str) -> None:
+        self._board.notice("source", text, level=level, event=event)
+        if event == "source.folder_returned" and not self._are_told_apart:  # it has been left out so far
+            self.gates[Side.DESTINATION].look()
 
     def stirs(self, _: Step) -> None:
         """A mover has told that something arrives at the destination."""

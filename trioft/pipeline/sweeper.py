@@ -81,7 +81,8 @@ async def _orphans_among(partials: list[bytes], source: Source, backlog: Backlog
     for partial in partials:
         if partial in begun:
             name, checkpoint = begun[partial]
-            is_orphan = await source.locate(name, checkpoint.fingerprint[:2], everywhere=True) is None
+            was = checkpoint.fingerprint  # a source that was mounted anew has another device number
+            is_orphan = await source.locate(name, was[:2], everywhere=True, was=was) is None
         else:
             # A manifest's is of no ledger: it is written within a second.
             is_orphan = is_partial(partial) and (belongs_to(partial, backlog.ledger) or belongs_to(partial, b""))

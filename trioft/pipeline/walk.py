@@ -35,6 +35,7 @@ class Walk:
     destination: Destination
     manner: Manner
     left_out: dict[bytes, Trouble] = attrs.field(factory=dict, init=False)  # what does not answer, in this walk
+    _given_up: set[bytes] = attrs.field(factory=set, init=False)  # such places of which a sync has told
     is_partial: bool = attrs.field(default=False, init=False)  # something was left out since somebody looked here
     unseen: dict[bytes, int] = attrs.field(factory=dict, init=False)  # what a sync could not look at, and how often
     _refused: int = attrs.field(default=0, init=False)  # looks at the destination that failed while its probes succeed
@@ -56,6 +57,7 @@ class Walk:
         if hung:  # what does not answer waits for another scan, and holds nobody up
             folders[:], left = hung.sort_out(folders)
             self.is_partial = self.is_partial or bool(left)
+            self._note_left_out(left)
             if not folders:
                 return []
         size = min(most, max(fewest, -(-len(folders) // _CALLS)))
@@ -66,16 +68,24 @@ class Walk:
         async with trio.open_nursery() as nursery:
             for batch in batches:
                 nursery.start_soon(self._read_batch, batch, idle, folders, listings, troubles)
-        for trouble in troubles:
-            if (place := hung.note(trouble)) is not None:
-                self.left_out.setdefault(place, trouble._replace(path=place))
+        self._note_left_out([place for trouble in troubles if (place := hung.note(trouble)) is not None])
         troubles = [trouble for trouble in troubles if not self._is_left_out(trouble)]
         return None if troubles and not await self._cope(troubles[0]) else listings
 
     def given_up(self) -> list[Trouble]:
         """Return what a sync leaves out for good: there is no other scan that would come back to it."""
-        left_out, self.left_out = list(self.left_out.values()), {}
-        return left_out if self.once else []
+        left_out, self.left_out = self.left_out, {}
+        if not self.once:
+            return []
+        told, self._given_up = self._given_up, self._given_up | left_out.keys()
+        return [trouble for place, trouble in left_out.items() if place not in told]
+
+    def _note_left_out(self, paths: list[bytes]) -> None:
+        """These are left out of this walk. What does not answer may have been found out before it, too."""
+        hung = self.storage.hung
+        for path in paths:
+            if (place := hung.leaves_out(path)) is not None:
+                self.left_out.setdefault(place, hung.trouble_at(place))
 
     def _is_left_out(self, trouble: Trouble) -> bool:
         return (

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from support import PATIENCE, Done, Running, Site, make_tree, pattern, wait_until
 from trioft.core.model import BLOCK_SIZE, MIB
-from trioft.core.naming import is_own
+from trioft.core.naming import PROBE, is_own, is_partial
 from trioft.movers.ops import linux
 
 if TYPE_CHECKING:
@@ -62,9 +62,13 @@ class Ground(Site):
         return self._see(lambda path: None if is_own(path) else Path(os.fsdecode(path)).read_bytes())
 
     def partials(self) -> dict[bytes, int]:
-        """The partials that the server has, with their sizes. Not a probe's whose mover died: those are swept later."""
+        """The partials that the server has, with their sizes."""
+        return self._see(lambda path: os.stat(path).st_size if is_partial(path) else None)
+
+    def left(self) -> dict[bytes, int]:
+        """All that trioft has for itself there. Not a probe's file whose mover died: those are swept later."""
         seen = self._see(lambda path: os.stat(path).st_size if is_own(path) else None)
-        return {path: size for path, size in seen.items() if not path.startswith(b".trioft-probe-")}
+        return {path: size for path, size in seen.items() if not path.startswith(PROBE)}
 
     def _see(self, look: Callable[[bytes], Seen | None]) -> dict[bytes, Seen]:
         base = os.fsencode(self.behind)
@@ -150,7 +154,7 @@ def judged(ground: Ground, contents: dict[bytes, bytes]) -> Iterator[None]:
         yield
     assert wrong() == [], wrong()
     assert ground.finished().keys() == contents.keys(), ground.finished().keys()
-    assert ground.partials() == {}, ground.partials()
+    assert ground.left() == {}, ground.left()
 
 
 # --- what arrives -----------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from trioft.core.model import BLOCK_SIZE, Fingerprint, Found, Item, Result, Root
 from trioft.core.naming import is_marker
 from trioft.core.routes import route
 from trioft.movers.ops import beneath, writers
+from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.files import (
     READ,
     Away,
@@ -141,14 +142,23 @@ def _pieces_of(block: memoryview) -> bytes:
 
 
 def locate(
-    source: Root, path: bytes, identity: tuple[int, int], everywhere: bool, progress: Callable[[Searched], None]
+    source: Root,
+    path: bytes,
+    identity: tuple[int, int],
+    everywhere: bool,
+    was: Fingerprint | None,
+    progress: Callable[[Searched], None],
 ) -> bytes | None:
     """
     Return what the file *identity*, that was called *path*, is called now, or None if the source has it no more.
 
-    Its own folder is searched first, and then, if it is to be found *everywhere*, all of the source.
+    Its own folder is searched first, and then, if it is to be found *everywhere*, all of the source. If it is known
+    what it *was*, the same version under the same name is taken for it also on another device: after a restart, or
+    another mount, a filesystem may have any number.
     """
     with opened(source, Side.SOURCE) as src:
+        if was is not None and _is_still(src, path, was):
+            return path
         folders = list(dict.fromkeys([*([b""] if everywhere else []), os.path.dirname(path)]))
         while folders:
             folder = folders.pop()
@@ -164,6 +174,16 @@ def locate(
                 return name
             progress(Searched(folder))
     return None
+
+
+def _is_still(src: Top, path: bytes, was: Fingerprint) -> bool:
+    """Is *path* the version of the file that it *was*, whatever number its device has now?"""
+    try:
+        return identify(beneath.stat_of(path, dir_fd=src), path, top=src)[1:] == was[1:]
+    except OSError as error:
+        if error.errno in _NOTHING_THERE:
+            return False
+        raise FileTrouble(trouble_of(error, Side.SOURCE, "stat", path)) from error
 
 
 def _search(

@@ -328,6 +328,20 @@ def as_far_as_possible(op: str, path: bytes, side: Side = Side.DESTINATION) -> I
             raise FileTrouble(trouble) from error
 
 
+def set_times(dst: int, partial: bytes, times: tuple[int, int]) -> None:
+    """
+    Give a partial its times, access and modification, in ns. Raises ``OSError``.
+
+    A server that never sets them, or not for us, is done without. Any other error is none of the filesystem's kind: it
+    passes, or is to be told.
+    """
+    try:
+        beneath.utime(partial, times, dir_fd=dst)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+
+
 def close_written(fd: int, path: bytes) -> None:
     """Close a file that was written: network filesystems keep their errors for this moment."""
     touch(Side.DESTINATION)

@@ -22,6 +22,7 @@ from trioft.movers.ops.folder.partials import (
     each,
     make_folder,
     remove_partial,
+    set_times,
     sync_folder,
     touched,
 )
@@ -86,16 +87,13 @@ def _publish_one(src: Top, dst: Top, what: Publication, manner: Manner, progress
     try:
         times = (source.st_atime_ns, source.st_mtime_ns)
         try:
-            beneath.utime(what.partial, times, dir_fd=dst)
+            set_times(dst, what.partial, times)
         except FileNotFoundError:
             # An earlier try may have renamed it, and its answer was lost.
             target = _find_published(dst, what, manner)
             if target is None:
                 raise
             return Result(Verdict.PUBLISHED, target)
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-                raise
         if os.path.dirname(what.target) != os.path.dirname(what.partial):
             op = "mkdir"
             for folder in make_folder(src, dst, os.path.dirname(what.target), made_up=what.target != what.path):
@@ -110,7 +108,10 @@ def _publish_one(src: Top, dst: Top, what: Publication, manner: Manner, progress
             text = f"the partial has {ours.st_size} bytes, the source has {what.fingerprint.size}"
             raise FileTrouble(Trouble(Side.DESTINATION, op, what.partial, None, None, text))
         if what.seal is not None and is_steady(dst) and not _has_time(ours, source, manner):
-            raise FileTrouble(touched(what.partial))  # whoever writes to it now sets its time
+            # Whoever writes to it now sets its time. If that is the same once more, the destination can hold no other.
+            set_times(dst, what.partial, times)
+            if beneath.stat_of(what.partial, dir_fd=dst).st_mtime_ns != ours.st_mtime_ns:
+                raise FileTrouble(touched(what.partial))
         op = "rename"
         target = None
         if what.former is not None and _is_still_there(dst, what.former):

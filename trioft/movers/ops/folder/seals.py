@@ -17,7 +17,7 @@ from trioft.core.model import BLOCK_SIZE, Fingerprint, Root
 from trioft.movers.ops import beneath
 from trioft.movers.ops.files import Progress, close_quietly, digest_of_block, fingerprint_of, is_steady, opened
 from trioft.movers.ops.folder.existing import open_to_sync
-from trioft.movers.ops.folder.partials import as_far_as_possible
+from trioft.movers.ops.folder.partials import set_times
 from trioft.movers.ops.slate import touch
 
 
@@ -29,8 +29,7 @@ def seal(destination: Root, partial: bytes, mtime_ns: int) -> Fingerprint:
     """
     with opened(destination, Side.DESTINATION) as dst:
         try:
-            with as_far_as_possible("utimens", partial):
-                beneath.utime(partial, (mtime_ns, mtime_ns), dir_fd=dst)
+            set_times(dst, partial, (mtime_ns, mtime_ns))
             return fingerprint_of(beneath.stat_of(partial, dir_fd=dst))
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, "utimens", partial)) from error

@@ -21,7 +21,7 @@ from trioft.core.naming import VIEW_PROBE, is_view_probe
 from trioft.movers.ops import beneath
 from trioft.movers.ops.beneath import Top, VolumeLost
 from trioft.movers.ops.files import close_quietly, opened
-from trioft.movers.ops.slate import touch
+from trioft.movers.ops.slate import look_at, touch
 
 _FOLDERS = 1_000  # below a root that are looked into
 _OLD = 24 * 60 * 60  # seconds: what is younger may be what somebody is looking for just now
@@ -29,19 +29,21 @@ _OLD = 24 * 60 * 60  # seconds: what is younger may be what somebody is looking 
 _CANNOT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT}
 
 
-def find_view(ends: Ends, by_source: bool) -> str | None:
+def find_view(ends: Ends, by_source: bool, unique: bytes, left_out: list[bytes]) -> str | None:
     """
     Say how the destination and the source show the same files, or return None.
 
     A file that is made at the destination for a moment must not appear at the source, nor in one of its folders; and,
-    if *by_source*, the other way round, as what is written to an overlay does not appear below it.
+    if *by_source*, the other way round, as what is written to an overlay does not appear below it. Its name is made of
+    what is *unique* to the caller: what an attempt leaves that is cut short, the next one removes. Folders of the
+    source that do not answer are *left out*.
     """
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
         pairs = [(dst, src), (src, dst)] if by_source else [(dst, src)]
         if by_source:
             _clear_up(src)
         for one, other in pairs:
-            where = _where_it_appears(one, other)
+            where = _where_it_appears(one, other, b"%s-%s" % (unique, side_of(one).encode()), left_out)
             if where is not None:
                 here, there = side_of(one), side_of(other)
                 place = f"in its folder {show_path(where)}" if where else "there"
@@ -69,28 +71,48 @@ def side_of(top: Top) -> Side:
     return Side.SOURCE if top.is_source else Side.DESTINATION
 
 
-def _where_it_appears(one: Top, other: Top) -> bytes | None:
+def _where_it_appears(one: Top, other: Top, unique: bytes, left_out: list[bytes]) -> bytes | None:
     """Return in which folder of the *other* end something appears that is made at the *one*; empty: at its root."""
-    with _marker(one, b"") as name:
+    with _marker(one, b"", unique) as name:
         if name is None:
             return None
         side = side_of(other)
         touch(side)
         try:
-            for folder in [b"", *_folders(other)]:
-                if _is_there(other, os.path.join(folder, name)):
-                    return folder
+            if _is_there(other, name):
+                return b""
+            for folder in _folders(other, left_out if other.is_source else []):
+                if other.is_source:
+                    look_at(folder)
+                try:
+                    if _is_there(other, os.path.join(folder, name)):
+                        return folder
+                except OSError:
+                    if not other.is_source:
+                        raise
+                    # What is mounted there is dead: nothing is copied from it, and the scan tells of it.
         except OSError as error:
             raise FileTrouble(trouble_of(error, side, "stat", b"")) from error
+        finally:
+            look_at(b"")
     return None
 
 
-def _folders(top: Top) -> list[bytes]:
+def _folders(top: Top, left_out: list[bytes]) -> list[bytes]:
+    names: list[bytes] = []
     fd = beneath.open_folder(b"", dir_fd=top)
     try:
         with os.scandir(fd) as entries:
-            names = [os.fsencode(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False)]
+            for entry in entries:
+                name = os.fsencode(entry.name)
+                if name in left_out:
+                    continue
+                if top.is_source:
+                    look_at(name)  # some filesystems have to be asked what it is
+                if entry.is_dir(follow_symlinks=False):
+                    names.append(name)
     finally:
+        look_at(b"")
         close_quietly(fd)
     return names[:_FOLDERS]
 
@@ -108,14 +130,15 @@ def _is_there(top: Top, path: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def _marker(top: Top, folder: bytes) -> Iterator[bytes | None]:
+def _marker(top: Top, folder: bytes, unique: bytes = b"") -> Iterator[bytes | None]:
     """While inside, there is a file in *folder* that nobody else has made; yields its name, or None if it cannot be."""
-    name = VIEW_PROBE + os.urandom(12).hex().encode()
+    name = VIEW_PROBE + (unique or os.urandom(12).hex().encode())
     path = os.path.join(folder, name)
     side = side_of(top)
     touch(side)
     try:
-        close_quietly(beneath.open_file(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=top))
+        with contextlib.suppress(FileExistsError):  # what is *unique* can only be there from an earlier attempt
+            close_quietly(beneath.open_file(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=top))
     except OSError as error:
         if error.errno not in _CANNOT:
             raise FileTrouble(trouble_of(error, side, "create", path)) from error
