@@ -29,7 +29,13 @@ from trioft.movers.ops.files import (
     status_of,
 )
 from trioft.movers.ops.folder.names import spelled_otherwise, taken_as
-from trioft.movers.ops.folder.partials import as_far_as_possible, copy_attributes, permission_bits, sync_folder
+from trioft.movers.ops.folder.partials import (
+    as_far_as_possible,
+    copy_attributes,
+    permission_bits,
+    set_times,
+    sync_folder,
+)
 from trioft.movers.ops.folder.probe import time_as_kept
 from trioft.movers.ops.folder.views import is_source_itself, refuse_itself, refuse_view
 from trioft.movers.ops.slate import touch
@@ -187,8 +193,7 @@ def renew_attributes(src_fd: int, dst: int, target: bytes, item: Item, manner: M
             close_quietly(fd)
         op = "utimens"
         # By its name, after the close: a CIFS mount, asked through a descriptor, does not tell the truth for a second.
-        with as_far_as_possible(op, target):
-            beneath.utime(target, (source.st_atime_ns, source.st_mtime_ns), dir_fd=dst)
+        set_times(dst, target, (source.st_atime_ns, source.st_mtime_ns))
     except OSError as error:
         raise FileTrouble(trouble_of(error, Side.DESTINATION, op, target)) from error
 

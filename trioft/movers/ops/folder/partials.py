@@ -330,7 +330,7 @@ def as_far_as_possible(op: str, path: bytes, side: Side = Side.DESTINATION) -> I
 
 def set_times(dst: int, partial: bytes, times: tuple[int, int]) -> None:
     """
-    Give a partial its times, access and modification, in ns. Raises ``OSError``.
+    Give a partial, or a delivered file, its times, access and modification, in ns. Raises ``OSError``.
 
     A server that never sets them, or not for us, is done without. Any other error is none of the filesystem's kind: it
     passes, or is to be told.
