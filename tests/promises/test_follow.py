@@ -25,10 +25,12 @@ import trio
 import xxhash
 
 import odd_mover
+from faults_mount import fault_mount
 from recorder import PROFILES, Content
 from support import OUTCOMES, PATIENCE, TOOLS, Site, files_of, make_tree, mounted, pattern, wait_until
 from trioft.agent.agent import run_agent
 from trioft.config.file import load_config
+from trioft.config.kinds import OnSuccess
 from trioft.core.model import VOID
 from trioft.pipeline.follow import EDGE
 from trioft.state.board import Board
@@ -566,6 +568,28 @@ async def test_a_checkpoint_does_not_speak_for_what_is_being_written_again(site:
         ((offset, digests),) = db.execute("SELECT offset, digests FROM checkpoint").fetchall()
     assert offset == 4 * BLOCK
     assert [digests[16 * n :][:16] == VOID for n in range(4)] == [True, False, True, False]
+
+
+async def test_a_recording_that_had_settled_before_it_was_closed_is_sealed(site: Site) -> None:
+    """Where a destination does not tell of each change: it ends with a block, all is on record, and nothing is left."""
+    config = load_config(str(config_file(site)), {"source.path": ("SOURCE", str(site.source))})
+    board, content = Board(), pattern(2 * BLOCK)
+    with fault_mount() as mount:
+        config = attrs.evolve(
+            config,
+            destination=attrs.evolve(config.destination, path=str(mount.place)),
+            copy=attrs.evolve(config.copy, on_success=OnSuccess(action="delete")),
+        )
+        fd = os.open(site.source / "take", os.O_RDWR | os.O_CREAT)
+        os.pwrite(fd, content, 0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(functools.partial(run_agent, config, board, once=True, state_dir=str(site.state)))
+            settled = functools.partial(wait_until, lambda: recorded(site, running=True).settled(b"take") == 2 * BLOCK)
+            await trio.to_thread.run_sync(settled)
+            os.close(fd)
+        assert (board.totals.delivered, board.totals.failed) == (1, 0)
+        assert files_of(mount.backing) == {b"take": content}
+    assert files_of(site.source) == {}
 
 
 def check_final(site: Site) -> None:
