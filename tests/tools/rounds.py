@@ -27,6 +27,7 @@ from pathlib import Path
 
 from trioft.core.naming import is_own
 
+PROJECT = Path(__file__).parents[2]
 TRIOFT = [sys.executable, "-m", "trioft"]
 ALONE = ["unshare", "--net", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
 BLOCK = 8 * 1024 * 1024
@@ -88,7 +89,9 @@ def without_claims(dest: Path) -> None:
 
 def lives_of(rng: random.Random, commands: list[list[str]], environments: list[dict[str, str]], dest: Path) -> str:
     """Run all *commands* at once, kill some of them at any moment, start those again; say how all ended."""
-    running = [subprocess.Popen(command, env=env) for command, env in zip(commands, environments, strict=True)]
+    running = [
+        subprocess.Popen(command, env=env, cwd=PROJECT) for command, env in zip(commands, environments, strict=True)
+    ]
     deaths = {n: time.monotonic() + rng.uniform(0.1, 1.5) for n in range(len(running)) if rng.random() < 0.5}
     end = time.monotonic() + 120
     while any(process.poll() is None for process in running):
@@ -99,7 +102,7 @@ def lives_of(rng: random.Random, commands: list[list[str]], environments: list[d
                 del deaths[n]
                 running[n].send_signal(signal.SIGKILL)
                 running[n].wait()
-                running[n] = subprocess.Popen(commands[n], env=environments[n])
+                running[n] = subprocess.Popen(commands[n], env=environments[n], cwd=PROJECT)
         time.sleep(0.002)
     return "exit codes " + " and ".join(sorted(str(process.returncode) for process in running))
 
@@ -154,7 +157,7 @@ def one_of_twins(number: int, shim: Path) -> str:
                 contents += fill(source, rng).values()
                 ends = [str(source), str(dest), "--state-dir", str(folder / f"state{n}")]
                 options = ["--on-success", then, "--verify", level, "--settle", "100ms", "-q", "--bwlimit", "60MiB/s"]
-                commands.append([*TRIOFT, "sync", *ends, "--if-exists", "rename", *options])
+                commands.append([*ALONE, *TRIOFT, "sync", *ends, "--if-exists", "rename", *options])
                 device = str(os.stat(source).st_dev)
                 environments.append({**os.environ, "LD_PRELOAD": str(shim), "FAKE_DEV": device})
             how = lives_of(rng, commands, environments, dest)
