@@ -1,0 +1,869 @@
+"""
+Lives of two agents with a destination in common, step by step, and what must be so after each step.
+
+``python tests/tools/lives.py --lives N --seed S`` lives N of them; what breaks a promise is made as small as possible,
+and told. A life is a list of steps that are made up beforehand, so that it can be lived again, also with fewer steps.
+
+What must be so, whoever has done a step:
+
+* each byte sequence that was ever complete at a source, or that somebody else has laid at the destination, is still at
+  a source, in an archive, or at the destination under a final name; unless the user has removed or replaced it there,
+  or ``overwrite`` asks for it and nothing on record says that it may be all that is left;
+* what has newly got a final name is a whole version that a source had under that name;
+* no partial of another ledger or another program is touched, nor anything outside of the ends;
+* what a ledger says was delivered and removed is what was delivered, and is somewhere;
+* two agents never have the same pair, as long as nobody meddles with the claim, and the second one touches nothing;
+* where nobody can prove that a source has no writer, it is not deleted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import sqlite3
+import stat
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import xxhash
+
+from life_agents import BLOCK, COMMIT, Agent, Ended, Errand, Point, Stop, clean, real_name
+from trioft.core.claim import is_claim
+from trioft.core.digests import file_digest
+from trioft.core.naming import GOING, is_own, is_partial, is_probe, mark_in, mark_of, target_of_aside
+from trioft.state import rowsums
+from trioft.state.ledger import ledger_path
+
+NAMES = (b"A.mov", b"a.mov", b"b.mov", b"d/A.mov", b"d/a.mov", b"D/a.mov")
+SIZES = (0, 7, 100, 100, 1400, BLOCK, 2 * BLOCK + 5, 3 * BLOCK + 123)
+TIMES = (1_600_000_000, 1_600_000_000, 1_600_000_010)
+# What another program calls what it has not finished, and what looks like trioft's own, but is not.
+STRANGERS = (b"A.mov.partial", b"A.mov.0123abcd.partial", b"a.mov.part", b"d/A.mov.0123456789abcdef.trioft-partial",
+             b"x.trioft-partial")  # fmt: skip
+# Where agents stop: operations, how often they are chosen, and their calls, each with how many there may be.
+_PLACES: dict[str, tuple[int, dict[str, int]]] = {
+    "publish": (8, {"rename": 2, "stat": 9, "utime": 2, "fsync": 1, "open": 3}),
+    "remove_sources": (8, {"mkdir": 2, "open": 4, "rename": 2, "rmdir": 2, "stat": 9, "unlink": 2}),
+    "write_bundle": (4, {"open": 6, "pwrite": 2, "fsync": 2, "stat": 2, "preadv": 4}),
+    "copy_span": (3, {"pwrite": 3, "open": 6, "preadv": 3}),
+    "settle": (2, {"preadv": 4, "fdatasync": 2}),
+    "prepare": (2, {"open": 4, "fsync": 1, "stat": 2}),
+    "are_sealed": (2, {"stat": 3, "open": 2}),
+    "find_former": (1, {"stat": 1, "open": 2}),
+    "compare": (1, {"open": 3}),
+    "claim": (1, {"rename": 1, "open": 3, "unlink": 2, "write": 2}),
+    "release": (1, {"open": 2, "unlink": 1}),
+    "put_back_sources": (1, {"rename": 1, "rmdir": 1}),
+    "discard": (1, {"unlink": 1}),
+    COMMIT: (5, {COMMIT: 9}),
+}
+_AT_WORK = {*_PLACES} - {"claim", "release", "compare"}
+
+
+class BrokenPromise(Exception):
+    """What should never be so is so."""
+
+
+class Thing(NamedTuple):
+    """A file that is somewhere."""
+
+    zone: str  # source, archive, dest (under a final name), aside, own (a partial, a claim, …), outside
+    path: bytes  # whole
+    digest: bytes
+    status: tuple[int, int, int, int]
+
+
+class Party(NamedTuple):
+    """Who an agent is."""
+
+    source: str
+    state: str
+    archive: str
+    machine: str
+    share: bool
+
+
+def make_life(seed: int) -> list[Any]:
+    """Make up a life: the parties, then its steps."""
+    r = random.Random(seed)
+    second = r.choice(["other source", "other source", "other ledger", "other machine", "same ledger"])
+    life: list[Any] = [("begin", second, r.random() < 0.4)]
+    life += [("user", "write", *_numbers(r)) for _ in range(r.randint(1, 3))]
+    for _ in range(r.randint(2, 6)):
+        life += [_user(r) for _ in range(r.choice([0, 1, 1, 2]))]
+        first = r.randrange(2)
+        if r.random() < 0.7:
+            life.append(("user", "write", first, *_numbers(r)[1:]))
+        life.append(_sync(r, first, deep=True))
+    return [*life, _sync(r, deep=False), _sync(r, deep=False)]
+
+
+def _numbers(r: random.Random) -> list[int]:
+    return [r.randrange(1 << 20) for _ in range(5)]
+
+
+_USER = Counter(
+    {"write": 14, "append": 3, "move": 3, "remove": 2, "hold": 3, "let go": 3, "card": 2, "remount": 2, "take copy": 4,
+     "edit copy": 3, "lay file": 4, "edit partial": 6, "lay stranger": 3, "spoil claim": 4, "save ledger": 3,
+     "restore ledger": 4, "lose ledger": 2, "spoil ledger": 3, "wait": 3, "clean": 2, "lead back": 2, "lead away": 2,
+     "lead off": 2}
+)  # fmt: skip
+
+
+def _user(r: random.Random, *, inside: bool = False) -> Any:
+    what = r.choices(list(_USER), list(_USER.values()))[0]
+    if inside and r.random() < 0.5:  # what is likely to matter to somebody who has just stopped
+        what = r.choice(["take copy", "edit partial", "write", "append", "edit copy", "move", "hold", "lay file"])
+    return ("user", what, *_numbers(r))
+
+
+def _sync(r: random.Random, agent: int | None = None, *, deep: bool) -> Any:
+    options: dict[str, dict[str, object]] = {
+        "copy": {"on_success": r.choice(["keep", "delete", "delete", "archive"]),
+                 "verify": r.choice(["transfer", "readback", "readback"])},
+        "destination": {"if_exists": r.choice([None, None, "overwrite", "rename"])},
+    }  # fmt: skip
+    points, meanwhile = [], []
+    if deep:
+        for _ in range(r.choice([0, 1, 1, 2, 2])):
+            operation = r.choices(list(_PLACES), [often for often, _ in _PLACES.values()])[0]
+            call, most = r.choice(list(_PLACES[operation][1].items()))
+            points.append(Point(operation, call, r.randint(1, most), r.choice(["before", "after", "half"])))
+            acts = [_sync(r, deep=False) if r.random() < 0.3 else _user(r, inside=True) for _ in range(r.randint(0, 2))]
+            meanwhile.append((acts, r.choice(["go", "go", "go", "kill mover", "kill"])))
+    return (
+        "sync",
+        r.randrange(2) if agent is None else agent,
+        options,
+        points,
+        meanwhile,
+        r.random() < 0.08,
+        r.randrange(1 << 20),
+    )
+
+
+class Life:
+    """One life, as far as it has been lived."""
+
+    def __init__(self, told: list[str] | None = None) -> None:
+        self.root = tempfile.mkdtemp(prefix="trioft-life-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+        self.told = told if told is not None else []
+        self.counts: Counter[str] = Counter()
+        self.dest, self.outside = self._folder("dest"), self._folder("outside")
+        self.parties: list[Party] = []
+        self.folds = False
+        self.shift = 0
+        self.versions: dict[bytes, set[bytes]] = {}  # digest → paths that it was complete at
+        self.contents: dict[bytes, bytes] = {}
+        self.strangers: set[bytes] = set()  # digests of what others have laid at the destination
+        self.gone: set[bytes] = set()  # digests of what the user, or `overwrite`, has taken away
+        self.tampered: set[bytes] = set()  # what a user has made of a partial that was just getting its name
+        self.ledgers: list[tuple[str, bytes]] = []
+        self.held: list[tuple[int, bytes]] = []  # sources that somebody has open for writing
+        self.running: list[_Run] = []
+        self.meddled = False
+        self.accept = False
+        self.number = 0
+
+    def _folder(self, name: str) -> str:
+        path = os.path.join(self.root, name)
+        os.makedirs(path, exist_ok=True)
+        return path
+
+    def end(self) -> None:
+        for run in self.running:
+            run.agent.kill()
+        for fd, _ in self.held:
+            os.close(fd)
+        shutil.rmtree(self.root)
+
+    def say(self, text: str) -> None:
+        self.told.append("  " * len(self.running) + text)
+
+    # --- living
+
+    def live(self, life: Sequence[Any]) -> None:
+        for step in life:
+            self.take(step)
+
+    def take(self, step: Any) -> None:
+        match step:
+            case ("begin", second, folds):
+                self._begin(second, folds)
+            case ("user", what, *numbers):
+                before = self.look()
+                self.counts[f"user: {what}"] += 1
+                getattr(self, "user_" + what.replace(" ", "_"))(*numbers)
+                self._drop_unlinked()  # he has removed it himself
+                self._forgive(before, self.look())
+            case ("sync", number, options, points, meanwhile, blind, seed):
+                self._sync(number, options, points, meanwhile, blind, seed)
+
+    def _begin(self, second: str, folds: bool) -> None:
+        self.folds = folds
+        self.say(f"two agents: {second}{'; capitals make no difference' if folds else ''}")
+        names = ["first", "first" if second in ("other ledger", "other machine", "same ledger") else "second"]
+        is_far = second == "other machine"
+        for n, name in enumerate(names):
+            state = "state 0" if second in ("same ledger",) or n == 0 else f"state {n}"
+            self.parties.append(
+                Party(
+                    self._folder(f"source {name}"),
+                    self._folder(state),
+                    os.path.join(self.root, f"archive {n}"),
+                    "elsewhere" if is_far and n else "",
+                    is_far,
+                )
+            )
+
+    # --- what is there
+
+    def look(self) -> list[Thing]:
+        things = []
+        zones = [(party.source, "source") for party in self.parties]
+        zones += [(party.archive, "archive") for party in self.parties]
+        for top, zone in dict([*zones, (self.dest, "dest"), (self.outside, "outside")]).items():
+            for folder, _, names in os.walk(os.fsencode(top)):
+                for name in names:
+                    path = os.path.join(folder, name)
+                    its = os.lstat(path)
+                    if not stat.S_ISREG(its.st_mode):
+                        continue
+                    kind = zone
+                    if zone == "dest" and is_own(path):
+                        kind = "aside" if target_of_aside(path) is not None else "own"
+                    with open(path, "rb") as file:
+                        content = file.read()
+                    digest = xxhash.xxh3_128_digest(content)
+                    if kind != "own":
+                        self.contents[digest] = content
+                    things.append(Thing(kind, path, digest, (its.st_ino, its.st_size, its.st_mtime_ns, its.st_mode)))
+        return things
+
+    def note_versions(self) -> None:
+        """What is complete at a source now was complete there once."""
+        busy = {(os.fstat(fd).st_dev, os.fstat(fd).st_ino) for fd, _ in self.held}
+        for party in self.parties:
+            top = os.fsencode(party.source)
+            for thing in self.look():
+                if thing.zone == "source" and thing.path.startswith(top + b"/"):
+                    its = os.stat(thing.path)
+                    name = b"/".join(p for p in thing.path[len(top) + 1 :].split(b"/") if not p.startswith(GOING))
+                    if (its.st_dev, its.st_ino) not in busy:
+                        self.versions.setdefault(thing.digest, set()).add(name)
+
+    # --- what the user does
+
+    def _names_in(self, top: str) -> list[bytes]:
+        return sorted(
+            os.path.relpath(thing.path, os.fsencode(top))
+            for thing in self.look()
+            if thing.path.startswith(os.fsencode(top) + b"/") and GOING not in thing.path
+        )
+
+    def _source(self, a: int) -> str:
+        return self.parties[a % 2].source
+
+    def _some(self, top: str, a: int, b: int) -> bytes | None:
+        """Return one of the files that a folder has."""
+        names = [name for name in self._names_in(top) if not is_own(name)]
+        return os.path.join(os.fsencode(top), names[(a * 7 + b) % len(names)]) if names else None
+
+    def _content(self, size: int) -> bytes:
+        self.number += 1
+        return random.Random(self.number).randbytes(size)
+
+    def _put(self, path: bytes, content: bytes, when: int, *, over: bool) -> bool:
+        """Write a file, in place or not, as programs do; where links or folders are in the way, do not."""
+        if any(os.path.islink(path[:at]) for at in range(len(path)) if path[at : at + 1] == b"/"):
+            return False
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            new = os.fsencode(self.root) + b"/new"
+            with open(path if over else new, "wb") as file:
+                file.write(content)
+            if not over:
+                os.rename(new, path)
+        except (NotADirectoryError, IsADirectoryError, FileExistsError):
+            return False
+        os.utime(path, (when, when))
+        return True
+
+    def user_write(self, a: int, b: int, c: int, d: int, e: int) -> None:
+        path = os.path.join(os.fsencode(self._source(a)), NAMES[b % len(NAMES)])
+        content = self._content(SIZES[c % len(SIZES)])
+        if self._put(path, content, TIMES[d % len(TIMES)], over=e % 3 == 0):
+            self.say(f"user: writes {self._short(path)}, {len(content)} bytes{' in place' if e % 3 == 0 else ''}")
+            self.note_versions()
+
+    def user_append(self, a: int, b: int, c: int, d: int, _: int) -> None:
+        path = self._some(self._source(a), b, c)
+        if path is not None:
+            with open(path, "ab") as file:
+                file.write(self._content(1 + d % 500))
+            self.say(f"user: appends to {self._short(path)}")
+            self.note_versions()
+
+    def user_move(self, a: int, b: int, c: int, d: int, _: int) -> None:
+        path = self._some(self._source(a), b, c)
+        if path is not None:
+            new = os.path.join(os.fsencode(self._source(a)), NAMES[d % len(NAMES)])
+            with contextlib.suppress(OSError):
+                os.makedirs(os.path.dirname(new), exist_ok=True)
+                os.rename(path, new)
+                self.say(f"user: renames {self._short(path)} to {self._short(new)}")
+            self.note_versions()
+
+    def user_remove(self, a: int, b: int, c: int, *_: int) -> None:
+        path = self._some(self._source(a), b, c)
+        if path is not None:
+            os.unlink(path)
+            self.say(f"user: removes {self._short(path)}")
+
+    def user_hold(self, a: int, b: int, c: int, *_: int) -> None:
+        path = self._some(self._source(a), b, c)
+        if path is not None and len(self.held) < 2:
+            self.held.append((os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC), path))
+            self.say(f"user: opens {self._short(path)} for writing")
+
+    def user_let_go(self, *_: int) -> None:
+        """Whoever has a source open writes to it once more."""
+        if self.held:
+            fd, path = self.held.pop(0)
+            os.write(fd, self._content(50))
+            os.close(fd)
+            self.say(f"user: writes what was opened as {self._short(path)}, and closes it")
+            self.note_versions()
+
+    def _drop_unlinked(self) -> list[bytes]:
+        """Close the files that have no name any more; return what they were called."""
+        dropped = [(fd, path) for fd, path in self.held if not os.fstat(fd).st_nlink]
+        self.held = [one for one in self.held if one not in dropped]
+        for fd, _ in dropped:
+            os.close(fd)
+        return [path for _, path in dropped]
+
+    def user_card(self, a: int, b: int, c: int, d: int, e: int) -> None:
+        """Another card is in the reader, with files of the same names, sizes and times."""
+        top = self._source(a)
+        for fd, _ in self.held:
+            os.close(fd)
+        self.held.clear()
+        old = [(t.path, os.stat(t.path)) for t in self.look() if t.path.startswith(os.fsencode(top) + b"/")]
+        self.number += 1
+        os.rename(top, os.path.join(self.root, f"card {self.number}"))
+        os.mkdir(top)
+        for n, (path, its) in enumerate(old):
+            if GOING not in path and (b >> n) % 3:
+                self._put(path, self._content(its.st_size), int(its.st_mtime), over=True)
+        self.accept = True
+        self.say(f"user: puts another card into {self._short(os.fsencode(top))}")
+        self.note_versions()
+
+    def user_remount(self, a: int, *_: int) -> None:
+        self.shift = 0 if self.shift else 1 + a % 100
+        self.say("the source and the destination are mounted anew: their devices have other numbers")
+
+    def user_take_copy(self, _: int, b: int, c: int, *rest: int) -> None:
+        path = self._some(self.dest, b, c)
+        if path is not None:
+            os.unlink(path)
+            self.say(f"user: removes {self._short(path)}")
+
+    def user_edit_copy(self, _: int, b: int, c: int, d: int, e: int) -> None:
+        path = self._some(self.dest, b, c)
+        if path is not None:
+            its = os.stat(path)
+            if self._flip(path, d) and e % 2:
+                os.utime(path, ns=(its.st_atime_ns, its.st_mtime_ns))
+            self.say(f"user: edits {self._short(path)}")
+            self._stranger(path)
+
+    def _stranger(self, path: bytes) -> None:
+        with open(path, "rb") as file:
+            self.strangers.add(xxhash.xxh3_128_digest(file.read()))
+
+    def _flip(self, path: bytes, where: int) -> bool:
+        size = os.path.getsize(path)
+        if not size:
+            return False
+        with open(path, "r+b") as file:
+            file.seek(where % size)
+            byte = file.read(1)[0] ^ 1
+            file.seek(where % size)
+            file.write(bytes([byte]))
+        return True
+
+    def user_lay_file(self, a: int, b: int, c: int, d: int, e: int) -> None:
+        """Somebody puts a file of his own under a final name; of the size and time of a source, perhaps."""
+        name = NAMES[b % len(NAMES)]
+        source = os.path.join(os.fsencode(self._source(a)), name)
+        size, when = SIZES[c % len(SIZES)] + 1, TIMES[d % len(TIMES)]
+        if e % 2 and os.path.isfile(source):
+            size, when = os.path.getsize(source), int(os.path.getmtime(source))
+        path = self._at_dest(name)
+        if size and self._put(path, self._content(size), when, over=e % 3 == 0):
+            self.say(f"user: lays a file of his own, {self._short(path)}, {size} bytes")
+            self._stranger(path)
+
+    def _at_dest(self, name: bytes) -> bytes:
+        path = os.fsencode(self.dest)
+        for part in name.split(b"/"):
+            with contextlib.suppress(OSError):
+                part = real_name(path, part) if self.folds else part
+            path = os.path.join(path, part)
+        return path
+
+    def user_edit_partial(self, _: int, b: int, c: int, d: int, e: int) -> None:
+        paths = sorted(thing.path for thing in self.look() if thing.zone == "own" and is_partial(thing.path))
+        if paths:
+            path = paths[b % len(paths)]
+            its = os.stat(path)
+            publishing = any(run.stop is not None and run.stop.operation == "publish" for run in self.running)
+            if self._flip(path, d) and e % 2 and not publishing:
+                os.utime(path, ns=(its.st_atime_ns, its.st_mtime_ns))
+            self.say(f"user: changes a byte of {self._short(path)}")
+            if publishing:
+                with open(path, "rb") as file:
+                    self.tampered.add(xxhash.xxh3_128_digest(file.read()))
+
+    def user_lay_stranger(self, _: int, b: int, c: int, *rest: int) -> None:
+        path = self._at_dest(STRANGERS[b % len(STRANGERS)])
+        if self._put(path, self._content(20), 1_500_000_000, over=False):
+            self.say(f"another program makes {self._short(path)}")
+            self._stranger(path)
+
+    def user_spoil_claim(self, a: int, b: int, *_: int) -> None:
+        claims = sorted(os.path.join(self.dest, name) for name in os.listdir(self.dest) if is_claim(name.encode()))
+        if not claims:
+            return
+        path, self.meddled = claims[b % len(claims)], True
+        match a % 5:
+            case 0:
+                os.unlink(path)
+            case 1:
+                os.utime(path, (1_500_000_000, 1_500_000_000))
+            case 2:
+                os.truncate(path, 0)
+            case 3:
+                with open(path, "w", encoding="ascii") as file:
+                    file.write("no claim")
+                os.utime(path, (1_500_000_000, 1_500_000_000))
+            case _:
+                os.rename(path, os.path.join(self.dest, ".trioft-claim-0"))
+        self.say(f"user: spoils a claim ({a % 5})")
+
+    def _ledger(self, a: int) -> str:
+        party = self.parties[a % 2]
+        return ledger_path(party.state, os.fsencode(party.source), os.fsencode(self.dest))
+
+    def _is_free(self, a: int) -> bool:
+        """Nobody touches the ledger of an agent that is at work."""
+        return all(self._ledger(run.number) != self._ledger(a) for run in self.running) and os.path.exists(
+            self._ledger(a)
+        )
+
+    def user_save_ledger(self, a: int, *_: int) -> None:
+        if self._is_free(a):
+            with contextlib.closing(sqlite3.connect(self._ledger(a))) as db:
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            with open(self._ledger(a), "rb") as file:
+                self.ledgers.append((self._ledger(a), file.read()))
+            self.say(f"user: saves the ledger of {a % 2}")
+
+    def user_restore_ledger(self, a: int, b: int, *_: int) -> None:
+        saved = [content for path, content in self.ledgers if path == self._ledger(a)]
+        if saved and self._is_free(a):
+            self._forget(a)
+            with open(self._ledger(a), "wb") as file:
+                file.write(saved[b % len(saved)])
+            self.say(f"user: restores an old ledger of {a % 2}")
+
+    def user_lose_ledger(self, a: int, *_: int) -> None:
+        if self._is_free(a):
+            self._forget(a)
+            self.say(f"user: loses the ledger of {a % 2}")
+
+    def _forget(self, a: int) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._ledger(a) + suffix)
+
+    def user_spoil_ledger(self, a: int, b: int, c: int, *_: int) -> None:
+        """A bit of a row flips on the disk."""
+        if not self._is_free(a):
+            return
+        with contextlib.closing(sqlite3.connect(self._ledger(a))) as db, db:
+            table = ("file", "checkpoint", "checkpoint")[b % 3]
+            columns = {
+                "file": ("size = size + 1", "removal = 'pending'", "mtime_ns = mtime_ns + 1", "outcome = 'delivered'"),
+                "checkpoint": (f"offset = offset + {BLOCK}, digests = digests || zeroblob(16)", "size = size + 1",
+                               "digests = zeroblob(length(digests))", "ino = ino + 1"),
+            }[table]  # fmt: skip
+            with contextlib.suppress(sqlite3.DatabaseError):
+                db.execute(f"UPDATE {table} SET {columns[c % 4]}")
+        self.say(f"user: bits flip in the ledger of {a % 2}, {table}: {columns[c % 4]}")
+
+    def user_wait(self, *_: int) -> None:
+        """Two days go by, as far as trioft's own files tell."""
+        past = time.time() - 2 * 24 * 3600
+        for thing in self.look():
+            if thing.zone in ("own", "aside") and not any(run.stop is not None for run in self.running):
+                os.utime(thing.path, (past, past))
+        self.say("two days go by")
+
+    def user_clean(self, a: int, *_: int) -> None:
+        before = self.look()
+        clean(self.dest, self.parties[a % 2].state)
+        self.say(f"user: trioft clean {self._short(os.fsencode(self.dest))} --remove --older-than 1d")
+        self._check_loss(before, self.look(), None, b"")
+
+    def user_lead_back(self, a: int, b: int, *_: int) -> None:
+        """A folder of the destination leads back into the source."""
+        name = (b"d", b"D")[b % 2]
+        self._lay_link(os.path.join(os.fsencode(self._source(a)), name), self._at_dest(name), aside=False)
+
+    def user_lead_away(self, a: int, b: int, *_: int) -> None:
+        """A folder of the source is moved elsewhere, and a link is laid in its place."""
+        self._lay_link(b"", os.path.join(os.fsencode(self._source(a)), (b"d", b"D")[b % 2]), aside=True)
+
+    def user_lead_off(self, _: int, b: int, *rest: int) -> None:
+        """Another user lays a link at the destination that leads elsewhere."""
+        if os.geteuid() == 0:
+            place = self._at_dest((b"d", b"D")[b % 2])
+            self._lay_link(b"", place, aside=True)
+            if os.path.islink(place):
+                os.lchown(place, 4711, 4711)
+
+    def _lay_link(self, target: bytes, place: bytes, *, aside: bool) -> None:
+        if os.path.islink(place) or (target and not os.path.isdir(target)):
+            return
+        self.number += 1
+        if aside:
+            target = os.path.join(os.fsencode(self.outside), b"%d" % self.number)
+            if os.path.isdir(place):
+                os.rename(place, target)
+            else:
+                os.mkdir(target)
+        elif os.path.exists(place):
+            return
+        with contextlib.suppress(FileExistsError):
+            os.symlink(target, place)
+            self.say(f"user: lays a link, {self._short(place)} -> {self._short(target)}")
+
+    def _short(self, path: bytes) -> str:
+        return os.fsdecode(os.path.relpath(path, os.fsencode(self.root)))
+
+    # --- what agents do
+
+    def _sync(
+        self, number: int, options: dict[str, Any], points: list[Point], meanwhile: list[Any], blind: bool, seed: int
+    ) -> None:
+        party = self.parties[number]
+        action = options["copy"]["on_success"]
+        archive = f"archive:{party.archive}" if action == "archive" else action
+        options = options | {"copy": options["copy"] | {"on_success": archive}}
+        if_exists = options["destination"]["if_exists"]
+        overwrites = if_exists == "overwrite" or (if_exists is None and action == "keep")
+        errand = Errand(party.source, self.dest, party.state, party.archive, options, party.machine, party.share,
+                        self.folds, self.shift, True, blind, seed, tuple(points))  # fmt: skip
+        self.say(f"agent {number}: sync {action}, {if_exists}{', blind' if blind else ''}, {points}")
+        self.counts["sync"] += 1
+        rivals = [run for run in self.running if run.has_pair and self.parties[run.number].source == party.source]
+        is_kept_out = bool(rivals) and (not self.meddled or any(not self.parties[run.number].share for run in rivals))
+        start = self.look()
+        if not self.running:
+            self.meddled = self.meddled and any(is_claim(os.path.basename(t.path)) for t in start if t.zone == "own")
+        run = _Run(number, errand, overwrites, blind and action == "delete")
+        outcome = self._segment(run, lambda: run.begin(self.held))
+        while isinstance(outcome, Stop):
+            run.stop = outcome
+            self.counts[f"stopped in {outcome.operation}"] += 1
+            self.say(f"agent {number} has stopped {outcome.doing} ({outcome.operation})")
+            acts, then = meanwhile[outcome.point]
+            run.has_pair = outcome.operation in _AT_WORK and not is_kept_out
+            self.running.append(run)
+            for act in acts:
+                self.take(act)
+            self.running.remove(run)
+            self.counts[f"then {then}"] += 1
+            self.say(f"agent {number}: {then}")
+            if then == "kill":
+                self._segment(run, run.agent.kill)
+                return
+            order = run.agent.kill_mover if then == "kill mover" else lambda: run.agent.go_on(b"g")
+            outcome = self._segment(run, order)
+        self.counts[f"ended with {outcome.code}"] += 1
+        self.say(f"agent {number} has ended with {outcome.code}: {'; '.join(outcome.said)}")
+        if outcome.bugs:
+            raise BrokenPromise("a bug: " + "\n".join(outcome.bugs))
+        if is_kept_out:
+            self.counts["kept out"] += 1
+            if outcome.code != 5:
+                raise BrokenPromise("two agents work on one pair")
+        if outcome.code == 0 and run.stop is None and not any(run.stop for run in self.running):
+            self._check_delivered(party, start, self.look())
+
+    def _segment(self, run: _Run, work: Any) -> Any:
+        """Have an agent work for a while; see that it keeps its promises."""
+        before, ledger = self.look(), _copy_of(self._ledger(run.number))
+        outcome = work()
+        after = self.look()
+        mark = self._mark(run.number)
+        self._check_loss(before, after, run, ledger)
+        self._check_names(before, after)
+        self._check_others(before, after, mark)
+        self._forgive(before, after)
+        self._check_removed(run.number, after)
+        if removed := self._drop_unlinked():
+            raise BrokenPromise(f"{removed} was removed while somebody had it open for writing")
+        if run.is_blind:
+            there = {thing.digest for thing in after if thing.zone == "source"}
+            if any(thing.zone == "source" and thing.digest not in there for thing in before):
+                raise BrokenPromise("a source was deleted although nobody can prove that it has no writer")
+        return outcome
+
+    def _forgive(self, before: list[Thing], after: list[Thing]) -> None:
+        there = {thing.digest for thing in after if thing.zone in ("source", "archive", "dest", "aside")}
+        copies = {thing.digest for thing in after if thing.zone == "dest"}
+        for thing in before:
+            if thing.zone in ("source", "archive", "dest", "aside") and thing.digest not in there:
+                self.gone.add(thing.digest)
+            if thing.zone == "dest" and thing.digest not in copies:
+                for run in self.running:
+                    if run.stop is not None and run.stop.checked:
+                        run.doomed.add(thing.digest)
+
+    def _mark(self, number: int) -> bytes:
+        if not os.path.exists(self._ledger(number)):
+            return b""
+        rows = _ask(_copy_of(self._ledger(number)), "SELECT value FROM about WHERE key = 'id'")
+        return mark_of(rows[0][0]) if rows else b""
+
+    # --- what must be so
+
+    def _check_loss(self, before: list[Thing], after: list[Thing], run: _Run | None, ledger: Any) -> None:
+        held = {thing.digest for thing in after if thing.zone in ("source", "archive", "dest", "aside")}
+        now = {thing.path: thing for thing in after}
+        outside = [[thing for thing in things if thing.zone == "outside"] for things in (before, after)]
+        if sorted(outside[0]) != sorted(outside[1]):
+            raise BrokenPromise(f"something outside was touched: {outside}")
+        for thing in before:
+            if thing.zone not in ("source", "archive", "dest", "aside") or thing.digest in held:
+                continue
+            if thing.digest not in self.versions and thing.digest not in self.strangers:
+                continue
+            if run is not None and thing.digest in run.doomed:
+                self.counts["taken by the user at the last moment"] += 1
+                continue
+            new = now.get(thing.path)
+            why_not = f"it was at {self._short(thing.path)}"
+            if run is not None and thing.zone == "dest" and new is not None:
+                if self.contents[new.digest].startswith(self.contents[thing.digest]):
+                    continue  # all of it is in the new one
+                path = os.path.relpath(thing.path, os.fsencode(self.dest))
+                why_not += f", where {self.versions.get(new.digest)} is now"
+                if run.overwrites and path in self.versions.get(new.digest, ()):
+                    if not _is_protected(ledger, path):
+                        self.counts["replaced as `overwrite` asks for"] += 1
+                        continue
+                    why_not += "; the ledger knows that it may be all that is left"
+            raise BrokenPromise(f"{self.versions.get(thing.digest, 'a file of somebody')} is lost: {why_not}")
+
+    def _check_names(self, before: list[Thing], after: list[Thing]) -> None:
+        there = {(thing.path, thing.digest) for thing in before}
+        for thing in after:
+            if thing.zone == "dest" and (thing.path, thing.digest) not in there:
+                path = os.path.relpath(thing.path, os.fsencode(self.dest))
+                if thing.digest in self.tampered:
+                    continue
+                names = self.versions.get(thing.digest)
+                if names is None:
+                    raise BrokenPromise(f"{path!r} is no version that there ever was")
+                same = {_unnumbered(path), path}
+                if self.folds:
+                    names, same = {name.upper() for name in names}, {name.upper() for name in same}
+                if not names & same:
+                    raise BrokenPromise(f"{path!r} is a version of {names}")
+
+    def _check_others(self, before: list[Thing], after: list[Thing], mark: bytes) -> None:
+        now = {thing.path: thing for thing in after}
+        for thing in before:
+            if thing.zone != "own" or is_claim(os.path.basename(thing.path)):
+                continue
+            if is_probe(os.path.basename(thing.path), 0) or (mark_in(thing.path) == mark and mark):
+                continue
+            if now.get(thing.path) != thing:
+                raise BrokenPromise(f"a partial of somebody else was touched: {self._short(thing.path)}")
+
+    def _check_removed(self, number: int, after: list[Thing]) -> None:
+        held = {thing.digest for thing in after if thing.zone in ("source", "archive", "dest", "aside")}
+        query = f"SELECT folder, name, digest, {rowsums.FILE} FROM file WHERE removal = 'removed'"
+        known = {_as_ledger(self.contents[digest]): digest for digest in self.versions if digest in self.contents}
+        for folder, name, digest, *_ in _ask(_copy_of(self._ledger(number)), query):
+            its = known.get(digest)
+            if its is None:
+                raise BrokenPromise(f"{folder}/{name} was removed, and nobody knows what it was")
+            if its not in held and its not in self.gone:
+                raise BrokenPromise(f"{folder}/{name} was removed, and is nowhere")
+
+    def _check_delivered(self, party: Party, start: list[Thing], after: list[Thing]) -> None:
+        # A link of trioft's own user is followed, wherever it leads.
+        zones = ("dest", "source") if any(os.path.islink(self._at_dest(name)) for name in (b"d", b"D")) else ("dest",)
+        copies = {thing.digest for thing in after if thing.zone in zones}
+        looks = {(_unnumbered(thing.path), *thing.status[1:3]) for thing in after if thing.zone == "dest"}
+        top = os.fsencode(party.source)
+        for thing in start:
+            if thing.zone == "source" and thing.path.startswith(top + b"/") and GOING not in thing.path:
+                path = os.path.relpath(thing.path, top)
+                if is_own(path):
+                    continue
+                if thing.digest not in copies and (_unnumbered(self._at_dest(path)), *thing.status[1:3]) not in looks:
+                    raise BrokenPromise(f"all is well, it says, but {path!r} is not at the destination")
+
+
+class _Run:
+    """A sync that has begun."""
+
+    def __init__(self, number: int, errand: Errand, overwrites: bool, is_blind: bool) -> None:
+        self.number, self.errand, self.overwrites, self.is_blind = number, errand, overwrites, is_blind
+        self.agent: Agent
+        self.stop: Stop | None = None
+        self.has_pair = False
+        self.doomed: set[bytes] = set()
+
+    def begin(self, held: list[tuple[int, bytes]]) -> Stop | Ended:
+        self.agent = Agent(self.errand, [fd for fd, _ in held])
+        return self.agent.go_on()
+
+
+def _unnumbered(path: bytes) -> bytes:
+    return re.sub(rb"_\d+(?=\.mov$)", b"", path)
+
+
+def _as_ledger(content: bytes) -> bytes:
+    blocks = range(0, len(content), BLOCK)
+    return file_digest(b"".join(xxhash.xxh3_128_digest(content[at : at + BLOCK]) for at in blocks))
+
+
+def _copy_of(ledger: str) -> tuple[bytes, bytes]:
+    parts = []
+    for suffix in ("", "-wal"):
+        try:
+            with open(ledger + suffix, "rb") as file:
+                parts.append(file.read())
+        except FileNotFoundError:
+            parts.append(b"")
+    return parts[0], parts[1]
+
+
+def _ask(copy: tuple[bytes, bytes], query: str, values: Sequence[object] = ()) -> list[Any]:
+    if not copy[0]:
+        return []
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as place:
+        for suffix, content in zip(("", "-wal"), copy, strict=True):
+            with open(f"{place}/copy{suffix}", "wb") as file:
+                file.write(content)
+        with contextlib.closing(sqlite3.connect(f"{place}/copy")) as db:
+            rowsums.teach(db)
+            if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'history'").fetchone():
+                return []
+            return db.execute(query, values).fetchall()
+
+
+def _is_protected(ledger: tuple[bytes, bytes], path: bytes) -> bool:
+    """Does a ledger say that what was delivered as *path* may be all that is left, or is another file's?"""
+    own = os.path.split(path)
+    query = (
+        f"SELECT 1 FROM file WHERE target = ?1 AND {rowsums.IS_SOUND} AND outcome IN ('delivered', 'already')"
+        " AND (removal = 'removed' OR (folder, name) <> (?2, ?3))"
+        " UNION SELECT 1 FROM history WHERE event = 'removed' AND target = ?1"
+    )
+    return bool(_ask(ledger, query, (path, *own)))
+
+
+# --- searching -------------------------------------------------------------------------------------------------------
+
+
+def attempt(life: Sequence[Any], counts: Counter[str] | None = None) -> tuple[str, list[str]] | None:
+    """Live a life; return what was wrong, if anything was, and the story of it."""
+    told: list[str] = []
+    one = Life(told)
+    try:
+        one.live(life)
+    except BrokenPromise as error:
+        return str(error), told
+    finally:
+        one.end()
+        if counts is not None:
+            counts.update(one.counts)
+    return None
+
+
+def shrink(life: list[Any], seconds: float) -> list[Any]:
+    """Leave out what is not needed to break a promise."""
+    end = time.monotonic() + seconds
+    changed = True
+    while changed and time.monotonic() < end:
+        changed = False
+        for smaller in _smaller(life):
+            if time.monotonic() > end:
+                break
+            if attempt(smaller) is not None:
+                life, changed = smaller, True
+                break
+    return life
+
+
+def _smaller(life: list[Any]) -> Iterator[list[Any]]:
+    for at in range(len(life) - 1, 0, -1):
+        yield life[:at] + life[at + 1 :]
+    for at, step in enumerate(life):
+        if step[0] == "sync":
+            *head, points, meanwhile, blind, seed = step
+            for n, (acts, then) in enumerate(meanwhile):
+                for act in range(len(acts)):
+                    less = [*meanwhile[:n], (acts[:act] + acts[act + 1 :], then), *meanwhile[n + 1 :]]
+                    yield [*life[:at], (*head, points, less, blind, seed), *life[at + 1 :]]
+            if points:
+                yield [*life[:at], (*head, points[:-1], meanwhile[:-1], blind, seed), *life[at + 1 :]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lives", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no life after so long")
+    parser.add_argument("--go-on", action="store_true", help="also after a promise was broken")
+    parser.add_argument("--as-it-is", action="store_true", help="make nothing smaller")
+    told = parser.parse_args()
+    counts: Counter[str] = Counter()
+    end, lived, broken = time.monotonic() + told.seconds, 0, 0
+    for seed in range(told.seed, told.seed + told.lives):
+        if time.monotonic() > end:
+            break
+        life = make_life(seed)
+        lived += 1
+        wrong = attempt(life, counts)
+        if wrong is not None:
+            broken += 1
+            small = life if told.as_it_is else shrink(life, 30)
+            again = attempt(small) or wrong
+            print(f"life {seed}: {again[0]}", *again[1], sep="\n  ", flush=True)
+            if not told.go_on:
+                break
+    print(json.dumps({"lived": lived, "broken": broken, "counts": dict(sorted(counts.items()))}))
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
