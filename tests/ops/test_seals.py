@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from trioft.core.answers import Prepared, Sealed
 from trioft.core.errors import SEAL, FileTrouble
 from trioft.core.model import BLOCK_SIZE, Fingerprint, Item, Manner, Result, Verdict
 from trioft.core.naming import partial_for
-from trioft.movers.ops import linux
+from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.folder import bundle, large, partials, publish, seals
 
 SIZE = 2 * BLOCK_SIZE + 5
@@ -106,6 +108,26 @@ def test_where_times_are_a_servers_own_size_and_time_have_to_do(
     assert published(ground, item, other).verdict == Verdict.PUBLISHED
 
 
+@pytest.fixture
+def no_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing keeps others from a partial that gets its name."""
+    monkeypatch.setattr(publish, "held_still", lambda dst, name: contextlib.nullcontext())
+
+
+def interfering(monkeypatch: pytest.MonkeyPatch, module: object, call: str, work: Callable[[], object]) -> list[str]:
+    """Have *work* done before each *call*; return a list of the calls."""
+    real, calls = getattr(module, call), list[str]()
+
+    def both(*arguments: object, **more: object) -> object:
+        calls.append(call)
+        work()
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(module, call, both)
+    return calls
+
+
+@pytest.mark.usefixtures("no_leases")
 def test_what_is_changed_in_the_last_moment_is_seen_by_its_time(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +145,59 @@ def test_what_is_changed_in_the_last_moment_is_seen_by_its_time(
     monkeypatch.setattr(os, "utime", utime)
     assert published(ground, item, result).verdict == Verdict.TROUBLE
     assert b"a" not in files_of(ground.dest)
+
+
+RENAMES = {"overwrite": "rename", "rename": "rename_noreplace"}
+
+
+@pytest.mark.usefixtures("no_leases")
+@pytest.mark.parametrize("policy", [*RENAMES])
+def test_what_is_changed_between_the_last_look_and_the_rename_does_not_keep_its_name(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    """It is a partial again, which is compared anew: no wrong byte stays under a final name, and no source goes."""
+    need_steady(ground.dest)
+    item = ground.add(b"a", b"content")
+    (result,) = written(ground, item)
+    partial = ground.partial(item)
+
+    def interfere() -> None:
+        if os.path.exists(partial):
+            change(partial, same_times=False)
+
+    interfering(monkeypatch, beneath, RENAMES[policy], interfere)
+    its = publication(item, policy)._replace(seal=result.seal, digest=result.digest)
+    (answer,) = publish.publish(ground.ends, [its], MANNER)
+    assert answer.trouble is not None
+    assert (answer.verdict, answer.trouble.op) == (Verdict.TROUBLE, SEAL)
+    assert [*files_of(ground.dest)] == [os.path.relpath(partial, os.fsencode(ground.dest))]
+
+
+@pytest.mark.parametrize("policy", [*RENAMES])
+def test_nobody_begins_to_write_to_a_partial_that_is_getting_its_name(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    """From the look at its seal to its name; also what was read again then. Who opens it for writing has to wait."""
+    need_steady(ground.dest)
+    item = ground.add(b"a", b"content")
+    (result,) = written(ground, item)
+    os.utime(ground.partial(item))
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # as in a mover: it tells that somebody waits
+
+    def interfere() -> None:
+        with pytest.raises(BlockingIOError):
+            os.open(ground.partial(item), os.O_WRONLY | os.O_NONBLOCK)
+
+    utimes = interfering(monkeypatch, beneath, "utime", interfere)
+    renames = interfering(monkeypatch, beneath, RENAMES[policy], interfere)
+    its = publication(item, policy)._replace(seal=result.seal, digest=result.digest)
+    try:
+        (answer,) = publish.publish(ground.ends, [its], MANNER)
+    finally:
+        signal.signal(signal.SIGIO, before)
+    assert (answer.verdict, utimes, renames) == (Verdict.PUBLISHED, ["utime"], [RENAMES[policy]])
+    with open(ground.at_dest(b"a"), "r+b"):
+        pass  # nothing is held any more
 
 
 def test_a_copy_that_was_changed_under_its_final_name_is_not_what_was_sealed(ground: Ground) -> None:

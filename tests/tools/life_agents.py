@@ -53,7 +53,7 @@ COMMIT = "commit"  # stands for an operation: the ledger's
 _real = {name: getattr(os, name) for name in (*NAMED, *OPENED, "readlink", "listdir", "read", "write")}
 
 
-load_config(None, {})  # what is loaded now, no agent has to load
+_CONFIG = load_config(None, {})
 
 
 class Point(NamedTuple):
@@ -182,12 +182,13 @@ def _work(errand: Errand, orders: int, answers: int) -> int:
     trio._core._run._r = random.Random(errand.seed)
     world = _World(errand, orders, answers)
     world.install()
-    config = load_config(None, {})
+    config = _CONFIG  # this process has its own
     for group, options in _options(errand).items():
         its = getattr(config, group)
         kinds = {field.name: field.metadata["kind"] for field in attrs.fields(type(its))}
         setattr(config, group, attrs.evolve(its, **{name: kinds[name].read(options[name]) for name in options}))
     accept = tuple(Side) if errand.accept else ()
+    config.copy = attrs.evolve(config.copy, checkpoint_size=BLOCK)
     boards: list[Board] = []
     said: list[str] = []
     bugs: list[str] = []
@@ -217,7 +218,7 @@ def _options(errand: Errand) -> dict[str, dict[str, object]]:
     own: dict[str, dict[str, object]] = {
         "source": {"path": errand.source, "settle": "0s", "settle_closed": "0s"},
         "destination": {"path": errand.dest},
-        "copy": {"checkpoint_size": "8MiB", "checkpoint_time": "1ms", "transfers": 1, "movers": 1},
+        "copy": {"checkpoint_time": "1ms", "transfers": 1, "movers": 1},
         "growing": {"mode": "wait"},
         "retry": {"retries": 1, "first": "1ms", "longest": "1ms"},
     }

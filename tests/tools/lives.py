@@ -39,7 +39,7 @@ import xxhash
 from life_agents import BLOCK, COMMIT, Agent, Ended, Errand, Point, Stop, clean, real_name
 from trioft.core.claim import is_claim
 from trioft.core.digests import file_digest
-from trioft.core.naming import GOING, is_own, is_partial, is_probe, mark_in, mark_of, target_of_aside
+from trioft.core.naming import GOING, is_own, is_partial, is_probe, target_of_aside
 from trioft.state import rowsums
 from trioft.state.ledger import ledger_path
 
@@ -119,14 +119,34 @@ _USER = Counter(
 )  # fmt: skip
 
 
-def _user(r: random.Random, *, inside: bool = False) -> Any:
+# What is likely to matter to an agent that has stopped in an operation.
+_MATTERS = {
+    "publish": ["take copy", "take copy", "edit copy", "edit partial", "lay file", "write", "lead off", "lead back"],
+    COMMIT: ["take copy", "edit copy", "edit partial", "write", "hold", "lose ledger"],
+    "remove_sources": ["write", "append", "hold", "move", "lead away", "take copy"],
+    "are_sealed": ["write", "append", "hold", "lead away"],
+}
+_MATTERS_ELSE = ["edit partial", "edit partial", "write", "append", "lay file", "move", "spoil claim", "wait"]
+
+
+def _user(r: random.Random, operation: str | None = None) -> Any:
     what = r.choices(list(_USER), list(_USER.values()))[0]
-    if inside and r.random() < 0.5:  # what is likely to matter to somebody who has just stopped
-        what = r.choice(["take copy", "edit partial", "write", "append", "edit copy", "move", "hold", "lay file"])
+    if operation is not None and r.random() < 0.7:
+        what = r.choice(_MATTERS.get(operation, _MATTERS_ELSE))
     return ("user", what, *_numbers(r))
 
 
+def _meanwhile(r: random.Random, operation: str, agent: int) -> list[Any]:
+    """Make up what happens while an agent has stopped in an operation."""
+    acts = [_user(r, operation) for _ in range(r.choice([0, 1, 1, 2]))]
+    if r.random() < 0.35:
+        spoilt = [("user", "spoil claim", *_numbers(r))] if r.random() < 0.5 else []
+        acts += [*spoilt, _sync(r, r.choice([agent, 1 - agent, 1 - agent]), deep=False)]
+    return acts
+
+
 def _sync(r: random.Random, agent: int | None = None, *, deep: bool) -> Any:
+    agent = r.randrange(2) if agent is None else agent
     options: dict[str, dict[str, object]] = {
         "copy": {"on_success": r.choice(["keep", "delete", "delete", "archive"]),
                  "verify": r.choice(["transfer", "readback", "readback"])},
@@ -138,11 +158,10 @@ def _sync(r: random.Random, agent: int | None = None, *, deep: bool) -> Any:
             operation = r.choices(list(_PLACES), [often for often, _ in _PLACES.values()])[0]
             call, most = r.choice(list(_PLACES[operation][1].items()))
             points.append(Point(operation, call, r.randint(1, most), r.choice(["before", "after", "half"])))
-            acts = [_sync(r, deep=False) if r.random() < 0.3 else _user(r, inside=True) for _ in range(r.randint(0, 2))]
-            meanwhile.append((acts, r.choice(["go", "go", "go", "kill mover", "kill"])))
+            meanwhile.append((_meanwhile(r, operation, agent), r.choice(["go", "go", "go", "kill mover", "kill"])))
     return (
         "sync",
-        r.randrange(2) if agent is None else agent,
+        agent,
         options,
         points,
         meanwhile,
@@ -165,13 +184,14 @@ class Life:
         self.versions: dict[bytes, set[bytes]] = {}  # digest → paths that it was complete at
         self.contents: dict[bytes, bytes] = {}
         self.strangers: set[bytes] = set()  # digests of what others have laid at the destination
+        self.owners: dict[bytes, bytes] = {}  # partials → the ledgers that they were made by
         self.gone: set[bytes] = set()  # digests of what the user, or `overwrite`, has taken away
+        self.loose = 0  # bytes of partials that were changed while nobody was looking
         self.tampered: set[bytes] = set()  # what a user has made of a partial that was just getting its name
         self.ledgers: list[tuple[str, bytes]] = []
         self.held: list[tuple[int, bytes]] = []  # sources that somebody has open for writing
         self.running: list[_Run] = []
         self.meddled = False
-        self.accept = False
         self.number = 0
 
     def _folder(self, name: str) -> str:
@@ -289,10 +309,14 @@ class Life:
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             new = os.fsencode(self.root) + b"/new"
-            with open(path if over else new, "wb") as file:
-                file.write(content)
+            fd = os.open(path if over else new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK, 0o644)
+            os.write(fd, content)
+            os.close(fd)
             if not over:
                 os.rename(new, path)
+        except BlockingIOError:
+            self.counts["had to wait to write to it"] += 1
+            return False
         except (NotADirectoryError, IsADirectoryError, FileExistsError):
             return False
         os.utime(path, (when, when))
@@ -365,7 +389,8 @@ class Life:
         for n, (path, its) in enumerate(old):
             if GOING not in path and (b >> n) % 3:
                 self._put(path, self._content(its.st_size), int(its.st_mtime), over=True)
-        self.accept = True
+        for run in self.running:
+            run.has_pair = False
         self.say(f"user: puts another card into {self._short(os.fsencode(top))}")
         self.note_versions()
 
@@ -396,11 +421,14 @@ class Life:
         size = os.path.getsize(path)
         if not size:
             return False
-        with open(path, "r+b") as file:
-            file.seek(where % size)
-            byte = file.read(1)[0] ^ 1
-            file.seek(where % size)
-            file.write(bytes([byte]))
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        except BlockingIOError:
+            self.counts["had to wait to write to it"] += 1
+            return False
+        byte = os.pread(fd, 1, where % size)[0] ^ 1
+        os.pwrite(fd, bytes([byte]), where % size)
+        os.close(fd)
         return True
 
     def user_lay_file(self, a: int, b: int, c: int, d: int, e: int) -> None:
@@ -429,9 +457,15 @@ class Life:
             path = paths[b % len(paths)]
             its = os.stat(path)
             publishing = any(run.stop is not None and run.stop.operation == "publish" for run in self.running)
-            if self._flip(path, d) and e % 2 and not publishing:
+            if not self._flip(path, d):
+                return
+            if e % 2 and not publishing:
                 os.utime(path, ns=(its.st_atime_ns, its.st_mtime_ns))
             self.say(f"user: changes a byte of {self._short(path)}")
+            mine = [run for run in self.running if self.owners.get(path) == self._id(run.number)]
+            for run in mine:
+                run.edits += 1
+            self.loose += not mine
             if publishing:
                 with open(path, "rb") as file:
                     self.tampered.add(xxhash.xxh3_128_digest(file.read()))
@@ -552,6 +586,8 @@ class Life:
             target = os.path.join(os.fsencode(self.outside), b"%d" % self.number)
             if os.path.isdir(place):
                 os.rename(place, target)
+                for run in self.running:
+                    run.moved.add(target)
             else:
                 os.mkdir(target)
         elif os.path.exists(place):
@@ -579,11 +615,13 @@ class Life:
         self.say(f"agent {number}: sync {action}, {if_exists}{', blind' if blind else ''}, {points}")
         self.counts["sync"] += 1
         rivals = [run for run in self.running if run.has_pair and self.parties[run.number].source == party.source]
-        is_kept_out = bool(rivals) and (not self.meddled or any(not self.parties[run.number].share for run in rivals))
+        is_near = any(self.parties[run.number].machine == party.machine for run in rivals)
+        is_kept_out = bool(rivals) and (is_near or not self.meddled)
         start = self.look()
         if not self.running:
             self.meddled = self.meddled and any(is_claim(os.path.basename(t.path)) for t in start if t.zone == "own")
         run = _Run(number, errand, overwrites, blind and action == "delete")
+        run.level = options["copy"]["verify"] if action == "keep" else "readback"
         outcome = self._segment(run, lambda: run.begin(self.held))
         while isinstance(outcome, Stop):
             run.stop = outcome
@@ -598,8 +636,10 @@ class Life:
             self.counts[f"then {then}"] += 1
             self.say(f"agent {number}: {then}")
             if then == "kill":
+                self.loose += run.edits
                 self._segment(run, run.agent.kill)
                 return
+            run.has_lost_a_mover |= then == "kill mover"
             order = run.agent.kill_mover if then == "kill mover" else lambda: run.agent.go_on(b"g")
             outcome = self._segment(run, order)
         self.counts[f"ended with {outcome.code}"] += 1
@@ -618,10 +658,11 @@ class Life:
         before, ledger = self.look(), _copy_of(self._ledger(run.number))
         outcome = work()
         after = self.look()
-        mark = self._mark(run.number)
+        its = self._id(run.number)
         self._check_loss(before, after, run, ledger)
-        self._check_names(before, after)
-        self._check_others(before, after, mark)
+        is_cut = not isinstance(outcome, Ended) or run.has_lost_a_mover
+        self._check_names(before, after, run, is_cut=is_cut)
+        self._check_others(before, after, its)
         self._forgive(before, after)
         self._check_removed(run.number, after)
         if removed := self._drop_unlinked():
@@ -643,22 +684,20 @@ class Life:
                     if run.stop is not None and run.stop.checked:
                         run.doomed.add(thing.digest)
 
-    def _mark(self, number: int) -> bytes:
-        if not os.path.exists(self._ledger(number)):
-            return b""
+    def _id(self, number: int) -> bytes:
+        """Return which ledger an agent has now."""
         rows = _ask(_copy_of(self._ledger(number)), "SELECT value FROM about WHERE key = 'id'")
-        return mark_of(rows[0][0]) if rows else b""
+        return rows[0][0] if rows else b""
 
     # --- what must be so
 
     def _check_loss(self, before: list[Thing], after: list[Thing], run: _Run | None, ledger: Any) -> None:
-        held = {thing.digest for thing in after if thing.zone in ("source", "archive", "dest", "aside")}
+        # Outside are folders that a user has moved there, and others that he has led the destination to.
+        held = {thing.digest for thing in after if thing.zone != "own"}
         now = {thing.path: thing for thing in after}
-        outside = [[thing for thing in things if thing.zone == "outside"] for things in (before, after)]
-        if sorted(outside[0]) != sorted(outside[1]):
-            raise BrokenPromise(f"something outside was touched: {outside}")
+        self._check_outside(before, now, run)
         for thing in before:
-            if thing.zone not in ("source", "archive", "dest", "aside") or thing.digest in held:
+            if thing.zone == "own" or thing.digest in held:
                 continue
             if thing.digest not in self.versions and thing.digest not in self.strangers:
                 continue
@@ -679,34 +718,66 @@ class Life:
                     why_not += "; the ledger knows that it may be all that is left"
             raise BrokenPromise(f"{self.versions.get(thing.digest, 'a file of somebody')} is lost: {why_not}")
 
-    def _check_names(self, before: list[Thing], after: list[Thing]) -> None:
+    def _led_to(self) -> set[bytes]:
+        """Return where links at the destination lead that trioft's own user has laid: there it delivers to."""
+        places = set()
+        for place in map(self._at_dest, (b"d", b"D")):
+            while os.path.islink(place) and os.lstat(place).st_uid == os.geteuid():
+                place = os.path.join(os.path.dirname(place), os.readlink(place))
+            places.add(place)
+        return places
+
+    def _is_loosely(self, content: bytes) -> bool:
+        """Is this a version, but for the bytes that were changed in its partial while nobody was looking?"""
+        versions = [self.contents[digest] for digest in self.versions]
+        return any(
+            len(its) == len(content) and sum(a != b for a, b in zip(its, content, strict=True)) <= self.loose
+            for its in versions
+        )
+
+    def _check_outside(self, before: list[Thing], now: dict[bytes, Thing], run: _Run | None) -> None:
+        """What was moved away while an agent had it open it may still work in; what is no partial it leaves alone."""
+        moved = run.moved if run is not None else set()
+        there = {thing.path: thing for thing in before if thing.zone == "outside" and not is_own(thing.path)}
+        for path, thing in there.items():
+            if now.get(path) != thing and not any(path.startswith(folder + b"/") for folder in moved):
+                raise BrokenPromise(f"{self._short(path)}, outside, was touched")
+        moved = {*moved, *self._led_to()} if run is not None else set()
+        for path, thing in now.items():
+            is_new = thing.zone == "outside" and path not in there and not is_own(path)
+            if is_new and not any(path.startswith(folder + b"/") for folder in moved):
+                raise BrokenPromise(f"{self._short(path)} was made outside")
+
+    def _check_names(self, before: list[Thing], after: list[Thing], run: _Run, *, is_cut: bool) -> None:
         there = {(thing.path, thing.digest) for thing in before}
         for thing in after:
             if thing.zone == "dest" and (thing.path, thing.digest) not in there:
                 path = os.path.relpath(thing.path, os.fsencode(self.dest))
-                if thing.digest in self.tampered:
+                if thing.digest in self.tampered and is_cut:
                     continue
                 names = self.versions.get(thing.digest)
                 if names is None:
+                    if run.level == "transfer" and self._is_loosely(self.contents[thing.digest]):
+                        self.counts["changed behind a level that reads nothing back"] += 1
+                        continue
                     raise BrokenPromise(f"{path!r} is no version that there ever was")
-                same = {_unnumbered(path), path}
+                names, same = {_unnumbered(name) for name in names}, {_unnumbered(path)}
                 if self.folds:
                     names, same = {name.upper() for name in names}, {name.upper() for name in same}
                 if not names & same:
                     raise BrokenPromise(f"{path!r} is a version of {names}")
 
-    def _check_others(self, before: list[Thing], after: list[Thing], mark: bytes) -> None:
-        now = {thing.path: thing for thing in after}
+    def _check_others(self, before: list[Thing], after: list[Thing], its: bytes) -> None:
+        now = {thing.path: thing for thing in after if _is_somebodys(thing)}
         for thing in before:
-            if thing.zone != "own" or is_claim(os.path.basename(thing.path)):
-                continue
-            if is_probe(os.path.basename(thing.path), 0) or (mark_in(thing.path) == mark and mark):
-                continue
-            if now.get(thing.path) != thing:
-                raise BrokenPromise(f"a partial of somebody else was touched: {self._short(thing.path)}")
+            if _is_somebodys(thing) and not (its and self.owners.get(thing.path) == its):
+                if now.get(thing.path) != thing:
+                    raise BrokenPromise(f"a partial of somebody else was touched: {self._short(thing.path)}")
+                del now[thing.path]
+        self.owners.update(dict.fromkeys(now, its))
 
     def _check_removed(self, number: int, after: list[Thing]) -> None:
-        held = {thing.digest for thing in after if thing.zone in ("source", "archive", "dest", "aside")}
+        held = {thing.digest for thing in after if thing.zone != "own"}
         query = f"SELECT folder, name, digest, {rowsums.FILE} FROM file WHERE removal = 'removed'"
         known = {_as_ledger(self.contents[digest]): digest for digest in self.versions if digest in self.contents}
         for folder, name, digest, *_ in _ask(_copy_of(self._ledger(number)), query):
@@ -718,7 +789,11 @@ class Life:
 
     def _check_delivered(self, party: Party, start: list[Thing], after: list[Thing]) -> None:
         # A link of trioft's own user is followed, wherever it leads.
-        zones = ("dest", "source") if any(os.path.islink(self._at_dest(name)) for name in (b"d", b"D")) else ("dest",)
+        zones = (
+            ("dest", "source", "outside")
+            if any(os.path.islink(self._at_dest(name)) for name in (b"d", b"D"))
+            else ("dest",)
+        )
         copies = {thing.digest for thing in after if thing.zone in zones}
         looks = {(_unnumbered(thing.path), *thing.status[1:3]) for thing in after if thing.zone == "dest"}
         top = os.fsencode(party.source)
@@ -740,14 +815,24 @@ class _Run:
         self.stop: Stop | None = None
         self.has_pair = False
         self.doomed: set[bytes] = set()
+        self.level = "readback"
+        self.has_lost_a_mover = False
+        self.edits = 0  # of partials, by the user, meanwhile
+        self.moved: set[bytes] = set()  # folders that were moved away meanwhile
 
     def begin(self, held: list[tuple[int, bytes]]) -> Stop | Ended:
         self.agent = Agent(self.errand, [fd for fd, _ in held])
         return self.agent.go_on()
 
 
+def _is_somebodys(thing: Thing) -> bool:
+    """Is it a partial, or looks like one? Claims and probes are everybody's."""
+    name = os.path.basename(thing.path)
+    return thing.zone == "own" and not is_claim(name) and not is_probe(name, 0)
+
+
 def _unnumbered(path: bytes) -> bytes:
-    return re.sub(rb"_\d+(?=\.mov$)", b"", path)
+    return re.sub(rb"(_\d+)+(?=\.mov$)", b"", path)
 
 
 def _as_ledger(content: bytes) -> bytes:
