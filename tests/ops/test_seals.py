@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -257,28 +257,42 @@ def test_a_change_between_two_spans_is_found(ground: Ground) -> None:
 def test_a_change_in_the_middle_of_a_span_is_found(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before each write of its own, trioft looks whether the last one was its own too."""
     item, told = begun(ground)
-    real: Callable[..., None] = partials._write_all
-    count = 0
+    real, count = partials.alone, 0
 
-    def write(*arguments: object) -> None:
+    @contextlib.contextmanager
+    def alone(fd: int) -> Iterator[None]:
         nonlocal count
-        real(*arguments)
+        with real(fd):
+            yield
         count += 1
         if count == 7:
-            real_note = partials.Watched.note
+            change(ground.partial(item))
 
-            def note(self: partials.Watched) -> Fingerprint | None:
-                seal = real_note(self)
-                monkeypatch.setattr(partials.Watched, "note", real_note)
-                change(ground.partial(item))
-                return seal
-
-            monkeypatch.setattr(partials.Watched, "note", note)
-
-    monkeypatch.setattr(partials, "_write_all", write)
+    monkeypatch.setattr(partials, "alone", alone)
     its = item._replace(seal=sealed_by(told))
     with pytest.raises(FileTrouble, match="somebody else has changed this partial"):
         large.copy_span(ground.ends, its, partial_for(item), 0, SIZE, MANNER, told.append)
+    assert count == 7
+
+
+def test_nobody_writes_in_the_middle_of_a_write(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another one wrote then would pass for trioft's own: who opens the partial for that has to wait."""
+    item, told = begun(ground)
+
+    def interfere() -> None:
+        with pytest.raises(BlockingIOError):
+            os.open(ground.partial(item), os.O_RDWR | os.O_NONBLOCK)
+
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # as in a mover: it tells that somebody waits
+    writes = interfering(monkeypatch, partials, "_write_all", interfere)
+    its = item._replace(seal=sealed_by(told))
+    try:
+        large.copy_span(ground.ends, its, partial_for(item), 0, SIZE, MANNER, told.append)
+    finally:
+        signal.signal(signal.SIGIO, before)
+    assert writes
+    with open(ground.partial(item), "r+b"):
+        pass  # nothing is held any more
 
 
 def test_the_checkpoint_of_a_partial_is_not_prepared_while_somebody_changes_it(ground: Ground) -> None:

@@ -107,12 +107,15 @@ class Agent:
     def __init__(self, errand: Errand, foreign: Sequence[int] = ()) -> None:
         """*foreign* descriptors are those of others, and it has none of them."""
         self.errand = errand
+        self.has_ended = False
         ours, answers = os.pipe()
         orders, self._orders = os.pipe()
+        parent = os.getpid()
         self.pid = os.fork()
         if not self.pid:
             code = 70
             try:
+                linux.die_with_parent(parent)
                 os.close(ours)
                 os.close(self._orders)
                 for fd in foreign:
@@ -162,6 +165,7 @@ class Agent:
         self.close()
 
     def close(self) -> None:
+        self.has_ended = True
         self._answers.close()
         os.close(self._orders)
         os.waitpid(self.pid, 0)
@@ -398,8 +402,10 @@ class _World:
 
     def _by_another(self, name: str, arguments: tuple[object, ...], tell: Callable[[Any], None] | None) -> object:
         ours, theirs = os.pipe()
+        parent = os.getpid()
         pid = os.fork()
         if not pid:
+            linux.die_with_parent(parent)
             os.close(ours)
             self._is_mover = True
             with open(theirs, "wb") as out:

@@ -191,6 +191,7 @@ class Life:
         self.ledgers: list[tuple[str, bytes]] = []
         self.held: list[tuple[int, bytes]] = []  # sources that somebody has open for writing
         self.running: list[_Run] = []
+        self.agents: list[Agent] = []
         self.meddled = False
         self.number = 0
 
@@ -200,8 +201,9 @@ class Life:
         return path
 
     def end(self) -> None:
-        for run in self.running:
-            run.agent.kill()
+        for agent in self.agents:
+            if not agent.has_ended:
+                agent.kill()
         for fd, _ in self.held:
             os.close(fd)
         shutil.rmtree(self.root)
@@ -622,7 +624,7 @@ class Life:
             self.meddled = self.meddled and any(is_claim(os.path.basename(t.path)) for t in start if t.zone == "own")
         run = _Run(number, errand, overwrites, blind and action == "delete")
         run.level = options["copy"]["verify"] if action == "keep" else "readback"
-        outcome = self._segment(run, lambda: run.begin(self.held))
+        outcome = self._segment(run, lambda: run.begin(self))
         while isinstance(outcome, Stop):
             run.stop = outcome
             self.counts[f"stopped in {outcome.operation}"] += 1
@@ -820,8 +822,9 @@ class _Run:
         self.edits = 0  # of partials, by the user, meanwhile
         self.moved: set[bytes] = set()  # folders that were moved away meanwhile
 
-    def begin(self, held: list[tuple[int, bytes]]) -> Stop | Ended:
-        self.agent = Agent(self.errand, [fd for fd, _ in held])
+    def begin(self, life: Life) -> Stop | Ended:
+        self.agent = Agent(self.errand, [fd for fd, _ in life.held])
+        life.agents.append(self.agent)
         return self.agent.go_on()
 
 
