@@ -11,6 +11,7 @@ This module has to be imported before anything of trioft that copies: it makes t
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import json
 import os
@@ -91,6 +92,7 @@ class Stop(NamedTuple):
     operation: str
     mover: int  # its process; 0: it is the agent itself
     doing: str
+    leased: bool  # it may hold a lease: who opens that file would wait for as long as it stops
 
 
 class Ended(NamedTuple):
@@ -239,7 +241,7 @@ class _World:
         self._left = dict(enumerate(errand.points))
         self._counts = dict.fromkeys(self._left, 0)
         self._operation, self._is_mover = "", False
-        self._checked = False
+        self._checked = self._leased = False
         self._dest = os.fsencode(errand.dest)
 
     # --- stopping
@@ -248,7 +250,7 @@ class _World:
         del self._left[number]
         pid = os.getpid() if self._is_mover else 0
         checked = self._checked or self._operation in ("are_sealed", "remove_sources")
-        line = json.dumps(["stop", Stop(number, checked, self._operation, pid, doing)])
+        line = json.dumps(["stop", Stop(number, checked, self._operation, pid, doing, self._leased)])
         _real["write"](self._answers, line.encode() + b"\n")
         if not _real["read"](self._orders, 1):
             os._exit(0)
@@ -285,7 +287,15 @@ class _World:
             setattr(os, name, self._named(name, _real[name]))
         for name in OPENED:
             setattr(os, name, self._opened(name, _real[name]))
-        renameat2, openat2 = linux.renameat2, linux.openat2
+        renameat2, openat2, control = linux.renameat2, linux.openat2, fcntl.fcntl
+
+        def controlling(fd: int, call: int, what: Any = 0) -> Any:
+            value = control(fd, call, what)
+            if call == fcntl.F_SETLEASE:
+                self._leased = what != fcntl.F_UNLCK
+            return value
+
+        vars(fcntl)["fcntl"] = controlling
 
         def renaming(old: bytes, new: bytes, dir_fd: int, flags: int, new_dir_fd: int | None = None) -> None:
             there = dir_fd if new_dir_fd is None else new_dir_fd
@@ -394,7 +404,7 @@ class _World:
             arguments = (*arguments, tell or (lambda _: None))
         slate.clear()
         identity.begin_operation()
-        self._operation = name
+        self._operation, self._leased = name, False
         try:
             return mover.OPERATIONS[name](*arguments)
         finally:

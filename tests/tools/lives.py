@@ -263,6 +263,11 @@ class Life:
                     kind = zone
                     if zone == "dest" and is_own(path):
                         kind = "aside" if target_of_aside(path) is not None else "own"
+                    if is_partial(path):  # whoever opens it may have to wait for the agent that has stopped
+                        things.append(
+                            Thing(kind, path, b"", (its.st_ino, its.st_size, its.st_mtime_ns, its.st_ctime_ns))
+                        )
+                        continue
                     with open(path, "rb") as file:
                         content = file.read()
                     digest = xxhash.xxh3_128_digest(content)
@@ -633,7 +638,10 @@ class Life:
             run.has_pair = outcome.operation in _AT_WORK and not is_kept_out
             self.running.append(run)
             for act in acts:
-                self.take(act)
+                if act[0] == "sync" and outcome.leased:
+                    self.counts["left out: it would only wait"] += 1
+                else:
+                    self.take(act)
             self.running.remove(run)
             self.counts[f"then {then}"] += 1
             self.say(f"agent {number}: {then}")
