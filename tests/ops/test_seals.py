@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from trioft.core.answers import Prepared, Sealed
 from trioft.core.errors import SEAL, FileTrouble
 from trioft.core.model import BLOCK_SIZE, Fingerprint, Item, Manner, Result, Verdict
 from trioft.core.naming import partial_for
-from trioft.movers.ops import linux
+from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.folder import bundle, large, partials, publish, seals
 
 SIZE = 2 * BLOCK_SIZE + 5
@@ -108,6 +110,26 @@ def test_where_times_are_a_servers_own_size_and_time_have_to_do(
     assert published(ground, item, other).verdict == Verdict.PUBLISHED
 
 
+@pytest.fixture
+def no_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing keeps others from a partial that gets its name."""
+    monkeypatch.setattr(publish, "held_still", lambda dst, name: contextlib.nullcontext())
+
+
+def interfering(monkeypatch: pytest.MonkeyPatch, module: object, call: str, work: Callable[[], object]) -> list[str]:
+    """Have *work* done before each *call*; return a list of the calls."""
+    real, calls = getattr(module, call), list[str]()
+
+    def both(*arguments: object, **more: object) -> object:
+        calls.append(call)
+        work()
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(module, call, both)
+    return calls
+
+
+@pytest.mark.usefixtures("no_leases")
 def test_what_is_changed_in_the_last_moment_is_seen_by_its_time(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +190,59 @@ def test_a_partial_whose_times_cannot_be_set_is_not_sealed(
     assert seals.seal(ground.ends.destination, partial_for(item), 1).size == len(b"content")
 
 
+RENAMES = {"overwrite": "rename", "rename": "rename_noreplace"}
+
+
+@pytest.mark.usefixtures("no_leases")
+@pytest.mark.parametrize("policy", [*RENAMES])
+def test_what_is_changed_between_the_last_look_and_the_rename_does_not_keep_its_name(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    """It is a partial again, which is compared anew: no wrong byte stays under a final name, and no source goes."""
+    need_steady(ground.dest)
+    item = ground.add(b"a", b"content")
+    (result,) = written(ground, item)
+    partial = ground.partial(item)
+
+    def interfere() -> None:
+        if os.path.exists(partial):
+            change(partial, same_times=False)
+
+    interfering(monkeypatch, beneath, RENAMES[policy], interfere)
+    its = publication(item, policy)._replace(seal=result.seal, digest=result.digest)
+    (answer,) = publish.publish(ground.ends, [its], MANNER)
+    assert answer.trouble is not None
+    assert (answer.verdict, answer.trouble.op) == (Verdict.TROUBLE, SEAL)
+    assert [*files_of(ground.dest)] == [os.path.relpath(partial, os.fsencode(ground.dest))]
+
+
+@pytest.mark.parametrize("policy", [*RENAMES])
+def test_nobody_begins_to_write_to_a_partial_that_is_getting_its_name(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    """From the look at its seal to its name; also what was read again then. Who opens it for writing has to wait."""
+    need_steady(ground.dest)
+    item = ground.add(b"a", b"content")
+    (result,) = written(ground, item)
+    os.utime(ground.partial(item))
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # as in a mover: it tells that somebody waits
+
+    def interfere() -> None:
+        with pytest.raises(BlockingIOError):
+            os.open(ground.partial(item), os.O_WRONLY | os.O_NONBLOCK)
+
+    utimes = interfering(monkeypatch, beneath, "utime", interfere)
+    renames = interfering(monkeypatch, beneath, RENAMES[policy], interfere)
+    its = publication(item, policy)._replace(seal=result.seal, digest=result.digest)
+    try:
+        (answer,) = publish.publish(ground.ends, [its], MANNER)
+    finally:
+        signal.signal(signal.SIGIO, before)
+    assert (answer.verdict, utimes, renames) == (Verdict.PUBLISHED, ["utime"], [RENAMES[policy]])
+    with open(ground.at_dest(b"a"), "r+b"):
+        pass  # nothing is held any more
+
+
 def test_a_copy_that_was_changed_under_its_final_name_is_not_what_was_sealed(ground: Ground) -> None:
     """What is looked at before a source goes: there, the same file, unchanged, or else read again."""
     items = [ground.add(b"%d" % n, b"content %d" % n) for n in range(5)]
@@ -225,28 +300,42 @@ def test_a_change_between_two_spans_is_found(ground: Ground) -> None:
 def test_a_change_in_the_middle_of_a_span_is_found(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before each write of its own, trioft looks whether the last one was its own too."""
     item, told = begun(ground)
-    real: Callable[..., None] = partials._write_all
-    count = 0
+    real, count = partials.alone, 0
 
-    def write(*arguments: object) -> None:
+    @contextlib.contextmanager
+    def alone(fd: int) -> Iterator[None]:
         nonlocal count
-        real(*arguments)
+        with real(fd):
+            yield
         count += 1
         if count == 7:
-            real_note = partials.Watched.note
+            change(ground.partial(item))
 
-            def note(self: partials.Watched) -> Fingerprint | None:
-                seal = real_note(self)
-                monkeypatch.setattr(partials.Watched, "note", real_note)
-                change(ground.partial(item))
-                return seal
-
-            monkeypatch.setattr(partials.Watched, "note", note)
-
-    monkeypatch.setattr(partials, "_write_all", write)
+    monkeypatch.setattr(partials, "alone", alone)
     its = item._replace(seal=sealed_by(told))
     with pytest.raises(FileTrouble, match="somebody else has changed this partial"):
         large.copy_span(ground.ends, its, partial_for(item), 0, SIZE, MANNER, told.append)
+    assert count == 7
+
+
+def test_nobody_writes_in_the_middle_of_a_write(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another one wrote then would pass for trioft's own: who opens the partial for that has to wait."""
+    item, told = begun(ground)
+
+    def interfere() -> None:
+        with pytest.raises(BlockingIOError):
+            os.open(ground.partial(item), os.O_RDWR | os.O_NONBLOCK)
+
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # as in a mover: it tells that somebody waits
+    writes = interfering(monkeypatch, partials, "_write_all", interfere)
+    its = item._replace(seal=sealed_by(told))
+    try:
+        large.copy_span(ground.ends, its, partial_for(item), 0, SIZE, MANNER, told.append)
+    finally:
+        signal.signal(signal.SIGIO, before)
+    assert writes
+    with open(ground.partial(item), "r+b"):
+        pass  # nothing is held any more
 
 
 def test_the_checkpoint_of_a_partial_is_not_prepared_while_somebody_changes_it(ground: Ground) -> None:

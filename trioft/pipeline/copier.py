@@ -221,9 +221,6 @@ async def _carry(name: str, job: Job, pending: list[Pending], take: Take, backlo
         try:
             results = await STRATEGIES[name](job, tools)
         except FileTrouble as error:
-            if error.trouble.op == SEAL and name != "bundle":
-                # Nobody knows what was changed: what was settled is compared with the source, whatever the level.
-                await tools.ledger.call(Ledger.drop_checkpoint, job.items[0].path)
             results = [Result(Verdict.TROUBLE, trouble=error.trouble)] * len(job.items)
         except Stopped as error:
             results = [error.result]
@@ -240,6 +237,9 @@ async def _carry(name: str, job: Job, pending: list[Pending], take: Take, backlo
                 results = await finish(job, results, tools)
             except FileTrouble as error:
                 results = [Result(Verdict.TROUBLE, trouble=error.trouble)] * len(job.items)
+            if name != "bundle" and (trouble := results[0].trouble) is not None and trouble.op == SEAL:
+                # Nobody knows what was changed: what was settled is compared with the source, whatever the level.
+                await tools.ledger.call(Ledger.drop_checkpoint, job.items[0].path)
             await report_all(name, job, results, pending, backlog, tools)
 
 

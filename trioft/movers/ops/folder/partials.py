@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import os
 import stat
@@ -175,13 +176,31 @@ def touched(partial: bytes) -> Trouble:
 
 @contextlib.contextmanager
 def own_change(fd: int) -> Iterator[None]:
-    """What is done inside to the partial that is open as *fd* is done by us, where it is watched."""
+    """What is done inside to the partial that is open as *fd* is done by us alone, where it is watched."""
     watched = _watched.get(fd)
-    if watched is not None:
+    if watched is None:
+        yield
+        return
+    with alone(fd):
         watched.check()
-    yield
-    if watched is not None:
+        yield
         watched.note()
+
+
+@contextlib.contextmanager
+def alone(fd: int) -> Iterator[None]:
+    """
+    While inside, nobody else opens the file that is open for writing as *fd*: who wants to waits until it is over.
+
+    That is a write lease. There is none where somebody has the file open already, if only for reading.
+    """
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
 
 def write_all(fd: int, path: bytes, offset: int, view: memoryview) -> None:

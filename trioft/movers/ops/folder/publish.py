@@ -26,7 +26,7 @@ from trioft.movers.ops.folder.partials import (
     sync_folder,
     touched,
 )
-from trioft.movers.ops.folder.seals import is_untouched
+from trioft.movers.ops.folder.seals import held_still, is_untouched
 from trioft.movers.ops.identity import identify
 from trioft.movers.ops.slate import touch
 
@@ -80,9 +80,17 @@ def _publish_one(src: Top, dst: Top, what: Publication, manner: Manner, progress
         raise FileTrouble(trouble_of(error, Side.SOURCE, "stat", what.path)) from error
     if identify(source, what.path, top=src) != what.fingerprint:
         return Result(Verdict.CHANGED)
+    if what.seal is None:
+        return _give_name(src, dst, what, source, manner)
+    steady = is_steady(dst)
+    with held_still(dst, what.partial) if steady else contextlib.nullcontext():
+        if is_untouched(dst, what.partial, what.seal, what.digest, progress, held=steady) is False:
+            raise FileTrouble(touched(what.partial))
+        return _give_name(src, dst, what, source, manner)
+
+
+def _give_name(src: Top, dst: Top, what: Publication, source: os.stat_result, manner: Manner) -> Result:
     op = "utimens"
-    if what.seal is not None and is_untouched(dst, what.partial, what.seal, what.digest, progress) is False:
-        raise FileTrouble(touched(what.partial))
     touch(Side.DESTINATION)
     try:
         times = (source.st_atime_ns, source.st_mtime_ns)
@@ -147,11 +155,21 @@ def _publish_one(src: Top, dst: Top, what: Publication, manner: Manner, progress
     if is_steady(dst) and (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
         text = "another file has taken the final name right after the rename"
         raise FileTrouble(Trouble(Side.DESTINATION, op, target, None, None, text))
+    if what.seal is not None and is_steady(dst) and there.st_mtime_ns != ours.st_mtime_ns:
+        _take_back(dst, target, what.partial)  # somebody wrote to it when it had been looked at for the last time
+        raise FileTrouble(touched(what.partial))
     return Result(Verdict.PUBLISHED, target, seal=fingerprint_of(there) if what.seal is not None else None)
 
 
 def _has_time(ours: os.stat_result, source: os.stat_result, manner: Manner) -> bool:
     return abs(ours.st_mtime_ns - source.st_mtime_ns) < max(manner.resolution_ns, 1)
+
+
+def _take_back(dst: int, target: bytes, partial: bytes) -> None:
+    """What has just got its final name is no finished file: it is a partial again, durably."""
+    with contextlib.suppress(OSError):
+        beneath.rename_noreplace(target, partial, dir_fd=dst)
+        sync_folder(dst, os.path.dirname(target))
 
 
 def _is_still_there(dst: int, former: Former) -> bool:

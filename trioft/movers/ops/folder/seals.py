@@ -7,15 +7,26 @@ times set by a server: what is in doubt is read again as a whole.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import stat
+from collections.abc import Iterator
 
 from trioft.core.answers import Step
 from trioft.core.digests import file_digest
 from trioft.core.errors import FileTrouble, Side, trouble_of
 from trioft.core.model import BLOCK_SIZE, Fingerprint, Root
 from trioft.movers.ops import beneath
-from trioft.movers.ops.files import Progress, close_quietly, digest_of_block, fingerprint_of, is_steady, opened
+from trioft.movers.ops.files import (
+    READ,
+    Progress,
+    close_quietly,
+    digest_of_block,
+    fingerprint_of,
+    is_steady,
+    opened,
+)
 from trioft.movers.ops.folder.existing import open_to_sync
 from trioft.movers.ops.folder.partials import set_times
 from trioft.movers.ops.slate import touch
@@ -60,11 +71,14 @@ def are_sealed(
         return [bool(is_untouched(dst, name, seal, digest, progress)) for name, seal, digest in copies]
 
 
-def is_untouched(dst: int, name: bytes, seal: Fingerprint, digest: bytes | None, progress: Progress) -> bool | None:
+def is_untouched(
+    dst: int, name: bytes, seal: Fingerprint, digest: bytes | None, progress: Progress, *, held: bool = False
+) -> bool | None:
     """
     Is what is called *name* what it was when it was sealed, as far as its filesystem can tell?
 
     Where that says that it may not be, all of it is read again, and has to have *digest*. None: there is no such file.
+    One that is *held* still is not opened for writing.
     """
     touch(Side.DESTINATION)
     try:
@@ -83,16 +97,44 @@ def is_untouched(dst: int, name: bytes, seal: Fingerprint, digest: bytes | None,
         return None
     except OSError as error:
         raise FileTrouble(trouble_of(error, Side.DESTINATION, "stat", name)) from error
-    return _holds(dst, name, status, seal.size, digest, progress)
+    return _holds(dst, name, status, seal.size, digest, progress, held=held)
 
 
-def _holds(dst: int, name: bytes, status: os.stat_result, size: int, digest: bytes | None, progress: Progress) -> bool:
+@contextlib.contextmanager
+def held_still(dst: int, name: bytes) -> Iterator[None]:
+    """
+    While inside, nobody begins to write to the file *name*: who opens it for that waits until it is over.
+
+    That is a read lease, where there are such, and nobody has the file open for writing already. Elsewhere its times
+    have to tell. It is not opened for writing inside, or this process would wait for itself.
+    """
+    fd = -1
+    try:
+        with contextlib.suppress(OSError):
+            fd = beneath.open_file(name, READ, dir_fd=dst)
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        yield
+    finally:
+        if fd >= 0:
+            close_quietly(fd)
+
+
+def _holds(
+    dst: int,
+    name: bytes,
+    status: os.stat_result,
+    size: int,
+    digest: bytes | None,
+    progress: Progress,
+    *,
+    held: bool = False,
+) -> bool:
     """Read what is called *name*, from behind the page cache: has it *size* bytes, and *digest*?"""
     if digest is None or status.st_size != size or not stat.S_ISREG(status.st_mode):
         return False
     digests = bytearray()
     try:
-        fd = open_to_sync(name, dst)
+        fd = beneath.open_file(name, READ, dir_fd=dst) if held else open_to_sync(name, dst)
         try:
             os.fsync(fd)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
