@@ -95,6 +95,40 @@ def test_same_size_and_time_under_another_name_is_no_copy(site: Site) -> None:
         assert (done.summary["delivered"], done.summary["already"]) == (1, 0)
 
 
+# FAT, and servers that have names for DOS, find a file by a second, short name, too.
+SHORT = {"files": ("long file name.mov", "LONGFI~1.MOV"), "folders": ("a long folder/x.mov", "ALONGF~1/x.mov")}
+
+
+@pytest.mark.parametrize("kind", [*SHORT])
+@pytest.mark.parametrize("action", ["keep", "delete"])
+@pytest.mark.parametrize("policy", ["overwrite", "rename"])
+def test_a_name_that_is_the_short_one_of_another_replaces_nothing(
+    site: Site, kind: str, action: str, policy: str
+) -> None:
+    """It is not known before which name that is: the destination has made it up."""
+    long, short = SHORT[kind]
+    with fault_mount("dos") as made:
+        site.dest = made.place
+        make_tree(site.source, {long: b"first recording"})
+        assert site.sync("--on-success", action, "--if-exists", policy).code == 0
+        make_tree(site.source, {short: b"second recording, another one"})
+        done = site.sync("--on-success", action, "--if-exists", policy)
+        assert done.code == (1 if policy == "overwrite" else 0)
+        assert ("takes the two names for one" in done.err) == (policy == "overwrite")
+        assert files_of(site.dest)[os.fsencode(long)] == b"first recording"
+        assert set(contents(site)) == {b"first recording", b"second recording, another one"}
+
+
+@pytest.mark.parametrize("kind", [*SHORT])
+def test_in_one_run_a_long_name_and_a_short_one_replace_nothing(site: Site, kind: str) -> None:
+    """Whichever comes first, and also where nothing lies in the folder that is really another one."""
+    with fault_mount("dos") as made:
+        site.dest = made.place
+        make_tree(site.source, dict(zip(SHORT[kind], [b"first recording", b"second, another one"], strict=True)))
+        site.sync("--on-success", "delete", "--if-exists", "overwrite")
+        assert contents(site) == [b"first recording", b"second, another one"]
+
+
 def test_names_as_long_as_the_destination_holds_them_arrive(site: Site) -> None:
     """Their partials are shortened; what it says of its longest name may be wrong."""
     with fault_mount("short") as made:

@@ -1,6 +1,6 @@
 """
-A ``FaultFS`` that treats names as others do: options ``case``, ``normal``, ``trim`` take names for one, ``short`` has
-names of 143 bytes at most, as eCryptfs does, and says 255.
+A ``FaultFS`` that treats names as others do: options ``case``, ``normal``, ``trim`` take names for one, ``dos`` has a
+second, short name for each long one, as FAT, ``short`` has names of 143 bytes at most, as eCryptfs does, and says 255.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class NamingFS(FaultFS):
         if "short" in self._options and len(name) > _SHORT:
             fail(errno.ENAMETOOLONG)
         wanted = self._fold(name)
-        names = map(os.fsencode, os.listdir(self.tree.path(self._node(inode))))
+        names = sorted(map(os.fsencode, os.listdir(self.tree.path(self._node(inode)))))
+        if "dos" in self._options and name not in names:
+            return next((its for its in names if name.upper() in (its.upper(), _dos_name(its))), name)
         return next((its for its in names if self._fold(its) == wanted), name)
 
     async def lookup(self, parent_inode: int, name: bytes, ctx: Any = None) -> pyfuse3.EntryAttributes:
@@ -59,3 +61,11 @@ class NamingFS(FaultFS):
     ) -> None:
         old, new = self.real(parent_inode_old, name_old), self.real(parent_inode_new, name_new)
         await super().rename(parent_inode_old, old, parent_inode_new, new, flags, ctx)
+
+
+def _dos_name(name: bytes) -> bytes | None:
+    """Return the short name of a long one: ``LONGFI~1.MOV``. No two are the same where one is all there is."""
+    stem, _, suffix = name.upper().replace(b" ", b"").partition(b".")
+    if len(stem) <= 8 and len(suffix) <= 3 and b" " not in name:
+        return None
+    return stem[:6] + b"~1" + (b"." + suffix[:3] if suffix else b"")

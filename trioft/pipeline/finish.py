@@ -27,7 +27,7 @@ _MANY, _SHORT = 3, 3600.0
 
 UNPROVEN = (
     "delivered sources are not deleted where nobody can prove that they are not being written"
-    " (a network source, an overlay, a folder exported by NFS, or files of other users);"
+    " (a network source, a card with FAT or exFAT, an overlay, a folder exported by NFS, or files of other users);"
     " --on-success archive:DIR is possible"
 )
 

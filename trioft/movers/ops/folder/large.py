@@ -134,9 +134,7 @@ def check_size(dst: int, item: Item, partial: bytes) -> None:
     touch(Side.DESTINATION)
     most, why = linux.largest_file(dst)
     if item.fingerprint.size > most:
-        from trioft.core.units import size_text  # slow to load, and rarely needed
-
-        text = f"{why} no file of more than {size_text(most)}, and this one has {size_text(item.fingerprint.size)}"
+        text = f"{why} no file of more than {most:,} bytes, and this one has {item.fingerprint.size:,}"
         raise FileTrouble(Trouble(Side.DESTINATION, "create", partial, None, errno.EFBIG, text))
 
 

@@ -51,6 +51,7 @@ def _look(dst: Top, name: bytes) -> Naming:
         folds_case=_is_there(dst, text.upper().encode()),
         normalises=decomposed != name and _is_there(dst, decomposed),
         trims=_is_there(dst, name + b".") or _is_there(dst, name + b" "),
+        ignores=_is_there(dst, name + "\u200b".encode()),
     )
 
 
@@ -98,9 +99,10 @@ def _is_there(dst: Top, name: bytes) -> bool:
 
 def spelled_otherwise(dst: Top, path: bytes) -> bytes | None:
     """
-    Return what *path*, which is there, is really called, if that has other capitals; else None.
+    Return what *path*, which is there, is really called, if that is another name; else None.
 
-    It has been made under another name then, which the destination takes for the same one.
+    It has been made under another name then, which the destination takes for the same one: one with other capitals, the
+    long name that FAT has a short one for (``LONGFI~1.MOV``), or one with characters that it does not see.
     """
     real = b""
     parts = path.split(b"/")
@@ -109,23 +111,72 @@ def spelled_otherwise(dst: Top, path: bytes) -> bytes | None:
     return real if real != path and SPELLING.fold(real) != SPELLING.fold(path) else None
 
 
+def leads_elsewhere(dst: Top, folder: bytes) -> bytes | None:
+    """
+    Return what *folder* is really called, if that is a name that nobody can know before; else None.
+
+    Which short name FAT has for a long one, for instance. Other names that are one are known by ``Naming.fold``.
+    """
+    return spelled_otherwise(dst, folder) if _may_be_made_up(folder) else None
+
+
+def _may_be_made_up(name: bytes) -> bool:
+    """Is this perhaps a short name that a server or FAT has made of a long one, or one that is no text to all?"""
+    if b"~" in name:
+        return True
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return True
+    return False
+
+
 def _real_name(dst: Top, folder: bytes, name: bytes) -> bytes:
-    """Return what *name* is called in *folder*, which is only read where capitals make no difference."""
+    """Return what *name* is called in *folder*, which is only read where it may be called otherwise."""
     other = name.decode("utf-8", "surrogateescape").swapcase().encode("utf-8", "surrogateescape")
-    if other == name or not _is_there(dst, os.path.join(folder, other)):
+    has_case = other != name
+    # Without a letter that has two cases nothing tells whether capitals make a difference.
+    if not _may_be_made_up(name) and (not _is_there(dst, os.path.join(folder, other)) if has_case else name.isascii()):
         return name
+    if name in _names_in(dst, folder):
+        return name
+    dst.names.pop(folder, None)  # it may have been made since
+    names = _names_in(dst, folder)
+    if name in names:
+        return name
+    wanted, spelled = CASE.fold(name), SPELLING.fold(name)
+    alike = [its for its in names if CASE.fold(its) == wanted]
+    if alike:
+        return next((its for its in alike if SPELLING.fold(its) == spelled), alike[0])
+    return _find_same(dst, folder, name, names)
+
+
+def _names_in(dst: Top, folder: bytes) -> set[bytes]:
     if folder not in dst.names:
         fd = beneath.open_folder(folder, dir_fd=dst)
         try:
             dst.names[folder] = {os.fsencode(name) for name in os.listdir(fd)}
         finally:
             close_quietly(fd)
-    names = dst.names[folder]
-    if name in names:
+    return dst.names[folder]
+
+
+def _find_same(dst: Top, folder: bytes, name: bytes, names: set[bytes]) -> bytes:
+    """Return which of the *names* in *folder* is the same file as *name*, which is none of them; if none is, *name*."""
+    try:
+        fd = beneath.open_file(os.path.join(folder, name), os.O_PATH, dir_fd=dst)
+    except FileNotFoundError:
         return name
-    wanted, spelled = CASE.fold(name), SPELLING.fold(name)
-    alike = [its for its in names if CASE.fold(its) == wanted]
-    return next((its for its in alike if SPELLING.fold(its) == spelled), alike[0] if alike else name)
+    try:
+        its = os.fstat(fd)  # open, it keeps its inode, also on FAT
+        for other in names:
+            touch(Side.DESTINATION)
+            with contextlib.suppress(OSError):
+                if os.path.samestat(its, beneath.stat_of(os.path.join(folder, other), dir_fd=dst)):
+                    return other
+    finally:
+        close_quietly(fd)
+    return name
 
 
 def taken_as(real: bytes) -> str:

@@ -16,7 +16,7 @@ from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.files import Progress, fingerprint_of, is_same, is_steady, opened
 from trioft.movers.ops.folder.markers import remove_marker
-from trioft.movers.ops.folder.names import spelled_otherwise, taken_as
+from trioft.movers.ops.folder.names import leads_elsewhere, spelled_otherwise, taken_as
 from trioft.movers.ops.folder.partials import (
     as_far_as_possible,
     each,
@@ -128,7 +128,11 @@ def _give_name(src: Top, dst: Top, what: Publication, source: os.stat_result, ma
             rename_over(dst, what.partial, target, ours)
         elif what.if_exists == "overwrite":
             target = what.target
-            if _is_taken(dst, target) and (real := spelled_otherwise(dst, target)) is not None:
+            # In a folder that is really another one, the file would take the place of one that is still to come there.
+            real = leads_elsewhere(dst, os.path.dirname(target))
+            if real is None and _is_taken(dst, target):
+                real = spelled_otherwise(dst, target)
+            if real is not None:
                 return Result(Verdict.EXISTS, target, note=taken_as(real))
             remove_marker(dst, target, manner.markers.destination)
             rename_over(dst, what.partial, target, ours, manner.name_max)
