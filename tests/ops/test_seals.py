@@ -149,6 +149,7 @@ def test_what_is_changed_in_the_last_moment_is_seen_by_its_time(
     assert b"a" not in files_of(ground.dest)
 
 
+@pytest.mark.usefixtures("no_leases")
 @pytest.mark.parametrize("somebody_writes", [True, False])
 def test_a_time_that_the_destination_cannot_hold_is_no_change(
     ground: Ground, monkeypatch: pytest.MonkeyPatch, somebody_writes: bool
