@@ -53,7 +53,7 @@ TAKEN = [
     Taken(
         "2 one agent: no lock of the machine",
         [_out("lock", "_bind", "held.bind(name)", "held.bind(name + os.urandom(4).hex())")],
-        ["tests/promises/test_ownership.py", "-k", "second_agent"],
+        ["tests/state/test_lock.py", "tests/pipeline/test_claiming.py"],
     ),
     Taken(
         "2 one agent: no claim",
@@ -163,7 +163,7 @@ TAKEN = [
             _out("removal", "_take_aside", "try:", "return\n        try:"),
             _out("removal", "_put_back", "name = _put_back(self._src, self._aside, self._path)", "name = self._path"),
         ],
-        ["tests/ops/test_removal.py"],
+        ["tests/ops/test_three_steps.py"],
     ),
     Taken(
         "8 removal in three steps: not looked at again",
@@ -175,7 +175,7 @@ TAKEN = [
                 "[os.fstat(fd), named], archive, 4)) is not None and False:",
             )
         ],
-        ["tests/ops/test_removal.py"],
+        ["tests/ops/test_three_steps.py"],
     ),
     Taken(
         "9 proofs: what is unproven is removed",
