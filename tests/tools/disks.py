@@ -73,6 +73,12 @@ class Disk:
                     raise
                 time.sleep(0.005)
         assert not self.is_mounted
+        # A test beside this one may have made a mount namespace, which has it until it ends: mounted again, it would be
+        # the same filesystem as before, without its power.
+        kept = Path(f"/sys/fs/{self.kind}", os.path.basename(self.device))
+        while not options and kept.exists():
+            assert time.monotonic() < end + 60, f"{self.device} is still mounted in another namespace"
+            time.sleep(0.005)
 
     def remount(self) -> None:
         self.unmount()

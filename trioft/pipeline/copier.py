@@ -4,6 +4,7 @@ The copier: one job at a time, from admission to report, and what happens on an 
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 from collections.abc import AsyncIterable, AsyncIterator
 
@@ -191,28 +192,31 @@ async def _admit(name: str, pending: list[Pending], partial: bytes, backlog: Bac
     if name != "bundle":
         with contextlib.suppress(FileTrouble):  # whoever copies it meets it again, and says what it is
             held = await tools.destination.size_of(partial)
-    storage, size, why_not = tools.storage, 0, None
-    admitted: list[Pending] = []
-    for p in pending:
-        its = max(0, p.entry.size - max(p.entry.bytes_copied, held))
-        why_not = storage.why_not_admit(size + its, len(admitted) + (not held))
-        if why_not is not None and name != "bundle":
-            # Holes are looked for only then: they need no room.
-            with contextlib.suppress(FileTrouble):
-                p.entry.holes = await tools.destination.holes_of(p.found.path)
-            its = max(0, min(its, p.entry.size - p.entry.holes))
-            why_not = storage.why_not_admit(size + its, len(admitted) + (not held))
-        if why_not is not None:
-            break
-        size += its
-        admitted.append(p)
-    storage.makes(len(admitted) if not held else 0)
+    needed = [max(0, p.entry.size - max(p.entry.bytes_copied, held)) for p in pending]
+
+    def why_not(count: int) -> str | None:
+        return tools.storage.why_not_admit(sum(needed[:count]), count - bool(held))
+
+    reason, count = why_not(len(pending)), len(pending)
+    if reason is not None and name != "bundle":
+        # Holes are looked for only then: they need no room.
+        (p,) = pending
+        with contextlib.suppress(FileTrouble):
+            p.entry.holes = await tools.destination.holes_of(p.found.path)
+        needed = [max(0, min(needed[0], p.entry.size - p.entry.holes))]
+        reason = why_not(1)
+    if reason is not None:
+        # Each look adds up what all others still need: not one look for each file.
+        count = bisect.bisect_left(range(1, len(pending) + 1), True, key=lambda n: why_not(n) is not None)
+        reason = why_not(count + 1)
+    admitted = pending[:count]
+    tools.storage.makes(len(admitted) if not held else 0)
     for p in admitted:
         p.entry.strategy = name
         tools.board.move(p.entry, FileState.COPYING)
-    for p in pending[len(admitted) :]:
-        assert why_not is not None
-        backlog.postpone(p, Wait.SPACE, why_not, tools.config.destination.check_interval)
+    for p in pending[count:]:
+        assert reason is not None
+        backlog.postpone(p, Wait.SPACE, reason, tools.config.destination.check_interval)
     return len(admitted)
 
 
