@@ -94,6 +94,21 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_copied(site: Site) -> 
     assert files_of(site.dest) == {b"small": b"x"}
 
 
+def test_a_file_that_is_too_large_does_not_wait_for_room(site: Site) -> None:
+    """No room would do: it fails at once, also where there is less of that than it needs."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount")
+    make_tree(site.source, {"large": 16 * MIB, "small": b"x"})
+    command = [*TRIOFT, "sync", site.source, site.dest, "--state-dir", site.state, "--json", "--settle", "100ms"]
+    limited = ["sh", "-c", 'ulimit -f 2048 && exec "$@"', "sh", *map(str, command), "--min-free", "0%"]
+    with mounted("none", site.dest, "-t", "tmpfs", "-o", "size=4m"):
+        ran = subprocess.run(limited, capture_output=True, text=True, timeout=60, check=False)
+        assert files_of(site.dest) == {b"small": b"x"}
+    done = Done(ran.returncode, ran.stdout, ran.stderr)
+    assert done.code == 1
+    assert "no file of more than" in done.files("failed")["large"]["reason"]
+
+
 @pytest.mark.parametrize("size", [10, 2 * MIB])
 def test_an_attribute_that_is_too_large_loses_no_other(site: Site, tmp_path: Path, size: int) -> None:
     """The rest arrive, and it is said which did not; history has it too."""

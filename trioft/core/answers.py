@@ -76,6 +76,7 @@ class Probed(NamedTuple):
     keeps_permissions: bool
     files: int | None = None  # that this user may still make, whatever their size; None: nobody counts them
     volumes: tuple[Volume, ...] = ()  # what is mounted below it
+    largest: int = 2**63 - 1  # bytes that one file there may have
 
 
 class Folder(NamedTuple):

@@ -195,6 +195,8 @@ async def _admit(name: str, pending: list[Pending], partial: bytes, backlog: Bac
     needed = [max(0, p.entry.size - max(p.entry.bytes_copied, held)) for p in pending]
 
     def why_not(count: int) -> str | None:
+        if pending[0].entry.size > tools.storage.largest:
+            return None  # no room would do: whoever is to copy it says so
         return tools.storage.why_not_admit(sum(needed[:count]), count - bool(held))
 
     reason, count = why_not(len(pending)), len(pending)

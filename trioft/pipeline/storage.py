@@ -143,6 +143,7 @@ class Storage:
         self._active: set[Entry] = set()
         self._grown: dict[Entry, tuple[float, int, float]] = {}  # recordings: seen when, how long, growing how fast
         self._free = self._total = self._copied_before = 0
+        self.largest = 2**63 - 1  # bytes that one file there may have
         self._files: int | None = None  # that may still be made there, whatever their size
         self._why_out: str | None = None  # what a probe met that could not even make its own file
         self._has_begun = self._is_warned = False
@@ -298,7 +299,7 @@ class Storage:
 
     def _take(self, probed: Probed) -> None:
         self._free, self._total = probed.free, probed.total
-        self._files, self._why_out = probed.files, None
+        self._files, self._why_out, self.largest = probed.files, None, probed.largest
         self._copied_before = self._board.totals.bytes
         if not self._has_begun:
             self._has_begun = True

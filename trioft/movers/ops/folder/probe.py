@@ -15,7 +15,7 @@ from trioft.core.answers import KEEPS_NO_TIMES, Probed
 from trioft.core.errors import FileTrouble, Remedy, Side, classify, trouble_of
 from trioft.core.model import Identity, Root
 from trioft.core.naming import PROBE, PROBE_CONTENT
-from trioft.movers.ops import beneath
+from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.files import fingerprint_of
 from trioft.movers.ops.folder.partials import no_room
@@ -68,7 +68,8 @@ def probe(path: bytes, was: Identity | None, marker: bytes | None, require_mount
             raise FileTrouble(no_room(trouble_of(error, Side.DESTINATION, op, b""), dst)) from error
         total = space.f_blocks * space.f_frsize
         files, volumes = space.f_favail if space.f_files else None, volumes_below(path)
-        return Probed(root, identity, free, total, resolution, mode == 0o640, files, volumes)
+        largest, _ = linux.largest_file(dst)
+        return Probed(root, identity, free, total, resolution, mode == 0o640, files, volumes, largest)
 
 
 def recognize(path: bytes, was: Identity | None, marker: bytes | None, require_mount: bool) -> Root:
