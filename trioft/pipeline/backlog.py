@@ -28,6 +28,7 @@ from trioft.core.model import (
 )
 from trioft.core.naming import NAME_MAX, partial_for, waits_for
 from trioft.state.board import Board, Entry
+from trioft.state.ledger import Known, Ledger, Port
 
 # Files that are looked after at a time. More stay where they are, in the source, until there is room.
 LIMIT = 10_000
@@ -195,6 +196,23 @@ class Backlog:
         """Return partials whose files have been replaced by others, once."""
         taken, self._orphans, self.orphaned = self._orphans, [], trio.Event()
         return taken
+
+    async def ask(
+        self, ledger: Port, question: Callable[..., dict[bytes, Known]], about: list[bytes], paths: list[bytes]
+    ) -> dict[bytes, Known]:
+        """
+        Return what the ledger knows *about* folders or files, for files that were seen at *paths*.
+
+        What becomes of one while that is asked, is asked for as well: else it would be taken for one that nobody knows.
+        """
+        known: dict[bytes, Known] = {}
+        while True:
+            in_hand = [path for path in paths if path in self._pending]
+            if about:
+                known |= await ledger.call(question, about)
+            question, about = Ledger.known, [path for path in in_hand if path not in self._pending]
+            if not about:
+                return known
 
     def at_rest(self) -> list[Pending]:
         """Return the files that no copier has."""

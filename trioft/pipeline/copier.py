@@ -17,7 +17,7 @@ from trioft.core.naming import partial_for
 from trioft.pipeline.backlog import Backlog, Pending
 from trioft.pipeline.context import Stopped, Tools, why_stopped
 from trioft.pipeline.finish import finish
-from trioft.pipeline.outcomes import report, report_all
+from trioft.pipeline.outcomes import Ending, conclude, report, report_all
 from trioft.pipeline.strategies import STRATEGIES, choose_strategy
 from trioft.pipeline.transfer import is_of
 from trioft.state import proofs
@@ -57,7 +57,6 @@ async def _contain(error: Exception, job: Job, backlog: Backlog, tools: Tools) -
     reason = f"this is a bug in trioft: {name_bug(error)}"
     story = "\n".join([reason, *(f"  {line}" for line in tell_bug(error))])
     tools.board.notice_once("bug", story, event="bug.met")
-    failed: list[Entry] = []
     known = await tools.ledger.call(Ledger.known, [item.path for item in job.items])
     for item in job.items:
         pending = backlog.find(item.id)
@@ -70,13 +69,12 @@ async def _contain(error: Exception, job: Job, backlog: Backlog, tools: Tools) -
             backlog.postpone(pending, Wait.RETRY, f"retry: {reason}", 0)
             continue
         tools.board.totals.failed += 1
-        backlog.finished(pending, FileState.FAILED, reason)
         # What is on record of a delivery stays so: it may have been met after that.
         before = known.get(item.path)
         if before is None or before.outcome not in ARRIVED or not before.is_still(item.fingerprint):
-            failed.append(Entry("failed", item.path, pending.entry.target or b"", item.fingerprint, None, reason))
-    if failed:
-        await tools.ledger.call(Ledger.record, failed)
+            entry = Entry("failed", item.path, pending.entry.target or b"", item.fingerprint, None, reason)
+            await tools.ledger.call(Ledger.record, [entry])
+        backlog.finished(pending, FileState.FAILED, reason)
 
 
 async def _take(job: Job, backlog: Backlog, tools: Tools) -> None:
@@ -92,18 +90,18 @@ async def _take_named(job: Job, take: Take, backlog: Backlog, tools: Tools) -> N
     named = zip(job.items, await take(job.items, tools.ledger), strict=True)
     started = [(item, its, p) for item, its in named if (p := backlog.take(item, growing=job.growing)) is not None]
     started = [(item, its, p) for item, its, p in started if not _has_to_wait(item, p, backlog, tools)]
-    failed: list[Entry] = []
+    ended: list[Ending] = []
     items, pending = [], []
     for item, its, p in started:
         if (stopped := why_stopped(p.entry, p.entry.bytes_copied)) is not None:
             tools.board.move(p.entry, FileState.WAITING, f"{stopped.verdict} by an operator", Wait.PAUSED)
-            report(p, item, stopped, backlog, tools, failed)
+            report(p, item, stopped, backlog, tools, ended)
         elif p.found.trouble is not None:
-            report(p, item, Result(Verdict.TROUBLE, trouble=p.found.trouble), backlog, tools, failed)
+            report(p, item, Result(Verdict.TROUBLE, trouble=p.found.trouble), backlog, tools, ended)
         elif (why := tools.storage.volumes.why_not_there(item.target)) is not None:
             if tools.once:
                 trouble = Trouble(Side.DESTINATION, IDENTIFY, item.target, None, None, why)
-                report(p, item, Result(Verdict.TROUBLE, trouble=trouble), backlog, tools, failed)
+                report(p, item, Result(Verdict.TROUBLE, trouble=trouble), backlog, tools, ended)
             else:
                 pause = tools.config.destination.check_interval
                 backlog.postpone(p, Wait.DESTINATION, f"destination: {why}", pause)
@@ -113,8 +111,7 @@ async def _take_named(job: Job, take: Take, backlog: Backlog, tools: Tools) -> N
         else:
             items.append(its)
             pending.append(p)
-    if failed:
-        await tools.ledger.call(Ledger.record, failed)
+    await conclude(ended, backlog, tools)
     if tools.storage.use([item.target for item in items]):
         await tools.ledger.call(note_volumes, tools.storage.volumes.used)
     job = job._replace(items=tuple(items))

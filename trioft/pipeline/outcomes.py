@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from typing import NamedTuple
 
 import trio
 
@@ -26,12 +27,12 @@ _PAUSED = 3600.0
 async def report_all(
     name: str, job: Job, results: list[Result], pending: list[Pending], backlog: Backlog, tools: Tools
 ) -> None:
-    failed: list[Entry] = []
+    ended: list[Ending] = []
     litter: list[bytes] = []
     if name != "bundle" and results[0].verdict == Verdict.GONE:
         try:
             if await _has_another_name(job.items[0], tools):
-                report(pending[0], job.items[0], results[0], backlog, tools, failed)
+                report(pending[0], job.items[0], results[0], backlog, tools, ended)
                 # What is on record of it goes on under that.
                 if await tools.ledger.call(Ledger.checkpoint_of, job.items[0].path) is None:
                     await _discard([partial_for(job.items[0])], tools)
@@ -41,19 +42,27 @@ async def report_all(
     if any(result.trouble is not None and _may_concern_all(result.trouble) for result in results):
         await tools.storage.gates[Side.DESTINATION].is_well()
     for p, item, result in zip(pending, job.items, results, strict=True):
-        report(p, item, result, backlog, tools, failed)
+        report(p, item, result, backlog, tools, ended)
         # Some servers carry out what they were asked for long after it was given up.
         p.life += result.trouble is not None and result.trouble.op in _RENAMING and _is_outage(result.trouble)
+    await conclude(ended, backlog, tools)
+    for p, item in zip(pending, job.items, strict=True):
         if p.entry.state in (FileState.GONE, FileState.SKIPPED, FileState.FAILED) and (
             name == "bundle" or p.entry.state != FileState.FAILED
         ):
             litter.append(partial_for(item))
-    if failed:
-        await tools.ledger.call(Ledger.record, failed)
     if litter:
         for item in job.items if name != "bundle" else ():
             await tools.ledger.call(Ledger.drop_checkpoint, item.path)
         await _discard(litter, tools)
+
+
+async def conclude(ended: list[Ending], backlog: Backlog, tools: Tools) -> None:
+    """Record what has ended, and then be done with it: a scan that came in between would take it in once more."""
+    if ended:
+        await tools.ledger.call(Ledger.record, [ending.entry for ending in ended])
+        for ending in ended:
+            backlog.finished(ending.pending, ending.state, ending.entry.detail)
 
 
 async def _discard(partials: list[bytes], tools: Tools) -> None:
@@ -69,8 +78,16 @@ async def _has_another_name(item: Item, tools: Tools) -> bool:
     return name is not None
 
 
-def report(pending: Pending, item: Item, result: Result, backlog: Backlog, tools: Tools, failed: list[Entry]) -> None:
-    """Say on the board what came of one file, or put it back."""
+class Ending(NamedTuple):
+    """A file that has failed, or was skipped: over when that is on record."""
+
+    pending: Pending
+    state: FileState
+    entry: Entry
+
+
+def report(pending: Pending, item: Item, result: Result, backlog: Backlog, tools: Tools, ended: list[Ending]) -> None:
+    """Say on the board what came of one file, or put it back; what has failed is added to *ended*."""
     entry, totals, settings = pending.entry, tools.board.totals, tools.config.source
     entry.target, entry.digest, entry.trouble = result.target or None, result.digest, result.trouble
     entry.closed = result.closed or None
@@ -98,11 +115,10 @@ def report(pending: Pending, item: Item, result: Result, backlog: Backlog, tools
                     )
             if tools.manner.if_exists == "skip":
                 totals.skipped += 1
-                backlog.finished(pending, FileState.SKIPPED, reason)
+                ended.append(_ending(pending, item, FileState.SKIPPED, reason))
             else:
                 totals.failed += 1
-                backlog.finished(pending, FileState.FAILED, reason)
-            failed.append(_outcome(pending, item, str(entry.state), reason))
+                ended.append(_ending(pending, item, FileState.FAILED, reason))
         case Verdict.GONE:
             backlog.finished(pending, FileState.GONE)
         case Verdict.BUSY:
@@ -125,21 +141,20 @@ def report(pending: Pending, item: Item, result: Result, backlog: Backlog, tools
             assert result.trouble is not None
             if _cope(pending, result.trouble, backlog, tools):
                 totals.failed += 1
-                backlog.finished(pending, FileState.FAILED, str(result.trouble))
-                failed.append(_outcome(pending, item, "failed", str(result.trouble)))
+                ended.append(_ending(pending, item, FileState.FAILED, str(result.trouble)))
         case Verdict.PAUSED:
             # The operator may have resumed it while what was written settled.
             backlog.postpone(pending, Wait.PAUSED, "paused by an operator", _PAUSED if entry.paused else 0)
         case Verdict.LEFT:
             totals.failed += 1
-            backlog.finished(pending, FileState.FAILED, str(result.trouble))
-            failed.append(_outcome(pending, item, "failed", str(result.trouble)))
+            ended.append(_ending(pending, item, FileState.FAILED, str(result.trouble)))
         case Verdict.OPEN | Verdict.WRITTEN | Verdict.REMOVED | Verdict.SUMMED:
             raise AssertionError(f"a file was left unfinished: {result.verdict}")
 
 
-def _outcome(pending: Pending, item: Item, outcome: str, reason: str) -> Entry:
-    return Entry(outcome, item.path, pending.entry.target or b"", item.fingerprint, None, reason)
+def _ending(pending: Pending, item: Item, state: FileState, reason: str) -> Ending:
+    entry = Entry(str(state), item.path, pending.entry.target or b"", item.fingerprint, None, reason)
+    return Ending(pending, state, entry)
 
 
 def _cope(pending: Pending, trouble: Trouble, backlog: Backlog, tools: Tools) -> bool:

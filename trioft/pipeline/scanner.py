@@ -186,7 +186,8 @@ class Scanner:
         known: dict[bytes, Known] = {}
         filled = [folder.path for folder in listing.folders if folder.files]
         if filled and (not self.once or any(found.there for folder in listing.folders for found in folder.files)):
-            known = await self.ledger.call(Ledger.known_in, filled)
+            paths = [found.path for folder in listing.folders for found in folder.files]
+            known = await self.backlog.ask(self.ledger, Ledger.known_in, filled, paths)
         for folder in listing.folders:
             is_idle = True
             for found in folder.files:
@@ -348,9 +349,10 @@ class Scanner:
                 await self._see_later({path: error.trouble._replace(path=path) for path in new})
             return []
         known: dict[bytes, Known] = {}
-        new = [look.path for look in looks if look.found and self.backlog.get(look.path) is None]
-        if new and not self.once:
-            known = await self.ledger.call(Ledger.known, new)
+        seen = [look.path for look in looks if look.found]
+        if not self.once:
+            new = [path for path in seen if self.backlog.get(path) is None]
+            known = await self.backlog.ask(self.ledger, Ledger.known, new, seen)
         for look in looks:
             pending = self.backlog.get(look.path)
             if pending is None:
