@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from files import MANNER, Ground, fingerprint, held, need_leases, need_xattrs, open_files, ordinary_user, read, root_of
-from support import pattern
+from support import mounted, pattern
 from trioft.core import digests
 from trioft.core.errors import IDENTIFY, FileTrouble, Remedy, Side, classify
 from trioft.core.model import BLOCK_SIZE, Result, Root, Verdict
-from trioft.movers.ops import files, linux, source, writers
+from trioft.movers.ops import files, linux, mounts, source, writers
 from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.files import Away
-from trioft.movers.ops.folder import existing, partials
+from trioft.movers.ops.folder import existing, partials, probe
 
 
 @pytest.fixture
@@ -113,6 +113,36 @@ def test_a_root_whose_server_does_not_answer_is_a_trouble(ground: Ground, monkey
             pytest.fail("it was opened")
     assert (caught.value.trouble.side, caught.value.trouble.errno) == ("destination", errno.ESTALE)
     assert open_files() == before
+
+
+@pytest.mark.parametrize("kernel", ["this", "before Linux 6.8"])
+@pytest.mark.parametrize("side", list(Side))
+def test_what_is_mounted_meanwhile_is_not_taken_for_what_was_there(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, side: Side, kernel: str
+) -> None:
+    """Not even with its device number, which may be that of what is gone; what is mounted elsewhere changes nothing."""
+    if kernel != "this":
+        monkeypatch.setattr(linux, "unique_mount_id", lambda fd: 0)
+    path = os.fsencode(ground.dest)
+    with mounted("none", ground.dest, "-t", "tmpfs"):
+        root = mounts.probe_source(path, None)[0] if side == Side.SOURCE else probe.recognize(path, None, None, True)
+        with mounted("none", ground.source, "-t", "tmpfs"), files.opened(root, side):
+            pass
+        with files.opened(root, side):
+            pass
+    with mounted("none", ground.dest, "-t", "tmpfs"):
+        # Most often the kernel sees to that by itself.
+        its = ground.dest.stat()
+        root = root._replace(dev=its.st_dev, ino=its.st_ino)
+        before = open_files()
+        with pytest.raises(Away, match="meanwhile") as caught, files.opened(root, side):
+            pytest.fail("it was opened")
+        assert (caught.value.trouble.side, caught.value.trouble.op) == (side, IDENTIFY)
+        assert open_files() == before
+        assert list(ground.dest.iterdir()) == []
+        again = mounts.probe_source(path, None)[0]
+        with files.opened(again, side):
+            pass
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------

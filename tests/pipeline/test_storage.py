@@ -395,6 +395,22 @@ async def test_each_end_has_a_gate_of_its_own(autojump_clock: MockClock, dev: in
 # --- Identity
 
 
+async def test_operations_are_told_which_mounting_was_looked_at_last(autojump_clock: MockClock) -> None:
+    """The same share, mounted once more, is used after the next look at it; that it is no view of the source, too."""
+    place = await checked(WELL._replace(root=ROOT._replace(mounting="1")))
+    assert place.storage.ends.destination.mounting == "1"
+    mounted, asked = place.storage.source_mounted, len(place.views_asked)
+    place.answers = [WELL._replace(root=ROOT._replace(mounting="2"))]
+    place.source_answers = [Root(b"/in", 1, mounting="3")]
+    away = Trouble(Side.DESTINATION, IDENTIFY, b"", None, errno.ENODEV, "meanwhile")
+    both = (lambda: place.storage.suspect(away), lambda: place.storage.suspect(away._replace(side=Side.SOURCE)))
+    await looked_after(place, 1, *((0, suspect) for suspect in both))
+    assert place.storage.is_open
+    assert [end.mounting for end in place.storage.ends] == ["3", "2"]
+    assert mounted.is_set()
+    assert len(place.views_asked) > asked
+
+
 async def test_what_a_destination_is_is_asked_for_at_every_probe() -> None:
     """Promise 5: a probe writes only where the destination was in earlier runs, and at the first look of this one."""
     place = await checked()

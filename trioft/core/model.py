@@ -63,6 +63,8 @@ class Root(NamedTuple):
     dev: int
     ino: int = 0  # 0: not asked for, where servers and clients make up what they like
     uuid: str = ""  # of the filesystem; empty: not asked for. Two disks in one slot have the same device and inode
+    # Which mounting of the filesystem; empty: not asked for. The next one gets the device number of one that has gone.
+    mounting: str = ""
     mounts: tuple[tuple[bytes, int], ...] = ()  # below it: where, and which mount it has to be; -1: none will do
 
     @property

@@ -209,7 +209,7 @@ class Verification:
             left = [n for n in left if _may_pass(seen[n].trouble)]
             if not left:
                 break
-            await self._recognize()
+            self._root = await self._recognize()  # the same share, mounted again, is another root
         return [seen[n] for n in range(len(pieces))]
 
     async def _call(self, pieces: list[Piece]) -> list[Seen]:

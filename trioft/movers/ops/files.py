@@ -33,6 +33,7 @@ from trioft.core.model import (
 )
 from trioft.movers.ops import linux
 from trioft.movers.ops.beneath import Top
+from trioft.movers.ops.mounting import mounting_of
 from trioft.movers.ops.slate import touch
 
 Progress = Callable[[Step], None]
@@ -91,7 +92,8 @@ def opened(root: Root, side: Side) -> Iterator[Top]:
     descriptor.
 
     A share that is not mounted leaves an ordinary folder of the local disk in its place; its device gives it away, or,
-    where it is a part of that disk, its inode.
+    where it is a part of that disk, its inode. What has been mounted there since has perhaps the same device, and is
+    told by its mounting: whether it is the same filesystem once more, the next probe says.
     """
     touch(side)
     try:
@@ -106,6 +108,9 @@ def opened(root: Root, side: Side) -> Iterator[Top]:
         same = status.st_dev == root.dev and root.ino in (0, status.st_ino)
         if not same or (root.uuid and linux.filesystem_uuid(fd) != root.uuid):
             text = f"another filesystem is mounted at the {side} folder, or none"
+            raise Away(Trouble(side, IDENTIFY, b"", None, errno.ENODEV, text))
+        if root.mounting and mounting_of(fd) != root.mounting:
+            text = f"another filesystem has been mounted at the {side} folder meanwhile, or the same one once more"
             raise Away(Trouble(side, IDENTIFY, b"", None, errno.ENODEV, text))
         top = Top(fd, is_source=side == Side.SOURCE, mounts=root.mounts)
         try:

@@ -48,6 +48,9 @@ RESOLVE_NO_SYMLINKS = 4
 RESOLVE_BENEATH = 8
 _CACHESTAT = 451  # on every architecture that Python is built for
 _FS_IOC_GETFSUUID = 0x80111500
+_AT_EMPTY_PATH = 0x1000
+_AT_STATX_DONT_SYNC = 0x4000
+_STATX_MNT_ID_UNIQUE = 0x4000
 
 
 @functools.cache
@@ -182,6 +185,22 @@ def mount_id(fd: int) -> int:
             if line.startswith(b"mnt_id:"):
                 return int(line.split()[1])
     return -1
+
+
+def unique_mount_id(fd: int) -> int:
+    """Return the number of the mount that *fd* lies on, which no other ever gets; 0 before Linux 6.8, and elsewhere."""
+    import ctypes
+
+    if sys.platform != "linux":
+        return 0
+    buffer = (ctypes.c_uint64 * 32)()  # struct statx: stx_mask comes first, stx_mnt_id is at 144
+    flags = ctypes.c_int(_AT_EMPTY_PATH | _AT_STATX_DONT_SYNC)
+    arguments = ctypes.c_char_p(b""), flags, ctypes.c_uint(_STATX_MNT_ID_UNIQUE), ctypes.byref(buffer)
+    try:
+        _call("statx", ctypes.c_int(fd), *arguments)
+    except OSError:
+        return 0
+    return int(buffer[18]) if ctypes.c_uint32.from_buffer(buffer).value & _STATX_MNT_ID_UNIQUE else 0
 
 
 def punch_hole(fd: int, offset: int, length: int) -> None:

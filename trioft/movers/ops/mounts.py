@@ -18,6 +18,7 @@ from trioft.core.model import Identity, Place, Root, Volume
 from trioft.movers.ops import linux
 from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.files import close_quietly, status_of
+from trioft.movers.ops.mounting import mounting_of
 from trioft.movers.ops.slate import touch
 
 # Filesystems on which other machines write: no event tells of it, and inodes may be the client's own invention.
@@ -252,7 +253,8 @@ def _opened(path: bytes, side: Side) -> Iterator[tuple[Top, Root, Identity]]:
         identity = _identify(fd, path)
         is_remote = not identity.kind or identity.kind.startswith(_REMOTE)
         top = Top(fd, is_source=side == Side.SOURCE)
-        yield top, Root(path, status.st_dev, 0 if is_remote else status.st_ino, identity.uuid), identity
+        ino = 0 if is_remote else status.st_ino
+        yield top, Root(path, status.st_dev, ino, identity.uuid, mounting_of(fd)), identity
         top.close()
     finally:
         close_quietly(fd)
