@@ -46,6 +46,7 @@ from trioft.state.journal import Journal
 from trioft.state.keeper import Patience, run_ledger
 from trioft.state.ledger import Ledger, forget_old_history, ledger_path, open_port
 from trioft.state.lock import Lock
+from trioft.state.neighbours import Neighbours
 from trioft.state.volumes import volumes_of
 
 # Seconds that a sync waits for what the agent itself lacks: processes, its ledger. A watch waits as long as it takes.
@@ -238,6 +239,9 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                     routed=manner.routes is not None,
                     sole=sole,
                     naming=lambda: storage.naming,
+                    neighbours=Neighbours(
+                        ledger.path, pair.destination.path, lambda: storage.identity[Side.DESTINATION]
+                    ),
                 ),
                 ledger=port,
                 storage=storage,

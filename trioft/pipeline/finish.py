@@ -118,7 +118,9 @@ async def _publish(job: Job, results: list[Result], tools: Tools) -> list[Result
     written = [n for n, result in enumerate(results) if result.verdict == Verdict.WRITTEN]
     if not written:
         return results
-    publications = await _publications([(job.items[n], results[n]) for n in written], tools)
+    # Another ledger's file may have come to the name while this one was copied.
+    items = dict(zip(written, await tools.claims.heed_others([job.items[n] for n in written]), strict=True))
+    publications = await _publications([(items[n], results[n]) for n in written], tools)
     # Should this be cut short, the next run finds out which of them have got their names, and lists those.
     kind = tools.manner.manifest
     to_list = [_unlisted(job.items[n], results[n]) for n in written if is_listed(kind, job.items[n].target)]
@@ -128,8 +130,9 @@ async def _publish(job: Job, results: list[Result], tools: Tools) -> list[Result
     results = results[:]
     for n, result in zip(written, published, strict=True):
         copied = results[n]
+        note = items[n].kept if result.verdict == Verdict.EXISTS and items[n].kept else copied.note
         results[n] = result._replace(
-            digest=copied.digest, closed=copied.closed, note=copied.note, sum=copied.sum, lost=copied.lost
+            digest=copied.digest, closed=copied.closed, note=note, sum=copied.sum, lost=copied.lost
         )
         if copied.lost and result.verdict == Verdict.PUBLISHED:
             _tell_lost(job.items[n], copied.lost, tools)

@@ -18,6 +18,7 @@ from trioft.core.folding import Naming
 from trioft.core.model import Item, Manner
 from trioft.state import rowsums
 from trioft.state.ledger import ARRIVED, Entry, Ledger, Port
+from trioft.state.neighbours import Neighbours
 from trioft.state.schema import ELSEWHERE
 
 # Takes the names of files, and returns each file, with its rival if it has one, or why it cannot have the name.
@@ -27,14 +28,21 @@ Take = Callable[[Sequence[Item], Port], Awaitable[list[Item | Trouble]]]
 class Claims:
     """
     The names that files are on their way to. None, where nothing *overwrites* and no two files can have one name; with
-    *sole*, what has a name may be all that is left of an earlier source.
+    *sole*, what has a name may be all that is left of an earlier source. *neighbours* have names of other sources.
 
     A file that finds its name taken waits: what comes of the other one says what comes of it.
     """
 
     def __init__(
-        self, *, overwrites: bool, routed: bool, sole: bool = False, naming: Callable[[], Naming] = Naming
+        self,
+        *,
+        overwrites: bool,
+        routed: bool,
+        sole: bool = False,
+        naming: Callable[[], Naming] = Naming,
+        neighbours: Neighbours | None = None,
     ) -> None:
+        self._neighbours = neighbours
         self._overwrites, self._routed, self._sole, self._naming = overwrites, routed, sole, naming
         self._holders: dict[bytes, bytes] = {}  # target, as the destination takes it → source file
         self._waiting: dict[bytes, dict[int, None]] = {}  # the same → files that wait for it, in order
@@ -63,7 +71,22 @@ class Claims:
     def is_free(self, target: bytes) -> bool:
         return self._folded_as.fold(target) not in self._holders
 
+    async def heed_others(self, items: Sequence[Item]) -> list[Item]:
+        """Return *items* with their rivals in other ledgers, which may have delivered something since."""
+        if not self._overwrites or self._neighbours is None:
+            return [*items]
+        owners = await self._neighbours.owners_of([item.target for item in items])
+        return [
+            item._replace(rival=owner.rival, kept=owner.why) if (owner := owners.get(item.target)) else item
+            for item in items
+        ]
+
     async def _take(self, taken: set[bytes], items: Sequence[Item], ledger: Port) -> list[Item | Trouble]:
+        named = await self._take_here(taken, items, ledger)
+        heeded = iter(await self.heed_others([its for its in named if isinstance(its, Item)]))
+        return [next(heeded) if isinstance(its, Item) else its for its in named]
+
+    async def _take_here(self, taken: set[bytes], items: Sequence[Item], ledger: Port) -> list[Item | Trouble]:
         naming = self._naming()
         if not self._overwrites or not (self._routed or self._sole or naming.folds):
             return [*items]
