@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import sqlite3
 import subprocess
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -183,3 +187,91 @@ def test_where_another_ledger_cannot_be_read_nothing_is_replaced(site: Site, nei
     (site.state / "0123456789abcdef.sqlite").unlink()
     assert neighbour.sync().code == 0
     assert files_of(site.dest) == {b"a/x": b"BBBB", b"b": b"new"}
+
+
+Card = Callable[[], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def cards(site: Site) -> list[Card]:
+    """Two cards for one reader, each with a take of the same name. They are in it while inside."""
+    if shutil.which("mkfs.ext4") is None:
+        pytest.skip("there is no mkfs.ext4")
+    made: list[Card] = []
+    for number, content in enumerate([b"card A", b"the card B"]):
+        image = site.root / f"card {number}"
+        with open(image, "wb") as file:
+            file.truncate(16 << 20)
+        subprocess.run(["mkfs.ext4", "-q", image], check=True)
+        made.append(lambda image=image: mounted(image, site.source, "-o", "loop"))  # type: ignore[misc]
+        with made[-1]():
+            (site.source / "lost+found").rmdir()
+            insert(site, content, number + 1)
+    return made
+
+
+TAKE = "CLIP/C0001.MP4"
+
+
+def test_another_card_in_the_reader_replaces_nothing_of_the_first(site: Site, cards: list[Card]) -> None:
+    """Its takes are no next versions: they are numbered, or fail. The same card, put in again, changes nothing."""
+    first, second = cards
+    take = TAKE.encode()
+    with first():
+        assert site.sync().code == 0
+    with second():
+        done = site.sync("--if-exists", "overwrite")
+        assert (done.code, done.summary["failed"]) == (1, 1)
+        reason = done.files("failed")[TAKE]["reason"]
+        assert reason.startswith(f"{TAKE} was delivered from a file of this name on another volume than the one")
+        assert files_of(site.dest) == {take: b"card A"}
+        assert site.sync().code == 0
+        takes = {take: b"card A", b"CLIP/C0001_1.MP4": b"the card B"}
+        assert files_of(site.dest) == takes
+        assert site.sync().summary["delivered"] == 0
+    with first():
+        assert site.sync().summary["delivered"] == 0
+        insert(site, b"card A, edited", 5)
+        assert site.sync().code == 0
+    assert files_of(site.dest) == {**takes, take: b"card A, edited"}
+
+
+def test_what_another_card_was_delivered_as_is_known_for_good(site: Site, cards: list[Card]) -> None:
+    """Also when history has been forgotten, and other names were given meanwhile."""
+    first, second = cards
+    with first():
+        assert site.sync().code == 0
+    with second():
+        assert site.sync("--if-exists", "rename").code == 0
+        (ledger,) = [name for name in os.listdir(site.state) if name.endswith(".sqlite")]
+        with contextlib.closing(sqlite3.connect(site.state / ledger)) as db:
+            db.execute("DELETE FROM history")
+            db.commit()
+        insert(site, b"card B, edited", 5)
+        assert site.sync().code == 0
+    takes = files_of(site.dest)
+    assert takes[TAKE.encode()] == b"card A"
+    assert sorted(takes.values()) == sorted([b"card A", b"the card B", b"card B, edited"])
+
+
+def test_the_same_content_on_another_volume_is_already_there(site: Site, cards: list[Card]) -> None:
+    """Who moves to another disk goes on with it: what was compared is the present file's, and so its next versions."""
+    first, second = cards
+    with first():
+        assert site.sync().code == 0
+    with second():
+        insert(site, b"card A", 1)
+        assert site.sync().summary["already"] == 1
+        insert(site, b"card A, edited", 5)
+        assert site.sync().code == 0
+    assert files_of(site.dest) == {TAKE.encode(): b"card A, edited"}
+
+
+def test_a_card_that_is_put_in_again_has_next_versions(site: Site, cards: list[Card]) -> None:
+    """It is the same one, by its UUID, whatever device it is."""
+    with cards[0]():
+        assert site.sync().code == 0
+    with cards[0]():
+        insert(site, b"edited", 5)
+        assert site.sync().code == 0
+    assert files_of(site.dest) == {TAKE.encode(): b"edited"}

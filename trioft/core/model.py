@@ -169,7 +169,8 @@ class Item(NamedTuple):
     routed: bytes = b""  # where it goes, if not to the same path
     place: bytes = b""  # its partial lies beside this name; empty: beside its own
     # Another source file that has this name at the destination, or, if it is its own path, an earlier one that was
-    # removed when it had been delivered: neither is replaced. Absolute where another ledger has it on record.
+    # removed when it had been delivered, or was on another volume: neither is replaced. Absolute where another ledger
+    # has it on record.
     rival: bytes = b""
     kept: str = ""  # why what has the name is not replaced, where the rival alone does not say it
     seal: Fingerprint | None = None  # what its partial was when trioft had written to it last; None: not asked for

@@ -19,7 +19,7 @@ from trioft.core.naming import partial_for
 from trioft.core.units import timestamp
 from trioft.movers.programs import filled_in, run_command
 from trioft.pipeline.context import Tools
-from trioft.state import claims, proofs, unlisted, versions
+from trioft.state import claims, origins, proofs, unlisted, versions
 from trioft.state.ledger import Entry, Ledger, Removal
 
 # So many versions of one file within so many seconds, each under a name of its own, are worth a warning.
@@ -240,6 +240,7 @@ async def _warn_of_versions(job: Job, results: list[Result], tools: Tools) -> No
 def _record_all(ledger: Ledger, entries: list[Entry], to_list: list[tuple[bytes, Unlisted]]) -> None:
     entries = proofs.without_known(ledger, entries)
     claims.pass_on(ledger, entries)
+    origins.note_delivered(ledger, entries)
     unlisted.record(ledger, entries, to_list)
 
 

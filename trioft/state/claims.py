@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 from trioft.core.errors import ROUTE, Side, Trouble, show_path
 from trioft.core.folding import Naming
-from trioft.core.model import Item, Manner
-from trioft.state import rowsums
+from trioft.core.model import Identity, Item, Manner
+from trioft.state import origins, rowsums
 from trioft.state.ledger import ARRIVED, Entry, Ledger, Port
 from trioft.state.neighbours import Neighbours
 from trioft.state.schema import ELSEWHERE
@@ -28,7 +28,8 @@ Take = Callable[[Sequence[Item], Port], Awaitable[list[Item | Trouble]]]
 class Claims:
     """
     The names that files are on their way to. None, where nothing *overwrites* and no two files can have one name; with
-    *sole*, what has a name may be all that is left of an earlier source. *neighbours* have names of other sources.
+    *sole*, what has a name may be all that is left of an earlier source. *neighbours* have names of other sources, and
+    other volumes than the source's present one, *volume*, may have had files of the same paths.
 
     A file that finds its name taken waits: what comes of the other one says what comes of it.
     """
@@ -41,8 +42,11 @@ class Claims:
         sole: bool = False,
         naming: Callable[[], Naming] = Naming,
         neighbours: Neighbours | None = None,
+        volume: Callable[[], Identity | None] = lambda: None,
     ) -> None:
-        self._neighbours = neighbours
+        self._neighbours, self._volume = neighbours, volume
+        self._noted: Identity | None = None  # the source's volume, as the ledger has it
+        self._has_others = False
         self._overwrites, self._routed, self._sole, self._naming = overwrites, routed, sole, naming
         self._holders: dict[bytes, bytes] = {}  # target, as the destination takes it → source file
         self._waiting: dict[bytes, dict[int, None]] = {}  # the same → files that wait for it, in order
@@ -82,7 +86,18 @@ class Claims:
         ]
 
     async def _take(self, taken: set[bytes], items: Sequence[Item], ledger: Port) -> list[Item | Trouble]:
+        if (volume := self._volume()) is not None and volume != self._noted:
+            self._has_others = await ledger.call(origins.note_source, volume)
+            self._noted = volume
         named = await self._take_here(taken, items, ledger)
+        if self._has_others:
+            strangers = await ledger.call(origins.strangers_of, [(item.target, item.path) for item in items])
+            named = [
+                its._replace(rival=its.path, kept=strangers[its.target])
+                if isinstance(its, Item) and self._overwrites and not its.rival and its.target in strangers
+                else its
+                for its in named
+            ]
         heeded = iter(await self.heed_others([its for its in named if isinstance(its, Item)]))
         return [next(heeded) if isinstance(its, Item) else its for its in named]
 
