@@ -39,13 +39,14 @@ from trioft.pipeline.storage import Storage
 from trioft.pipeline.sweeper import clear_up, clear_up_once, sweep
 from trioft.pipeline.throttle import Throttle
 from trioft.pipeline.volumes import Volumes
-from trioft.state import proofs, unlisted
+from trioft.state import origins, proofs, unlisted
 from trioft.state.board import Board
 from trioft.state.claims import Claims, are_needed
 from trioft.state.journal import Journal
 from trioft.state.keeper import Patience, run_ledger
 from trioft.state.ledger import Ledger, forget_old_history, ledger_path, open_port
 from trioft.state.lock import Lock
+from trioft.state.neighbours import Neighbours
 from trioft.state.volumes import volumes_of
 
 # Seconds that a sync waits for what the agent itself lacks: processes, its ledger. A watch waits as long as it takes.
@@ -188,6 +189,8 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
 
             async def note_ends() -> None:
                 with ledger.transaction():
+                    if (volume := storage.identity[Side.SOURCE]) is not None:
+                        origins.note_source(ledger, volume)  # before it is noted as the one that is there
                     for side, identity in storage.identity.items():
                         assert identity is not None
                         ledger.note_identity(side, identity)
@@ -238,6 +241,10 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                     routed=manner.routes is not None,
                     sole=sole,
                     naming=lambda: storage.naming,
+                    neighbours=Neighbours(
+                        ledger.path, pair.destination.path, lambda: storage.identity[Side.DESTINATION]
+                    ),
+                    volume=lambda: storage.identity[Side.SOURCE],
                 ),
                 ledger=port,
                 storage=storage,

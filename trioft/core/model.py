@@ -171,8 +171,10 @@ class Item(NamedTuple):
     routed: bytes = b""  # where it goes, if not to the same path
     place: bytes = b""  # its partial lies beside this name; empty: beside its own
     # Another source file that has this name at the destination, or, if it is its own path, an earlier one that was
-    # removed when it had been delivered: neither is replaced.
+    # removed when it had been delivered, or was on another volume: neither is replaced. Absolute where another ledger
+    # has it on record.
     rival: bytes = b""
+    kept: str = ""  # why what has the name is not replaced, where the rival alone does not say it
     seal: Fingerprint | None = None  # what its partial was when trioft had written to it last; None: not asked for
     doubtful: bool = False  # another version was delivered: what is there of the same size and time may be that one
     before: bytes = b""  # the name under which an earlier version of this very file was delivered; empty: none is known

@@ -19,7 +19,7 @@ from trioft.core.naming import partial_for
 from trioft.core.units import timestamp
 from trioft.movers.programs import filled_in, run_command
 from trioft.pipeline.context import Tools
-from trioft.state import claims, proofs, unlisted, versions
+from trioft.state import claims, origins, proofs, unlisted, versions
 from trioft.state.ledger import Entry, Ledger, Removal
 
 # So many versions of one file within so many seconds, each under a name of its own, are worth a warning.
@@ -118,7 +118,9 @@ async def _publish(job: Job, results: list[Result], tools: Tools) -> list[Result
     written = [n for n, result in enumerate(results) if result.verdict == Verdict.WRITTEN]
     if not written:
         return results
-    publications = await _publications([(job.items[n], results[n]) for n in written], tools)
+    # Another ledger's file may have come to the name while this one was copied.
+    items = dict(zip(written, await tools.claims.heed_others([job.items[n] for n in written]), strict=True))
+    publications = await _publications([(items[n], results[n]) for n in written], tools)
     # Should this be cut short, the next run finds out which of them have got their names, and lists those.
     kind = tools.manner.manifest
     to_list = [_unlisted(job.items[n], results[n]) for n in written if is_listed(kind, job.items[n].target)]
@@ -128,8 +130,9 @@ async def _publish(job: Job, results: list[Result], tools: Tools) -> list[Result
     results = results[:]
     for n, result in zip(written, published, strict=True):
         copied = results[n]
+        note = items[n].kept if result.verdict == Verdict.EXISTS and items[n].kept else copied.note
         results[n] = result._replace(
-            digest=copied.digest, closed=copied.closed, note=copied.note, sum=copied.sum, lost=copied.lost
+            digest=copied.digest, closed=copied.closed, note=note, sum=copied.sum, lost=copied.lost
         )
         if copied.lost and result.verdict == Verdict.PUBLISHED:
             _tell_lost(job.items[n], copied.lost, tools)
@@ -237,6 +240,7 @@ async def _warn_of_versions(job: Job, results: list[Result], tools: Tools) -> No
 def _record_all(ledger: Ledger, entries: list[Entry], to_list: list[tuple[bytes, Unlisted]]) -> None:
     entries = proofs.without_known(ledger, entries)
     claims.pass_on(ledger, entries)
+    origins.note_delivered(ledger, entries)
     unlisted.record(ledger, entries, to_list)
 
 

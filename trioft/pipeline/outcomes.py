@@ -105,6 +105,8 @@ def report(pending: Pending, item: Item, result: Result, backlog: Backlog, tools
             reason = "another file has this name at the destination"
             if result.note:
                 reason = result.note
+            elif item.kept:
+                reason = item.kept
             elif item.rival:
                 there = show_path(result.target)
                 reason = f"{show_path(item.rival)} has been delivered under the same name, {there}, and is not replaced"

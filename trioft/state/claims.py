@@ -15,9 +15,10 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 from trioft.core.errors import ROUTE, Side, Trouble, show_path
 from trioft.core.folding import Naming
-from trioft.core.model import Item, Manner
-from trioft.state import rowsums
+from trioft.core.model import Identity, Item, Manner
+from trioft.state import origins, rowsums
 from trioft.state.ledger import ARRIVED, Entry, Ledger, Port
+from trioft.state.neighbours import Neighbours
 from trioft.state.schema import ELSEWHERE
 
 # Takes the names of files, and returns each file, with its rival if it has one, or why it cannot have the name.
@@ -27,14 +28,25 @@ Take = Callable[[Sequence[Item], Port], Awaitable[list[Item | Trouble]]]
 class Claims:
     """
     The names that files are on their way to. None, where nothing *overwrites* and no two files can have one name; with
-    *sole*, what has a name may be all that is left of an earlier source.
+    *sole*, what has a name may be all that is left of an earlier source. *neighbours* have names of other sources, and
+    other volumes than the source's present one, *volume*, may have had files of the same paths.
 
     A file that finds its name taken waits: what comes of the other one says what comes of it.
     """
 
     def __init__(
-        self, *, overwrites: bool, routed: bool, sole: bool = False, naming: Callable[[], Naming] = Naming
+        self,
+        *,
+        overwrites: bool,
+        routed: bool,
+        sole: bool = False,
+        naming: Callable[[], Naming] = Naming,
+        neighbours: Neighbours | None = None,
+        volume: Callable[[], Identity | None] = lambda: None,
     ) -> None:
+        self._neighbours, self._volume = neighbours, volume
+        self._noted: Identity | None = None  # the source's volume, as the ledger has it
+        self._has_others = False
         self._overwrites, self._routed, self._sole, self._naming = overwrites, routed, sole, naming
         self._holders: dict[bytes, bytes] = {}  # target, as the destination takes it → source file
         self._waiting: dict[bytes, dict[int, None]] = {}  # the same → files that wait for it, in order
@@ -63,7 +75,33 @@ class Claims:
     def is_free(self, target: bytes) -> bool:
         return self._folded_as.fold(target) not in self._holders
 
+    async def heed_others(self, items: Sequence[Item]) -> list[Item]:
+        """Return *items* with their rivals in other ledgers, which may have delivered something since."""
+        if not self._overwrites or self._neighbours is None:
+            return [*items]
+        owners = await self._neighbours.owners_of([item.target for item in items])
+        return [
+            item._replace(rival=owner.rival, kept=owner.why) if (owner := owners.get(item.target)) else item
+            for item in items
+        ]
+
     async def _take(self, taken: set[bytes], items: Sequence[Item], ledger: Port) -> list[Item | Trouble]:
+        if (volume := self._volume()) is not None and volume != self._noted:
+            self._has_others = await ledger.call(origins.note_source, volume)
+            self._noted = volume
+        named = await self._take_here(taken, items, ledger)
+        if self._has_others:
+            strangers = await ledger.call(origins.strangers_of, [(item.target, item.path) for item in items])
+            named = [
+                its._replace(rival=its.path, kept=strangers[its.target])
+                if isinstance(its, Item) and self._overwrites and not its.rival and its.target in strangers
+                else its
+                for its in named
+            ]
+        heeded = iter(await self.heed_others([its for its in named if isinstance(its, Item)]))
+        return [next(heeded) if isinstance(its, Item) else its for its in named]
+
+    async def _take_here(self, taken: set[bytes], items: Sequence[Item], ledger: Port) -> list[Item | Trouble]:
         naming = self._naming()
         if not self._overwrites or not (self._routed or self._sole or naming.folds):
             return [*items]

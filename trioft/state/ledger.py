@@ -107,6 +107,15 @@ def ledger_path(state_dir: str, source: bytes, destination: bytes) -> str:
     return os.path.join(state_dir, f"{name}.sqlite")
 
 
+def identity_in(value: bytes | None) -> Identity | None:
+    """Return the identity that the table `about` has as *value*."""
+    if value is None:
+        return None
+    fields = json.loads(value)
+    place, point = (os.fsencode(fields[key]) for key in ("place", "point"))
+    return Identity(fields["kind"], fields["source"], fields["uuid"], place, point)
+
+
 class Ledger:
     """
     The SQLite file. Every error of SQLite leaves as ``LedgerError``; none is repaired by starting a new file.
@@ -188,11 +197,7 @@ class Ledger:
     def identity_of(self, side: str) -> Identity | None:
         """Return which filesystem the *side* was on when it was used last, or None if it never was."""
         row = self._db.execute("SELECT value FROM about WHERE key = ?", (f"{side}_filesystem",)).fetchone()
-        if row is None:
-            return None
-        fields = json.loads(row[0])
-        place, point = (os.fsencode(fields[key]) for key in ("place", "point"))
-        return Identity(fields["kind"], fields["source"], fields["uuid"], place, point)
+        return identity_in(row and row[0])
 
     def note_identity(self, side: str, identity: Identity) -> None:
         """From now on, this is the filesystem that the *side* is on."""

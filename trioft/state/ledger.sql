@@ -7,7 +7,9 @@ CREATE TABLE about (
     key   TEXT PRIMARY KEY,         -- source, destination: their paths; source_filesystem, destination_filesystem: what
                                     -- was mounted there, as JSON, so that another one is not mistaken for it;
                                     -- destination_resolution: of its times, in nanoseconds; destination_mounts: what is
-                                    -- mounted below it and was delivered to; made_by; id:
+                                    -- mounted below it and was delivered to; source_volumes: all that were mounted
+                                    -- there, in order; source_volume: the number of the present one, once there were
+                                    -- two (then a table `origin` says from which a name was delivered); made_by; id:
                                     -- 16 random bytes, of which the names of this ledger's partials have a mark
     value BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
