@@ -146,6 +146,20 @@ def test_put_back_replaces_nothing_and_leaves_no_folder(ground: Ground) -> None:
     assert going(ground) == []
 
 
+def test_what_trioft_has_not_taken_aside_is_not_put_back(ground: Ground) -> None:
+    """The name of the folder says which file it is for: any other in it is somebody else's."""
+    aside = removal.going_for(b"x/take")
+    ground.add(aside + b"/take", b"1")
+    ground.add(aside + b"/photo.jpg", b"2")
+    ground.add(b"x/.trioft-going-holiday/take", b"3")
+    assert removal.put_back(ground.ends.source, going(ground)) == [b"x/take"]
+    assert files_of(ground.source) == {
+        b"x/take": b"1",
+        aside + b"/photo.jpg": b"2",
+        b"x/.trioft-going-holiday/take": b"3",
+    }
+
+
 def test_what_is_just_being_removed_is_not_put_back(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scan that passes by meanwhile leaves it alone."""
     need_leases(ground.source)

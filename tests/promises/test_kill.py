@@ -33,6 +33,7 @@ from trioft.core.errors import FileTrouble, UnusableError
 from trioft.core.model import BLOCK_SIZE, MIB
 from trioft.core.naming import aside_of, partial_of
 from trioft.movers.ops.main import OPERATIONS, TELLING
+from trioft.movers.ops.removal import going_for
 from trioft.state.board import Board
 from trioft.state.reader import Records
 from truth import Recorded, check_promises, children_of, recorded
@@ -423,7 +424,7 @@ async def _die_in(operation: str, moment: str, times: int, site: Site, contents:
     make_tree(site.source, {path: content for path, content in contents.items() if path not in (b"sparse", b"log")})
     make_tree(site.source, {"empty/folder": None, "takes": None})
     # A run that was killed had taken this aside, to remove it.
-    make_tree(site.source, {".trioft-going-01234567/back": b"back"})
+    make_tree(site.source, {f"{os.fsdecode(going_for(b'back'))}/back": b"back"})
     contents[b"back"] = b"back"
     for path in (b"there", b"small/there"):  # these are compared only
         target = os.path.join(os.fsencode(site.dest), path)
@@ -450,7 +451,7 @@ async def _die_in(operation: str, moment: str, times: int, site: Site, contents:
             with pytest.RaisesGroup(pytest.RaisesExc(UnusableError, match="died, twice"), flatten_subgroups=True):
                 await run()
             del contents[b"back"]
-            assert files_of(site.source) == {**contents, b".trioft-going-01234567/back": b"back"}
+            assert files_of(site.source) == {**contents, going_for(b"back") + b"/back": b"back"}
             return
         take = Take(site)
         contents[b"takes/take.mxf"] = take.content

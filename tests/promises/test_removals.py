@@ -118,3 +118,21 @@ def test_an_archive_elsewhere_is_refused_before_anything_is_copied(site: Site) -
         f"source: {{path: {site.source}}}\ncopy: {{on_success: 'archive:{site.root}/made/later'}}\n"
     )
     assert site.run("config", "check", "-c", site.root / "trioft.yaml").code == 0
+
+
+def test_a_folder_that_only_looks_like_one_of_what_was_taken_aside_stays(site: Site) -> None:
+    """Nothing in it is moved; that it is left alone is said, whatever hex digits its name has."""
+    folders = [".trioft-going-holiday", "in/.trioft-going-01234567", ".trioft-going-0123456789"]
+    files: dict[str | bytes, bytes | int | None] = {f"{folder}/photo.jpg": b"mine" for folder in folders}
+    make_tree(site.source, files)
+    before = files_of(site.source)
+    for command in ("sync", "watch"):
+        agent = site.start(command, "--on-success", "delete")
+        if command == "watch":
+            make_tree(site.source, {"later": b"1"})
+            wait_until(lambda: (site.dest / "later").exists() and not (site.source / "later").exists())
+        done = agent.end(15 if command == "watch" else 0)
+        assert done.code == 0
+        assert "put back" not in done.err
+    assert files_of(site.source) == before
+    assert site.sync().summary["skipped"] == len(folders)

@@ -124,6 +124,67 @@ def test_a_folder_that_leads_back_into_the_source_frees_none_of_its_files(
     assert set(done.files("done")) == {"take.mxf", "notes"}
 
 
+@contextlib.contextmanager
+def leading_to_another(site: Site, how: str) -> Iterator[None]:
+    """The folder ``sub`` of the destination is the folder ``other`` of the source, or of what is mounted there."""
+    make_tree(site.source, {"sub/f": b"1", "sub/new/g": b"2"})
+    other = site.source / "other"
+    other.mkdir()
+    point = site.dest / "sub"
+    with contextlib.ExitStack() as stack:
+        if how == "link":
+            point.symlink_to(other)
+        else:
+            point.mkdir()
+            if how == "bind mount of what is mounted there":
+                disk = site.root / "disk"
+                disk.mkdir()
+                stack.enter_context(mounted(disk, "-t", "tmpfs", "tmpfs"))
+                stack.enter_context(mounted(other, "--bind", disk))
+                (disk / "below").mkdir()
+                other = disk / "below"
+            stack.enter_context(mounted(point, "--bind", other))
+        yield
+
+
+OTHERS = ["link", "bind mount", "bind mount of what is mounted there"]
+
+
+@pytest.mark.parametrize("how", OTHERS)
+@pytest.mark.parametrize("keep", [True, False], ids=["keep", "delete"])
+def test_a_folder_that_is_another_one_of_the_source_gets_nothing(site: Site, how: str, keep: bool) -> None:
+    """What would be delivered there would lie in the source. Also below it, where there is no such folder yet."""
+    with leading_to_another(site, how):
+        options = ["--on-success", "keep" if keep else "delete", "--exclude", "other"]
+        done = site.sync(*options)
+        assert (done.code, set(done.files("failed"))) == (1, {"sub/f", "sub/new/g"}), done.err
+        assert "lies in the source itself" in done.err
+        assert files_of(site.source) == {b"sub/f": b"1", b"sub/new/g": b"2"}
+
+
+def test_what_lies_in_the_source_is_no_copy(site: Site) -> None:
+    """Neither for `safe` nor for `verify`, whatever was delivered under that name."""
+    make_tree(site.source, {"sub/f": b"1", "other/g": b"2"})
+    assert site.sync("--verify", "readback").code == 0
+    assert site.run("safe", site.source / "sub", "--state-dir", site.state).code == 0
+    os.rename(site.dest / "sub" / "f", site.source / "other" / "f")
+    with mounted(site.dest / "sub", "--bind", site.source / "other"):
+        _is_no_copy(site)
+    (site.dest / "sub").rmdir()
+    (site.dest / "sub").symlink_to("../source/sub")
+    _is_no_copy(site)
+
+
+def _is_no_copy(site: Site) -> None:
+    for read in ([], ["--read"]):
+        done = site.run("safe", site.source / "sub", "--state-dir", site.state, *read)
+        assert (done.code, "source itself" in done.out) == (1, True), done.out + done.err
+    done = site.run("verify", site.source, site.dest, "--state-dir", site.state, "--again")
+    assert done.code == 1, done.err
+    assert "sub/f: missing: its folder at the destination lies in the source itself" in done.err
+    assert "1 verified, 1 missing" in done.err
+
+
 @pytest.mark.parametrize("policy", ["overwrite", "rename"])
 def test_a_fuse_mount_of_a_source_folder_below_the_destination_frees_none_of_its_files(
     site: Site, view: FaultMount, policy: str

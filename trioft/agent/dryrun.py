@@ -80,9 +80,12 @@ async def _hold_the_same(call: Call, ends: Ends, found: Found) -> bool:
     """Does the destination's file hold what the source's does? Raises ``FileTrouble`` where they cannot be read."""
     for start in range(0, found.fingerprint.size, SPAN_SIZE):
         end = min(start + SPAN_SIZE, found.fingerprint.size)
-        (seen,) = await call(ask.READ_DELIVERED, ends.destination, [Piece(found.target, start, end)], tell=_ignore)
+        piece = Piece(found.target, start, end)
+        (seen,) = await call(ask.READ_DELIVERED, ends.destination, [piece], ends.source.path, tell=_ignore)
         if seen.trouble is not None:
             raise FileTrouble(seen.trouble)
+        if seen.in_source:
+            return False
         blocks = [(seen.digests[at : at + 16], b"") for at in range(0, len(seen.digests), 16)]
         if seen.size != found.fingerprint.size:
             return False

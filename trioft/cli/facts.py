@@ -205,7 +205,7 @@ async def _look(config: Config, records: Records, path: bytes, target: bytes, pa
             pieces = [Piece(name, 0, 0) for name in (target, partial) if name is not None]
             try:
                 root = await movers.call(ask.RECOGNIZE, records.destination, was, marker, settings.require_mount)
-                there, *rest = await movers.call(ask.READ_DELIVERED, root, pieces)
+                there, *rest = await movers.call(ask.READ_DELIVERED, root, pieces, area.archive or records.source)
                 found["destination"] = Now(there=there, partial=rest[0] if rest else None)
             except FileTrouble as error:
                 found["destination"] = Now(destination_error=str(error))

@@ -219,3 +219,4 @@ class Seen(NamedTuple):
     digests: bytes = b""  # of the blocks that were asked for, as far as the file goes
     trouble: Trouble | None = None
     file: tuple[int, int] = (0, 0)  # its device and inode
+    in_source: bool = False  # the folder that it lies in is one of the source's: this is no copy

@@ -35,11 +35,17 @@ _FORMER = re.compile(rb"\.[0-9a-f]{8}\.(?:partial|replaced)\Z", re.DOTALL)
 
 # What a delivered source is taken aside to, beside it, before it goes.
 GOING = HIDDEN + b"going-"
+_GOING_FOLDER = re.compile(rb"\.trioft-going-[0-9a-f]{8}\Z")
 
 
 def is_going(name: bytes) -> bool:
     """Return whether this is a folder of sources on their way out, or the path of such a folder, or of one in it."""
     return b"/" + GOING in b"/" + name
+
+
+def is_going_folder(path: bytes) -> bool:
+    """Return whether this is what trioft calls a folder of sources on their way out."""
+    return _GOING_FOLDER.match(path.rpartition(b"/")[2]) is not None
 
 
 @functools.lru_cache(maxsize=256)

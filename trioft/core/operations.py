@@ -197,7 +197,7 @@ MARK: Operation[Never, list[Trouble | None], Root, list[bytes], bytes] = Operati
 
 # --- what was delivered ----------------------------------------------------------------------------------------------
 
-READ_DELIVERED: Operation[Step, list[Seen], Root, list[Piece]] = Operation("read_delivered", DESTINATION)
+READ_DELIVERED: Operation[Step, list[Seen], Root, list[Piece], bytes] = Operation("read_delivered", DESTINATION)
 SUM_DELIVERED: Operation[Step, Result, Root, Unlisted, str, int, bool] = Operation(
     "sum_delivered", DESTINATION, patience=_BARRIER, background=True
 )

@@ -213,10 +213,16 @@ class Inquiry:
             facts[n] = attrs.evolve(facts[n], copy=copy)
         return facts
 
+    @property
+    def _source_path(self) -> bytes:
+        """The source, or the folder of the archive; of a source that is one file that one."""
+        is_folder = self._source.path != os.path.dirname(self.records.source)
+        return self._source.path if is_folder else self.records.source
+
     async def _read_pieces(self, pieces: list[Piece]) -> list[Seen]:
         assert self._destination is not None
         try:
-            return await self.call(ask.READ_DELIVERED, self._destination, pieces, tell=self._count)
+            return await self.call(ask.READ_DELIVERED, self._destination, pieces, self._source_path, tell=self._count)
         except FileTrouble as error:
             if len(pieces) == 1:
                 return [Seen(None, trouble=error.trouble)]

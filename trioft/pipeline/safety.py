@@ -163,6 +163,8 @@ def _why_not_copy(x: Facts, recorded: Recorded) -> Reason | None:
         return no("copy_gone", f"there is no {name} at the destination any more")
     if x.source.fingerprint is not None and there.file == x.source.fingerprint[:2]:
         return no("copy_is_source", f"{name} at the destination is the source itself, by another way")
+    if there.in_source:
+        return no("copy_in_source", f"the folder of {name} at the destination lies in the source itself: it is no copy")
     resolution = x.resolution_ns or _COARSEST_NS
     if there.size != known.size:
         return no("copy_changed", _another(name))

@@ -76,6 +76,8 @@ def judge(delivery: Delivery, seen: Seen, digest: bytes | None) -> Judgement:
         return Judgement(delivery, UNREADABLE, str(seen.trouble))
     if seen.size is None:
         return Judgement(delivery, MISSING, "there is no regular file of this name")
+    if seen.in_source:
+        return Judgement(delivery, MISSING, "its folder at the destination lies in the source itself: there is no copy")
     if seen.size != delivery.size:
         what = f"{seen.size:,} bytes instead of {delivery.size:,}"
     elif delivery.digest is None:
@@ -191,7 +193,7 @@ class Verification:
         for start in range(0, delivery.size if delivery.digest is not None else 1, SPAN_SIZE):
             end = min(start + SPAN_SIZE, delivery.size) if delivery.digest is not None else 0
             (seen,) = await self._read([Piece(delivery.target, start, end)])
-            if seen.size != delivery.size:
+            if seen.size != delivery.size or seen.in_source:
                 break
             digests += seen.digests
         return judge(delivery, seen, file_digest(digests))
@@ -214,7 +216,7 @@ class Verification:
 
     async def _call(self, pieces: list[Piece]) -> list[Seen]:
         try:
-            return await self.movers.call(ask.READ_DELIVERED, self._root, pieces, tell=self._count)
+            return await self.movers.call(ask.READ_DELIVERED, self._root, pieces, self.records.source, tell=self._count)
         except FileTrouble as error:
             return [Seen(None, trouble=error.trouble._replace(op="read", path=piece.target)) for piece in pieces]
 

@@ -108,6 +108,37 @@ def mounts_below(path: bytes) -> dict[bytes, tuple[int, bytes, bytes]]:
     return found
 
 
+def lies_within(fd: int, source: bytes, root: int) -> bool:
+    """
+    Does the folder that is open as *fd* lie in the folder *source*, whatever links and mounts it was reached by?
+
+    Asks the mount table, and touches no mount. *root* is the end that the folder was reached from, which itself does
+    not lie in *source* for all that is known; where it does, by a mount in there, that does not count.
+    """
+    place, end = (os.readlink(b"/proc/self/fd/%d" % its) for its in (fd, root))
+    numbers = linux.mount_id(fd), linux.mount_id(root)
+    if (place + b"/").startswith(_inside(end)) and numbers[0] == numbers[1] != -1:
+        return False
+    if (place + b"/").startswith(_inside(source)):
+        return True
+    mounts = list(_mounts())
+    its, roots = (
+        next(((m.device, os.path.join(m.root, path[len(_inside(m.point)) :])) for m in mounts if m.id == number), None)
+        for number, path in zip(numbers, (place, end), strict=True)
+    )
+    above, below = _mount_at(source)
+    tops = [(m.device, m.root) for m in mounts if m.point.startswith(_inside(source))]
+    tops = [top for top in tops if roots is None or not _is_in(roots, top)]
+    if above is not None:
+        tops.append((above.device, below))
+    return its is not None and any(_is_in(its, top) for top in tops)
+
+
+def _is_in(place: tuple[bytes, bytes], top: tuple[bytes, bytes]) -> bool:
+    """Is a place, of a device, *top* or inside of it?"""
+    return place[0] == top[0] and (place[1] + b"/").startswith(_inside(top[1]))
+
+
 def _identify(fd: int, path: bytes) -> Identity:
     """Return which folder of which filesystem is open as *fd*; not of *path*, which may lead elsewhere by now."""
     number, where = linux.mount_id(fd), path

@@ -188,6 +188,12 @@ def going_for(path: bytes) -> bytes:
     return folder + slash + GOING + xxhash.xxh3_64_hexdigest(path)[:8].encode()
 
 
+def fits(going: bytes, name: bytes) -> bool:
+    """Can the file *name* in the folder *going* have been taken aside to that? What others put there does not fit."""
+    folder, slash, _ = going.rpartition(b"/")
+    return going == going_for(folder + slash + name)
+
+
 @contextlib.contextmanager
 def _folder_of_ones_own(src: int, going: bytes) -> Iterator[None]:
     """While inside, the hidden folder *going* is there, and nobody else clears it up."""
@@ -232,7 +238,7 @@ def put_back(source: Root, folders: list[bytes]) -> list[bytes]:
     """
     Put files back that a run, which was killed then, had taken aside in *folders*. Return their names.
 
-    Where somebody is removing files there just now, nothing is done.
+    Where somebody is removing files there just now, nothing is done; nor with what trioft has not taken there.
     """
     names: list[bytes] = []
     with opened(source, Side.SOURCE) as src:
@@ -245,7 +251,8 @@ def put_back(source: Root, folders: list[bytes]) -> list[bytes]:
                     above, slash, _ = going.rpartition(b"/")
                     for name in os.listdir(fd):
                         raw = os.fsencode(name)
-                        names.append(_put_back(src, going + b"/" + raw, above + slash + raw))
+                        if fits(going, raw):
+                            names.append(_put_back(src, going + b"/" + raw, above + slash + raw))
                     beneath.rmdir(going, dir_fd=src)
                 finally:
                     close_quietly(fd)

@@ -18,12 +18,13 @@ from trioft.core import answers
 from trioft.core.answers import Folder, Listing, Look
 from trioft.core.errors import Side, trouble_of
 from trioft.core.model import Found, Manner, Markers, Root, Routes
-from trioft.core.naming import GOING, OWN, Wanted, is_marker, is_own, is_view_probe
+from trioft.core.naming import GOING, OWN, Wanted, is_going_folder, is_marker, is_own, is_view_probe
 from trioft.core.routes import route
 from trioft.movers.ops import beneath, writers
 from trioft.movers.ops.files import NAMES_A_CALL, READ, close_quietly, opened
 from trioft.movers.ops.folder.listing import is_twin, listed, not_alike
 from trioft.movers.ops.identity import identify
+from trioft.movers.ops.removal import fits
 from trioft.movers.ops.slate import look_at, touch
 from trioft.movers.ops.source import is_marked, marker_says
 
@@ -126,7 +127,11 @@ def _scan_folder(
                 if wanted.folder(path):
                     below.append(path)
                 elif entry.name.startswith(_GOING):
-                    going.append(path)
+                    ours, others = _taken_aside(fd, entry.name, path)
+                    if ours:
+                        going.append(path)
+                    if others and not wanted.excludes(path):
+                        listing.skipped.append((path, OWN))
                 elif is_own(path) and not wanted.excludes(path):
                     listing.skipped.append((path, OWN))
                 continue
@@ -179,6 +184,23 @@ def _scan_folder(
             files = [route(found, routes) for found in files]
         listing.folders.append(Folder(folder, files, stamp))
     return count
+
+
+def _taken_aside(folder: int, name: str, path: bytes) -> tuple[bool, bool]:
+    """Does a hidden folder have files that trioft has taken aside, or nothing any more? And does it have others?"""
+    if not is_going_folder(path):
+        return False, True
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    except FileNotFoundError:
+        return False, False
+    except OSError:
+        return False, True
+    try:
+        known = [fits(path, os.fsencode(inside)) for inside in os.listdir(fd)]
+        return any(known) or not known, not all(known)
+    finally:
+        close_quietly(fd)
 
 
 def _is_left_by_us(entry: os.DirEntry[str], path: bytes) -> bool:

@@ -21,6 +21,7 @@ from trioft.core.naming import VIEW_PROBE, is_view_probe
 from trioft.movers.ops import beneath
 from trioft.movers.ops.beneath import Top, VolumeLost
 from trioft.movers.ops.files import close_quietly, opened
+from trioft.movers.ops.mounts import lies_within
 from trioft.movers.ops.slate import look_at, touch
 
 _FOLDERS = 1_000  # below a root that are looked into
@@ -162,15 +163,21 @@ def refuse_view(src: Top, dst: Top, item: Item) -> None:
     here, there = os.path.dirname(item.path), os.path.dirname(item.target)
     if not there or (here, there) in dst.separate:
         return
-    try:
-        its = dst.parent(there)
-        source, place = _path_of(src), _path_of(its)
-        is_inside = place == source or place.startswith(source.rstrip(b"/") + b"/")
-        if is_inside or os.path.samestat(os.fstat(its), os.fstat(_folder(src, here))):
-            raise _own(item.target)
-    except OSError:
-        return  # there is no such folder yet, or whoever uses it next will meet the same
-    dst.separate.add((here, there))
+    is_there, folder = True, there
+    while folder:
+        try:
+            its = dst.parent(folder)
+            if lies_within(its, os.readlink(b"/proc/self/fd/%d" % src), dst):
+                raise _own(item.target)
+            if is_there and os.path.samestat(os.fstat(its), os.fstat(_folder(src, here))):
+                raise _own(item.target)
+            break
+        except FileNotFoundError:  # there is no such folder yet: it is going to be made in the one above
+            is_there, folder = False, os.path.dirname(folder)
+        except OSError:
+            return  # whoever uses it next will meet the same
+    if is_there:
+        dst.separate.add((here, there))
 
 
 def is_source_itself(src: Top, src_fd: int, dst: Top, item: Item, target: bytes, there: os.stat_result) -> bool:
@@ -224,7 +231,3 @@ def _appears_beside(src: Top, here: bytes, dst: Top, folder: bytes) -> bool | No
 
 def _folder(top: Top, path: bytes) -> int:
     return top.parent(path) if path else top
-
-
-def _path_of(fd: int) -> bytes:
-    return os.readlink(b"/proc/self/fd/%d" % fd)
