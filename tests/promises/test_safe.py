@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
 import sqlite3
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
 
-from support import Done, Site, make_tree, run_without_privilege
+from support import Done, Site, make_tree, run_without_privilege, wait_until
 from trioft.cli.safe import areas_of
 from trioft.config.options import Config
 from trioft.core.model import BLOCK_SIZE
@@ -355,3 +358,60 @@ def test_the_areas_that_are_meant_are_those_of_all_ledgers(site: Site) -> None:
         assert site.run("sync", source, dest, "--state-dir", site.state, "--settle", "0s").code == 0
     found = areas_of(Config(), str(site.state), os.fsencode(site.source / "sub/a"))
     assert sorted(area.path for _, area in found) == [b"a", b"sub/a"]
+
+
+# --- of the port
+
+
+def known_at(url: str) -> dict[str, Any]:
+    """Return what the port says now of the only job."""
+    with urllib.request.urlopen(f"{url}api/v1/safe", timeout=20) as answer:
+        (known,) = json.load(answer)["jobs"]
+    return cast(dict[str, Any], known)
+
+
+def until_current(url: str) -> dict[str, Any]:
+    wait_until(lambda: known_at(url)["current"], seconds=15)
+    return known_at(url)
+
+
+def test_what_the_port_calls_current_is_so_now(site: Site) -> None:
+    """A copy that goes, and one that is overwritten, are not missed for long."""
+    make_tree(site.source, {"a": 1000, "b": 1000})
+    agent = site.watch("--feed", "127.0.0.1:0")
+    url = agent.wait_for(lambda line: line["event"] == "feed")["text"].rpartition(" ")[2]
+    agent.wait_for_file("b", "done")
+    assert until_current(url)["safe"] == "yes"
+
+    def tells_of(kind: str) -> None:
+        """From 5 s on nobody hears a yes that is called current; and soon it is known what is wrong."""
+        time.sleep(5.2)
+        told = known_at(url)
+        assert (told["safe"], told["current"]) != ("yes", True)
+        told = until_current(url)
+        assert (told["safe"], kind in kinds(told)) == ("no", True), told
+
+    (site.dest / "a").rename(site.root / "aside")
+    tells_of("copy_gone")
+    (site.root / "aside").rename(site.dest / "a")
+    wait_until(lambda: until_current(url)["safe"] == "yes", seconds=30)
+    (site.dest / "b").write_bytes(b"another one")
+    tells_of("copy_changed")
+
+
+def test_the_port_does_not_call_a_source_safe_that_is_being_written(site: Site) -> None:
+    """What was appended by somebody who still holds it open, is known of at once, or after some seconds."""
+    make_tree(site.source, {"a": 1000})
+    agent = site.watch("--feed", "127.0.0.1:0")
+    url = agent.wait_for(lambda line: line["event"] == "feed")["text"].rpartition(" ")[2]
+    agent.wait_for_file("a", "done")
+    assert until_current(url)["safe"] == "yes"
+    with open(site.source / "a", "ab") as held:
+        held.write(b"more")
+        held.flush()
+        time.sleep(5.2)
+        for _ in range(5):
+            told = known_at(url)
+            assert (told["safe"], told["current"]) != ("yes", True), told
+    agent.wait_for_file("a", "done")
+    wait_until(lambda: until_current(url)["safe"] == "yes", seconds=30)

@@ -24,9 +24,10 @@ line beats it, and it beats the configuration file.
 """
 
 EXIT_STATUS = """
-EXIT STATUS:  0 everything is at the destination (watch: stopped by a signal).  1 some files failed.  2 wrong usage or
-configuration.  3 source or destination unusable.  4 nothing failed, but files still being written were left for the
-next run.  5 another trioft works on the same pair.  130, 143 sync was interrupted; partials are resumable.
+EXIT STATUS:  0 everything that was to be transferred is at the destination; what was skipped is said, and counted
+(watch: stopped by a signal).  1 some files failed.  2 wrong usage or configuration.  3 source or destination unusable.
+4 nothing failed, but files still being written were left for the next run.  5 another trioft works on the same pair.
+130, 143 sync was interrupted; partials are resumable.
 Of several jobs it is the code of the one that is worst off: 2, 3, 5, 1, 4, 0.
 """
 

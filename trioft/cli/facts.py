@@ -18,6 +18,7 @@ from trioft.config.policy import markers_of, routes_of
 from trioft.core import operations as ask
 from trioft.core.answers import Look, Piece, Seen, Sight
 from trioft.core.errors import ConfigError, FileTrouble, show_path
+from trioft.core.manifest import own_names
 from trioft.core.model import Checkpoint, Fingerprint, Markers
 from trioft.core.naming import Wanted, is_marker, why_not_wanted
 from trioft.core.routes import explain as explain_route
@@ -125,7 +126,7 @@ def _sight_of(look: Look | None, path: bytes) -> Sight:
 
 def decide(config: Config, path: bytes, source: bytes, version: Fingerprint | None = None) -> Decision:
     """Return what *config* says about a file; of which *version*, a rule for its name may have to know."""
-    why_not = why_not_wanted(path, config.source.include, config.source.excluded)
+    why_not = why_not_wanted(path, config.source.include, (*config.source.excluded, *own_names(config.copy.manifest)))
     archive = config.copy.on_success.folder
     if archive is not None and _below(os.fsencode(os.path.abspath(archive)), os.path.join(source, path)) is not None:
         why_not = "it is in the archive folder"

@@ -20,6 +20,8 @@ NAME_MAX = 255  # bytes of one name, on every filesystem that Linux mounts for w
 PARTIAL = b".trioft-partial"
 HIDDEN = b".trioft-"
 # Why a source file is left alone that is called so.
+MANIFEST = "at the destination, trioft writes manifests of its own under names like this (copy.manifest)"
+AT_ANY_DEPTH = "/**/"  # what a pattern begins with that leaves out names of manifests: what it matches is told
 OWN = "trioft keeps names like this for itself: NAME.trioft-partial, and .trioft-NAME"
 _PARTIAL = re.compile(rb"\.([0-9a-f]{16})\.trioft-partial\Z", re.DOTALL)
 PROBE = HIDDEN + b"probe-"
@@ -231,11 +233,12 @@ class Wanted:
 
     def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
         self._include = compile_globs(tuple(include))
-        self._exclude = compile_globs(tuple(exclude))
+        self._manifests = compile_globs(tuple(glob for glob in exclude if glob.startswith(AT_ANY_DEPTH)))
+        self._exclude = compile_globs(tuple(glob for glob in exclude if not glob.startswith(AT_ANY_DEPTH)))
 
     def folder(self, path: bytes) -> bool:
         """Return whether anything below this folder may be wanted."""
-        return not is_own(path) and not is_going(path) and not self.excludes(path)
+        return not is_own(path) and not is_going(path) and not self.excludes(path) and not self._is_manifest(path)
 
     def excludes(self, path: bytes) -> bool:
         """Return whether the user does not want to hear of this path at all."""
@@ -243,9 +246,21 @@ class Wanted:
 
     def file(self, path: bytes) -> bool:
         """Return whether this file (or link, or device) is wanted; what has one of trioft's own names never is."""
-        if is_own(path) or is_going(path) or self.excludes(path):
+        if is_own(path) or is_going(path) or self.excludes(path) or self._is_manifest(path):
             return False
         return self._include is None or _matches(self._include, path)
+
+    def why_skipped(self, path: bytes) -> str | None:
+        """Say why *path* is left although the user has not excluded it: for its name. None where that is not so."""
+        if self.excludes(path):
+            return None
+        if is_own(path):
+            return OWN
+        is_included = self._include is None or _matches(self._include, path)
+        return MANIFEST if is_included and self._is_manifest(path) else None
+
+    def _is_manifest(self, path: bytes) -> bool:
+        return self._manifests is not None and _matches(self._manifests, path)
 
 
 def why_not_wanted(path: bytes, include: Sequence[str], exclude: Sequence[str]) -> str | None:
@@ -256,6 +271,8 @@ def why_not_wanted(path: bytes, include: Sequence[str], exclude: Sequence[str]) 
         return OWN
     for pattern in exclude:
         if Wanted((pattern,), ()).file(path):
+            if pattern.startswith(AT_ANY_DEPTH):
+                return MANIFEST
             return f"excluded by {pattern!r}"
     if not Wanted(include, ()).file(path):
         return f"included are only {', '.join(map(repr, include))}"

@@ -1,8 +1,9 @@
 """
 Verdicts: whether the sources may be removed, for the page and ``/api/v1/safe``.
 
-From the ledgers and both ends, as ``trioft safe`` has them: they know what earlier runs have delivered, too. It is
-looked at while somebody asks, for a small share of the time, by a mover of its own. The newest verdicts are kept.
+From the ledgers and both ends, as ``trioft safe`` has them: they know what earlier runs have delivered, too. Whoever
+asks has it looked at anew, unless that was done a moment ago: one look at a time, by a mover of its own, for a small
+share of the time. The newest verdicts are kept; how old they are is said with them.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ from trioft.pipeline.safety import Tally, tally_fields
 from trioft.state.fields import path_fields
 from trioft.state.reader import Records
 
-_AT_LEAST = 1.0  # seconds between two looks
-_OLD = 60.0  # seconds after which it is looked at again, although nothing has come of any file here
-_SHARE = 0.05  # of the time that looking may take
-_ASKED = 60.0  # seconds for which it goes on after somebody has asked
+_AT_LEAST = 2.0  # seconds between two looks
+_PAUSE = 10.0  # times as long as the last look took, nobody has another one begun
+_FRESH = 5.0  # seconds for which what was found counts as being so: from when that look was begun
+_WAIT = 2.0  # seconds for which an answer waits for a look
 
 
-@attrs.define
+@attrs.frozen
 class _Verdict:
-    """The newest verdict on one job, and what had become of its files until then."""
+    """What the newest look at one job has found, and which state of its board that was."""
 
-    fields: dict[str, Any]
-    totals: tuple[int, ...]
-    at: float  # on trio's clock
+    fields: dict[str, Any] | None  # None: it could not be looked at
+    revision: int
+    at: float  # when that look was begun, on trio's clock
 
 
 class Verdicts:
@@ -45,54 +46,62 @@ class Verdicts:
 
     def __init__(self, runs: Sequence[JobRun]) -> None:
         self._runs = runs
-        self._known: dict[str | None, _Verdict] = {}
+        self._found: dict[str | None, _Verdict] = {}
         self._asked = trio.Event()
-        self._asked_at = -math.inf
+        self._looked = trio.Event()
+        self._next = -math.inf  # the earliest time of the next look
 
-    def fields(self) -> dict[str, object]:
-        """Return what is known, as JSON has it; and have it looked at, soon, whether it is still so."""
-        self._asked_at = trio.current_time()
-        self._asked.set()
+    async def fields(self) -> dict[str, object]:
+        """
+        Return what is known, as JSON has it. What is old is looked at anew.
+
+        Where that is a matter of a moment, it is waited for.
+        """
+        with trio.move_on_after(_WAIT):
+            while not all(self._is_current(run) for run in self._runs):
+                self._asked.set()
+                if self._next > trio.current_time() + _WAIT:
+                    break
+                await self._looked.wait()
         return {"jobs": [self._fields_of(run) for run in self._runs]}
 
     def _fields_of(self, run: JobRun) -> dict[str, object]:
-        verdict = self._known.get(run.board.job)
-        fields: dict[str, object] = {"job": run.board.job, "known": verdict is not None, "current": False}
-        if verdict is not None:
-            fields |= verdict.fields | {"current": verdict.totals == _totals_of(run)}
+        found = self._found.get(run.board.job)
+        fields: dict[str, object] = {"job": run.board.job, "known": False, "current": False}
+        if found is not None and found.fields is not None:
+            fields |= found.fields | {"known": True, "current": self._is_current(run)}
         return fields
 
+    def _is_current(self, run: JobRun) -> bool:
+        """Was the job looked at a moment ago, and nothing has become known of it since?"""
+        found = self._found.get(run.board.job)
+        if found is None or found.revision != run.board.revision:
+            return False
+        return trio.current_time() - found.at <= _FRESH
+
     async def run(self) -> None:
-        """Look, while somebody asks. Runs until cancelled."""
+        """Look, whenever somebody asks. Runs until cancelled."""
         while True:
             await self._asked.wait()
+            self._asked = trio.Event()
             begun = trio.current_time()
             for run in self._runs:
-                if self._is_due(run):
+                if not self._is_current(run):
                     await self._look(run)
-            cost = trio.current_time() - begun
-            await trio.sleep(max(_AT_LEAST, cost / _SHARE))
-            if trio.current_time() - self._asked_at > _ASKED:
-                self._asked = trio.Event()
-
-    def _is_due(self, run: JobRun) -> bool:
-        verdict = self._known.get(run.board.job)
-        if verdict is None or verdict.totals != _totals_of(run):
-            return True
-        return trio.current_time() - verdict.at > _OLD
+            now = trio.current_time()
+            self._next = now + max(_AT_LEAST, (now - begun) * _PAUSE)
+            self._looked.set()
+            self._looked = trio.Event()
+            await trio.sleep_until(self._next)
 
     async def _look(self, run: JobRun) -> None:
         """Look at one job. Where that cannot be, nothing is known any more."""
-        totals = _totals_of(run)
-        if run.ledger is None:
-            self._known.pop(run.board.job, None)
-            return
-        try:
-            fields = await _ask(run, run.ledger)
-        except (TrioftError, FileTrouble, OSError):
-            self._known.pop(run.board.job, None)
-        else:
-            self._known[run.board.job] = _Verdict(fields, totals, trio.current_time())
+        revision, at = run.board.revision, trio.current_time()
+        fields = None
+        if run.ledger is not None:
+            with contextlib.suppress(TrioftError, FileTrouble, OSError):
+                fields = await _ask(run, run.ledger)
+        self._found[run.board.job] = _Verdict(fields, revision, at)
 
 
 async def _ask(run: JobRun, ledger: str) -> dict[str, Any]:
@@ -104,10 +113,3 @@ async def _ask(run: JobRun, ledger: str) -> dict[str, Any]:
             total: Tally = await inquiry.run()
     parts = [{**path_fields("path", path), **tally_fields(part)} for path, part in sorted(inquiry.parts.items())]
     return {**tally_fields(total), "read": False, "time": time, "folders": parts}
-
-
-def _totals_of(run: JobRun) -> tuple[int, ...]:
-    """Return what changes when something becomes of a file."""
-    board = run.board
-    totals = board.totals
-    return totals.delivered, totals.already, totals.failed, totals.skipped, totals.busy, board.pending_files

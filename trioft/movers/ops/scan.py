@@ -18,7 +18,7 @@ from trioft.core import answers
 from trioft.core.answers import Folder, Listing, Look
 from trioft.core.errors import Side, trouble_of
 from trioft.core.model import Found, Manner, Markers, Root, Routes
-from trioft.core.naming import GOING, OWN, Wanted, is_going_folder, is_marker, is_own, is_view_probe
+from trioft.core.naming import GOING, OWN, Wanted, is_going_folder, is_marker, is_view_probe
 from trioft.core.routes import route
 from trioft.movers.ops import beneath, writers
 from trioft.movers.ops.files import NAMES_A_CALL, READ, close_quietly, opened
@@ -132,8 +132,8 @@ def _scan_folder(
                         going.append(path)
                     if others and not wanted.excludes(path):
                         listing.skipped.append((path, OWN))
-                elif is_own(path) and not wanted.excludes(path):
-                    listing.skipped.append((path, OWN))
+                elif (why := wanted.why_skipped(path)) is not None:
+                    listing.skipped.append((path, why))
                 continue
             if markers.source and is_marker(path, markers.source) and entry.is_file(follow_symlinks=False):
                 with contextlib.suppress(OSError):  # then its file has none
@@ -142,8 +142,8 @@ def _scan_folder(
                     if status.st_size == 0:
                         continue
             if not wanted.file(path):
-                if is_own(path) and not wanted.excludes(path) and not _is_left_by_us(entry, path):
-                    listing.skipped.append((path, OWN))
+                if (why := wanted.why_skipped(path)) is not None and not _is_left_by_us(entry, path):
+                    listing.skipped.append((path, why))
                 continue
             try:
                 status = entry.stat(follow_symlinks=False)

@@ -362,7 +362,8 @@ setInterval(() => { // clocks go on without messages
   if (feed.totals) sample();
   if (!document.hidden) draw();
 }, SAMPLE);
-document.addEventListener("visibilitychange", () => document.hidden || draw());
-setInterval(() => document.hidden || !feed.isLive || feed.askVerdicts(), 2 * SAMPLE);
+const askVerdicts = () => document.hidden || !feed.isLive || feed.askVerdicts();
+document.addEventListener("visibilitychange", () => { if (!document.hidden) draw(); askVerdicts(); });
+setInterval(askVerdicts, 2 * SAMPLE);
 draw();
 feed.connect();

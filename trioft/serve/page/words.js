@@ -6,7 +6,7 @@ export const STATES = [
 export const ACTIVE = new Set(["copying", "verifying"]);
 export const FINAL = new Set(["done", "failed", "skipped", "gone"]);
 export const KEPT = 1_000; // finished files that the feed keeps
-const FRESH = 300_000; // milliseconds for which it counts that it was looked at
+const FRESH = 10_000; // milliseconds since a look for which a yes stands: the agent gives it half of that
 
 const number = new Intl.NumberFormat("en");
 export const count = (n, one, many = `${one}s`) => `${number.format(n)} ${n === 1 ? one : many}`;
@@ -102,7 +102,7 @@ const because = (known) => known.reasons.map(({ text, files, examples }) =>
   `${files > 1 ? `${count(files, "file")}: ` : ""}${text}${files === 1 && examples.length ? ` (${examples[0]})` : ""}`).join("; ");
 
 // May all of the source be removed? *known* is what was found when it was looked at last, from the ledger and at both
-// ends. "sure" only where that still holds, and nothing has come of any file since.
+// ends. "sure" only where that was a moment ago, and nothing has become known of any file since.
 export function verdict(feed, failed, known) {
   const { agent, totals, source, destination } = feed;
   const unsure = (text) => ({ sure: false, text });
@@ -114,13 +114,20 @@ export function verdict(feed, failed, known) {
   ].filter(([n]) => n > 0).map(([n, what]) => `${plain(n)} ${what}`);
   if (open.length) return unsure(`No: ${open.join(", ")}.`);
   if (destination.state !== "ok") return unsure("Unknown: the destination cannot be seen.");
-  const isFresh = known?.current && feed.now - Date.parse(known.time) < FRESH;
-  if (!known?.known || !isFresh) return unsure("Not known yet: sources and copies are being looked at.");
+  if (!known?.known) return unsure("Not known yet: sources and copies are being looked at.");
+  const at = `as of ${clock(known.time)}`, isNow = known.current && feed.now - Date.parse(known.time) < FRESH;
+  const { sure, text } = found(known, isNow ? `, ${at}` : "");
+  return isNow ? { sure, text } : unsure(`Not known now: sources and copies are being looked at again. Last found, ${at}: ${text}`);
+}
+
+// What was found; a yes says *when*.
+function found(known, when) {
+  const unsure = (text) => ({ sure: false, text });
   if (known.reasons.some(({ kind }) => kind === "nothing")) return unsure("There is no file that could be removed.");
   if (known.safe === "no") return unsure(`No: ${because(known)}.`);
   if (known.safe !== "yes") return unsure(`Unknown: ${because(known)}.`);
   const others = known.not_copied.map(({ kind, files }) => `${kind}: ${plain(files)}`).join(", ");
   const what = `${count(known.files, "file")}, ${size(known.bytes)}, verified when delivered; each copy is there`;
   const more = others && `; not copied: ${others}`;
-  return { sure: true, text: `Yes, as looked at ${clock(known.time)}: ${what}, with its size and time${more}.` };
+  return { sure: true, text: `Yes${when}: ${what}, with its size and time${more}.` };
 }
