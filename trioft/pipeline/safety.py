@@ -80,7 +80,8 @@ def judge(x: Facts) -> Reason | None:
     if recorded is None:
         return no("not_on_record", "it is not on record that it was delivered")
     if not recorded.is_delivered:
-        return no("not_delivered", f"it was not delivered: it has {recorded.known.outcome}")
+        what = "it was skipped" if recorded.known.outcome == "skipped" else f"it has {recorded.known.outcome}"
+        return no("not_delivered", f"it was not delivered: {what}")
     if not recorded.target:
         return no("replaced", "another file has been delivered under its name since")
     return _why_not_source(x, recorded) or _why_not_proved(x, recorded) or _why_not_copy(x, recorded)
