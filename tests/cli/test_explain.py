@@ -110,6 +110,7 @@ def test_a_source_may_go_when_nothing_speaks_against_it(x: Explanation) -> None:
     [
         (attrs.evolve(WELL, recorded=None), "it is not on record that it was delivered"),
         (_known(outcome="failed"), "it was not delivered: it has failed"),
+        (_known(outcome="skipped"), "it was not delivered: it was skipped"),
         (_now(source=None, source_error="it hangs"), "the source cannot be looked at: it hangs"),
         (_now(source=Look(b"a", "gone")), "it is gone already"),
         (_now(source=Look(b"a", "folder")), "what is there now is no regular file"),

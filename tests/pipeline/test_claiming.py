@@ -71,7 +71,7 @@ async def test_a_claim_that_was_taken_over_is_told(desk: Desk) -> None:
     """By which host and process it was held."""
     desk.answers["claim"] = Claimed(instead_of=OTHER)
     await desk.claiming.begin()
-    assert "took over from trioft on elsewhere (process 4711)" in desk.said[0]
+    assert "took over from trioft on elsewhere (process 4711), whose claim was still there" in desk.said[0]
     await desk.claiming.end()
     assert desk.asked[-1][0] == "release"
 

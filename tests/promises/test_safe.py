@@ -183,7 +183,9 @@ def test_an_archive_is_asked_about_where_it_lies(site: Site) -> None:
     assert ask(site, archive / "day/a", "--read")["safe"] == "yes"
     with unnoticed(archive / "day/a"):
         (archive / "day/a").write_bytes(b"2")
-    assert kinds(ask(site, archive, "--read")) == {"archived": 1}
+    told = ask(site, archive, "--read")
+    assert (told["safe"], kinds(told)) == ("no", {"changed": 1})
+    assert told["reasons"][0]["text"] == "it does not hold what was delivered"
     assert kinds(ask(site, site.source)) == {"nothing": 0}
 
 

@@ -240,9 +240,10 @@ def doctor(
     if settings.jobs:
         raise ConfigError([f"there are several jobs: {', '.join(settings.jobs)}"], hint="name one with --job")
     from trioft.cli.doctor import run_doctor
+    from trioft.cli.output import print_all
     from trioft.cli.pairs import state_dir_of
 
-    raise typer.Exit(run_doctor(settings, state_dir_of(settings), typer.echo, as_json=json))
+    raise typer.Exit(run_doctor(settings, state_dir_of(settings), lambda line: print_all([line]), as_json=json))
 
 
 app.command(epilog=upkeep.CLEAN_STATUS)(upkeep.clean)

@@ -233,7 +233,7 @@ class Copy:
     checkpoint_size: int = option(
         "256MiB",
         size("8MiB"),
-        "Progress is made durable after this much, so that no more is ever copied again.",
+        "Progress is made durable after this much, 8 MiB or more, so that no more is ever copied again.",
         live=True,
     )
     checkpoint_time: float = option(

@@ -60,7 +60,7 @@ class Claiming:
         self._has_begun = True
         if claimed.instead_of is not None:
             was = claimed.instead_of
-            text = f"took over from trioft on {was.host} (process {was.pid}), which has ended without saying so"
+            text = f"took over from trioft on {was.host} (process {was.pid}), whose claim was still there"
             self._board.notice("claim", text, level="info", event="claim.taken_over", host=was.host, pid=was.pid)
 
     async def keep(self) -> None:

@@ -80,7 +80,8 @@ def judge(x: Facts) -> Reason | None:
     if recorded is None:
         return no("not_on_record", "it is not on record that it was delivered")
     if not recorded.is_delivered:
-        return no("not_delivered", f"it was not delivered: it has {recorded.known.outcome}")
+        what = "it was skipped" if recorded.known.outcome == "skipped" else f"it has {recorded.known.outcome}"
+        return no("not_delivered", f"it was not delivered: {what}")
     if not recorded.target:
         return no("replaced", "another file has been delivered under its name since")
     return _why_not_source(x, recorded) or _why_not_proved(x, recorded) or _why_not_copy(x, recorded)
@@ -116,13 +117,16 @@ def _why_not_source(x: Facts, recorded: Recorded) -> Reason | None:
         return no("no_file", "what is there now is no regular file")
     if (now.size, now.mtime_ns) != (known.size, known.mtime_ns):
         return no("changed", "it has changed since it was delivered")
-    is_read = x.content is not None and x.content.is_source is True
+    content = x.content
+    if content is not None and content.is_source is False and content.digest == recorded.digest is not None:
+        return no("changed", "it does not hold what was delivered")
+    is_read = content is not None and content.is_source is True
     if x.archived is not None:
         if (now.ino, now.size) != (x.archived.ino, x.archived.size):
             return no("changed", "it is another file than the one that was delivered")
-        if not is_read:
+        if content is None or content.is_source is None:
             return unknown("archived", "it has been moved since it was delivered: only reading it tells what it holds")
-    elif x.other_volume and not is_read:
+    elif x.other_volume and (content is None or content.is_source is None):
         return unknown("other_volume", "another volume was mounted there when it was delivered: only reading it tells")
     elif now.ctime_ns != known.ctime_ns and not is_read:
         return no("touched", "something about it has changed since it was delivered (its ctime): perhaps its content")
