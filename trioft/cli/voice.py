@@ -115,7 +115,8 @@ class Voice:
                 closed = f", closed: {entry.closed}" if entry.closed else ""
                 if entry.bytes_patched:
                     closed += f", {size_text(entry.bytes_patched)} copied again as its recorder had rewritten it"
-                self.say("debug", f"{path}: {entry.reason or f'delivered, {entry.size:,} bytes{closed}'}")
+                name = "" if entry.target in (None, entry.path) else f" as {show_path(entry.target)}"
+                self.say("debug", f"{path}: {entry.reason or f'delivered{name}, {entry.size:,} bytes{closed}'}")
             case _ if self._is_worth_a_line(entry):
                 self.say("debug", f"{path}: {entry.state}" + (f": {entry.reason}" if entry.reason else ""))
         if self._data is not None and self._is_worth_a_line(entry):
