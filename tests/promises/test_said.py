@@ -300,3 +300,20 @@ def test_nobody_has_to_listen(site: Site, arguments: str) -> None:
     for closed in (">&-", "2>&-", ">&- 2>&-"):
         done = subprocess.run(["sh", "-c", f"{command} {closed}"], capture_output=True, text=True, check=False)
         assert (done.returncode, "Traceback" in done.stderr) == (0, False), closed
+
+
+def test_a_copy_that_is_passed_over_as_it_is_not_what_was_delivered_is_said(site: Site) -> None:
+    """It has the size and time on record, and other bytes: that is told, and under which name the file is there now."""
+    make_tree(site.source, {"x": b"good"})
+    assert site.sync().code == 0
+    copy = site.dest / "x"
+    was = copy.stat()
+    copy.write_bytes(b"baad")
+    os.utime(copy, ns=(was.st_atime_ns, was.st_mtime_ns))
+    done = site.run("sync", site.source, site.dest, "--state-dir", site.state, "--on-success", "delete", "-v")
+    assert (done.code, copy.read_bytes(), (site.dest / "x_1").read_bytes()) == (0, b"baad", b"good")
+    said = "x at the destination does not hold any more what was delivered under that name"
+    assert f"trioft: warning: x: {said}; it is delivered as x_1" in done.err
+    assert "x: delivered as x_1, 4 bytes" in done.err
+    history = site.run("history", site.source, site.dest, "--state-dir", site.state, "--json")
+    assert said in history.out

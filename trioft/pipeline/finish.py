@@ -6,6 +6,7 @@ The one readable sequence. Every step has happened, durably, before the next one
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ import trio
 from trioft.core.errors import GATE, SEAL, FileTrouble, Side, Trouble, show_path
 from trioft.core.manifest import is_listed
 from trioft.core.model import FileState, Item, Job, Manner, Publication, Result, Unlisted, Verdict, policy_for
-from trioft.core.naming import partial_for
+from trioft.core.naming import numbered, partial_for
 from trioft.core.units import timestamp
 from trioft.movers.programs import filled_in, run_command
 from trioft.pipeline.context import Tools
@@ -24,6 +25,7 @@ from trioft.state.ledger import Entry, Ledger, Removal
 
 # So many versions of one file within so many seconds, each under a name of its own, are worth a warning.
 _MANY, _SHORT = 3, 3600.0
+_NUMBERS = 1000  # names of a file, with numbers, among which its own may be
 
 UNPROVEN = (
     "delivered sources are not deleted where nobody can prove that they are not being written"
@@ -216,8 +218,29 @@ async def _record(job: Job, results: list[Result], tools: Tools) -> list[int]:
             )
     if entries:
         await tools.ledger.call(_record_all, entries, to_list)
+        _warn_of_altered(job, results, tools)
         await _warn_of_versions(job, results, tools)
     return delivered
+
+
+def _warn_of_altered(job: Job, results: list[Result], tools: Tools) -> None:
+    """Say that copies were found not to be any more what was delivered: of sources that are, and got other names."""
+    for item, result in zip(job.items, results, strict=True):
+        if text := _altered(item, result, tools):
+            path, dest = show_path(item.path), show_path(result.target)
+            fields = {"path": path, "dest": dest, "reason": text}
+            tools.board.notice("file", f"{path}: {text}; it is delivered as {dest}", event="file.altered", **fields)
+
+
+def _altered(item: Item, result: Result, tools: Tools) -> str | None:
+    """Say so where the copy that was delivered of this very version was passed over: it was found to be another one."""
+    if result.verdict != Verdict.PUBLISHED or not item.before or item.doubtful or result.target == item.target:
+        return None
+    names = itertools.islice(numbered(item.target, tools.manner.name_max), _NUMBERS)
+    for name in itertools.takewhile(lambda name: name != result.target, names):
+        if name == item.before:
+            return f"{show_path(name)} at the destination does not hold any more what was delivered under that name"
+    return None
 
 
 async def _warn_of_versions(job: Job, results: list[Result], tools: Tools) -> None:
@@ -267,6 +290,8 @@ def _detail(item: Item, result: Result, tools: Tools) -> str:
         )
     if result.note:
         details.append(result.note)
+    if altered := _altered(item, result, tools):
+        details.append(altered)
     return "; ".join(details)
 
 
