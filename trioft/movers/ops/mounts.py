@@ -19,6 +19,7 @@ from trioft.movers.ops import linux
 from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.files import close_quietly, status_of
 from trioft.movers.ops.mounting import mounting_of
+from trioft.movers.ops.serials import serial_of
 from trioft.movers.ops.slate import touch
 
 # Filesystems on which other machines write: no event tells of it, and inodes may be the client's own invention.
@@ -26,6 +27,7 @@ _REMOTE = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "fuse", "glusterfs", "virt
 # Those whose UUID is on the disk: it tells two disks apart that are called the same, and knows one that is called
 # otherwise after a restart. Others make one up at each mount.
 _UUID_ON_DISK = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs"}
+_SERIAL_ON_DISK = {"vfat", "msdos", "exfat", "ntfs3", "fuseblk"}
 
 
 # --- what is mounted where -------------------------------------------------------------------------------------------
@@ -148,6 +150,8 @@ def _identify(fd: int, path: bytes) -> Identity:
     if mount is None:  # another system, or a root of its own without a table
         return Identity("", "", "", path, b"")
     uuid = linux.filesystem_uuid(fd) if mount.kind in _UUID_ON_DISK else ""
+    if mount.kind in _SERIAL_ON_DISK:
+        uuid = serial_of(mount.source)
     place = os.path.join(mount.root, where[len(_inside(mount.point)) :])
     return Identity(mount.kind, mount.source, uuid, place, mount.point)
 
@@ -285,7 +289,9 @@ def _opened(path: bytes, side: Side) -> Iterator[tuple[Top, Root, Identity]]:
         is_remote = not identity.kind or identity.kind.startswith(_REMOTE)
         top = Top(fd, is_source=side == Side.SOURCE)
         ino = 0 if is_remote else status.st_ino
-        yield top, Root(path, status.st_dev, ino, identity.uuid, mounting_of(fd)), identity
+        # That of a card is not asked for at each operation: it stands on the device.
+        uuid = identity.uuid if identity.kind in _UUID_ON_DISK else ""
+        yield top, Root(path, status.st_dev, ino, uuid, mounting_of(fd)), identity
         top.close()
     finally:
         close_quietly(fd)
