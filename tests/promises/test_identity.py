@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import shifting_fs
 from support import Site, files_of, make_tree, pattern, wait_until
 
 MIB = 1 << 20
+_LOOP_CTL_ADD, _LOOP_CTL_REMOVE = 0x4C80, 0x4C81
 EXFAT_FUSE = shutil.which("mount.exfat-fuse", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
 
 
@@ -79,11 +81,17 @@ class Card:
 
 
 @pytest.fixture
-def reader() -> str:
-    """The device that cards are put into."""
+def reader() -> Iterator[str]:
+    """The device that cards are put into: a high number, as tests beside this one take the lowest that is free."""
     if EXFAT_FUSE is None or shutil.which("mkfs.exfat", path="/usr/sbin:/sbin:/usr/bin") is None or os.geteuid() != 0:
         pytest.skip("needs root, exfat-fuse and exfatprogs")
-    return subprocess.run(["losetup", "-f"], check=True, capture_output=True, text=True).stdout.strip()
+    number = 1000 + os.getpid() % 1000
+    with open("/dev/loop-control", "rb") as control:
+        with contextlib.suppress(FileExistsError):
+            fcntl.ioctl(control, _LOOP_CTL_ADD, number)
+        yield f"/dev/loop{number}"
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(control, _LOOP_CTL_REMOVE, number)
 
 
 def copied_in_part(site: Site) -> int:
