@@ -191,7 +191,7 @@ def _taken_aside(folder: int, name: str, path: bytes) -> tuple[bool, bool]:
     if not is_going_folder(path):
         return False, True
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        fd = beneath.open_folder(os.fsencode(name), dir_fd=folder)
     except FileNotFoundError:
         return False, False
     except OSError:
