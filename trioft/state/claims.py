@@ -130,9 +130,12 @@ class Claims:
         """Return, by target, which other source file was delivered under a name that the destination takes for it."""
         fold = self._folded_as.fold
         if self._delivered is None:
-            self._delivered = {}
+            delivered: dict[bytes, list[bytes]] = {}
             for path, target in await ledger.call(delivered_as):
-                self._delivered.setdefault(fold(target), []).append(path)
+                delivered.setdefault(fold(target), []).append(path)
+            # Not before it is filled: another copier, which comes meanwhile, would find no rivals in it.
+            if self._delivered is None:
+                self._delivered = delivered
         rivals = {}
         for item in items:
             paths = self._delivered.setdefault(fold(item.target), [])

@@ -24,7 +24,7 @@ _NOT_THIS_NAME = {errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG}
 
 
 def find_naming(destination: Root) -> Naming:
-    """Find out by trying how a destination treats names. What cannot be tried is taken for usual."""
+    """Find out by trying how a destination treats names. Where that cannot be tried, any that may be one are one."""
     with opened(destination, Side.DESTINATION) as dst:
         touch(Side.DESTINATION)
         try:
@@ -41,7 +41,7 @@ def find_naming(destination: Root) -> Naming:
             trouble = trouble_of(error, Side.DESTINATION, "create", b"")
             if classify(trouble) == Remedy.DESTINATION:
                 raise FileTrouble(trouble) from error
-    return Naming()
+    return Naming(folds_case=True, normalises=True, trims=True, ignores=True)
 
 
 def _look(dst: Top, name: bytes) -> Naming:
