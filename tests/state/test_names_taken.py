@@ -37,7 +37,7 @@ async def test_no_copier_misses_a_rival_that_another_one_is_still_asking_for() -
     async def copier(number: int, path: bytes) -> None:
         its = found(path)
         with claims.open(lambda item: True) as take:
-            (named,) = await take([Item(number, path, its.mode, its.fingerprint, path)], Slow())
+            (named,) = await take([Item(number, path, its.mode, its.fingerprint, True)], Slow())
             assert isinstance(named, Item)
             rivals[path] = named.rival
 
