@@ -35,7 +35,7 @@ python "$here/tests/tools/recorder.py" mxf ingest/take.mxf --size 100000000 --ra
 recorder=$!
 size() { set -- $(stat -c %s "$@" 2>/dev/null) 0; echo "$1"; }
 while ! grep -q '^closed' said; do
-    echo "  recorded: $(size ingest/take.mxf)   at the destination: $(size nas/take.mxf.*.partial)"
+    echo "  recorded: $(size ingest/take.mxf)   at the destination: $(size nas/take.mxf.*.trioft-partial)"
     sleep 0.5
 done
 wait $recorder

@@ -29,7 +29,7 @@ span         up to eight blocks: what a mover copies in one call
 settle       make what was written durable, read it back, compare
 reconcile    compare all that was copied of a file that grew with what it holds once it is closed; write what differs
 checkpoint   an offset below which everything is settled, recorded in the ledger
-partial      ``NAME.<8 hex of the source's identity>.partial``: what a file is called until it is finished
+partial      ``NAME.<hash of the ledger and the source>.trioft-partial``: what a file is called until it is finished
 marker       ``NAME.done``, or whatever the configuration calls it: says beside a file that it is complete
 publish      give a settled partial its final name
 
@@ -39,7 +39,7 @@ The eight promises
 1. **A final name is a finished file.** Under its final name the destination only ever holds complete, verified content.
 2. **A checkpoint never leads.** Every byte below a recorded offset is durable at the destination and verified.
 3. **A source is removed only by one gate**, evaluated last (``pipeline.finish``, then
-   ``movers.ops.source.remove_sources``): content durable,
+   ``movers.ops.removal.remove_sources``): content durable,
    verified and renamed, folder fsynced, ledger row committed, source still the same file, nobody has it open for
    writing.
 4. **One owner per file.** At any moment one task may change a file's state; an impossible transition raises

@@ -92,11 +92,13 @@ def test_a_service_that_waits_for_its_destination_is_up(site: Site, monkeypatch:
 
 
 def test_a_service_that_cannot_start_is_never_ready(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no source, the manager hears of an end, and of no beginning."""
+    """Where another trioft works on the pair already, the manager hears of an end, and of no beginning."""
+    make_tree(site.source, {"a": b"1"})
+    site.watch().wait_for_file("a", "done")
     name = f"@trioft-none-{os.getpid()}"
     with listening(name) as manager:
         monkeypatch.setenv("NOTIFY_SOCKET", name)
-        assert site.run("watch", site.root / "none", site.dest, "--state-dir", site.state).code == 3
+        assert site.run("watch", site.source, site.dest, "--state-dir", site.state).code == 5
         manager.wait_for("^STOPPING=1$")
         assert "READY=1" not in manager.seen
 

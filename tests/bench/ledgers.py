@@ -15,6 +15,7 @@ from rows import TIMES, Row, compared
 from workbench import TRIOFT, Bench, Run, show
 
 from trioft.core.units import format_size
+from trioft.state import rowsums
 from trioft.state.ledger import Ledger, ledger_path
 
 A_FOLDER = 100  # files
@@ -26,7 +27,7 @@ WITH RECURSIVE number(n) AS (SELECT :first UNION ALL SELECT n + 1 FROM number WH
 INSERT INTO file SELECT
     CAST(printf('recordings/%07d', n / 100) AS BLOB), CAST(printf('recording-%09d.mxf', n) AS BLOB), 'delivered', '',
     CAST(printf('recordings/%07d/recording-%09d.mxf', n / 100, n) AS BLOB), 4096 + n, 1700000000000000000 + n,
-    1700000000000000000 + n, randomblob(16), 'proved' FROM number
+    1700000000000000000 + n, randomblob(16), 'proved', NULL FROM number
 """
 HISTORY = """
 WITH RECURSIVE number(n) AS (SELECT :first UNION ALL SELECT n + 1 FROM number WHERE n + 1 < :last)
@@ -39,7 +40,7 @@ CHECKPOINTS = """
 WITH RECURSIVE number(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM number WHERE n + 1 < 1000)
 INSERT INTO checkpoint SELECT
     CAST(printf('new/%09d.mxf', n) AS BLOB), CAST(printf('new/%09d.mxf.01234567.partial', n) AS BLOB),
-    1, n, 0, 0, 0, 0, x'', '', 0 FROM number
+    1, n, 0, 0, 0, 0, x'', '', 0, NULL FROM number
 """
 
 
@@ -82,6 +83,9 @@ def _make(folder: Path, files: int, history: int) -> str:
         db.execute(HISTORY, {"first": 0, "last": history, "days": "-30"})
         db.execute(HISTORY, {"first": history, "last": 2 * history, "days": "-3"})
         db.execute(CHECKPOINTS)
+        rowsums.teach(db)
+        for table, columns in (("file", rowsums.FILE), ("checkpoint", rowsums.CHECKPOINT)):
+            db.execute(f"UPDATE {table} SET sum = sum_of({columns})")
         db.execute("COMMIT")
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return ledger

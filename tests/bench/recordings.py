@@ -65,7 +65,7 @@ def heard(recorder: subprocess.Popen[str], word: str) -> float:
 
 
 def partial_of(final: Path) -> Path | None:
-    return next(final.parent.glob(f"{final.name}.*.partial"), None)
+    return next(final.parent.glob(f"{final.name}.*.trioft-partial"), None)
 
 
 # --- Close to final name

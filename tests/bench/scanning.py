@@ -20,7 +20,7 @@ from workbench import TRIOFT, Bench, CannotRun, Run, show
 
 from trioft.config.options import Config, Destination, Source
 from trioft.core.model import Fingerprint
-from trioft.core.operations import FIND_PARTIALS
+from trioft.core.operations import FIND_LEFTOVERS
 from trioft.movers.pool import Movers
 from trioft.pipeline.ends import find_ends
 from trioft.state.ledger import Entry, Ledger, ledger_path
@@ -96,7 +96,7 @@ async def _search(source: Path, destination: Path, state: Path) -> float:
         pair = await find_ends(config, movers.call, str(state))
         begun, folders = time.perf_counter(), [b""]
         while folders:
-            found = await movers.call(FIND_PARTIALS, pair.ends.destination, folders[-500:])
+            found = await movers.call(FIND_LEFTOVERS, pair.ends.destination, folders[-500:])
             folders = folders[:-500] + found.rest
         return time.perf_counter() - begun
 

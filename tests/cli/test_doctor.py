@@ -156,6 +156,15 @@ def test_a_reader_that_goes_away_ends_it_without_a_mess(site: Site) -> None:
     assert os.listdir(site.dest) == os.listdir(site.source) == []
 
 
+def test_a_full_disk_for_the_output_is_said(site: Site) -> None:
+    """Nothing of what it has made is left behind, either."""
+    command = [*TRIOFT, "doctor", str(site.source), str(site.dest)]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stderr) == (3, b"trioft: error: cannot write to stdout: No space left on device\n")
+    assert os.listdir(site.dest) == os.listdir(site.source) == []
+
+
 def test_a_destination_without_room_is_a_problem_and_no_mess(site: Site) -> None:
     """What does not fit is told; the rest is measured, and what was written is taken away."""
     with mounted("tmpfs", site.dest, "-t", "tmpfs", "-o", "size=6m"):

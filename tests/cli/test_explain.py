@@ -23,6 +23,7 @@ from trioft.core.errors import ConfigError
 from trioft.core.model import BLOCK_SIZE, Fingerprint, Found
 from trioft.state.findings import Finding
 from trioft.state.ledger import Known
+from trioft.state.proofs import Proof
 from trioft.state.reader import Recorded
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -61,6 +62,8 @@ WELL = Explanation(
     finding=None,
     history=[],
     now=NOW,
+    proof=Proof("readback", 7),
+    resolution_ns=1,
 )
 
 
@@ -80,8 +83,8 @@ def _found(**changes: Any) -> Explanation:
     return _now(source=LOOK._replace(found=Found(b"a", 0o644, FINGERPRINT._replace(**changes))))
 
 
-def _finding(verdict: str, digest: bytes = b"d" * 16) -> Explanation:
-    return attrs.evolve(WELL, finding=Finding(b"a", digest, TIME, verdict, 1000, ""))
+def _finding(verdict: str, digest: bytes = b"d" * 16, after: int | None = 7) -> Explanation:
+    return attrs.evolve(WELL, finding=Finding(b"a", digest, TIME, verdict, 1000, "", after))
 
 
 @pytest.mark.parametrize(
@@ -91,9 +94,11 @@ def _finding(verdict: str, digest: bytes = b"d" * 16) -> Explanation:
         _known(outcome="already"),
         _finding("verified"),
         _finding("mismatch", b"e" * 16),
-        attrs.evolve(_finding("mismatch"), history=[line("delivered", b"a")]),
+        _finding("mismatch", after=6),
+        attrs.evolve(WELL, proof=Proof("compared", 7)),
+        attrs.evolve(_finding("verified"), proof=Proof()),
     ],
-    ids=["well", "already", "verified", "another version", "delivered once more"],
+    ids=["well", "already", "verified", "another version", "delivered once more", "compared", "read since"],
 )
 def test_a_source_may_go_when_nothing_speaks_against_it(x: Explanation) -> None:
     """Delivered, unchanged, closed, and still there; what was found of an earlier version does not count."""
@@ -105,6 +110,7 @@ def test_a_source_may_go_when_nothing_speaks_against_it(x: Explanation) -> None:
     [
         (attrs.evolve(WELL, recorded=None), "it is not on record that it was delivered"),
         (_known(outcome="failed"), "it was not delivered: it has failed"),
+        (_known(outcome="skipped"), "it was not delivered: it was skipped"),
         (_now(source=None, source_error="it hangs"), "the source cannot be looked at: it hangs"),
         (_now(source=Look(b"a", "gone")), "it is gone already"),
         (_now(source=Look(b"a", "folder")), "what is there now is no regular file"),
@@ -119,7 +125,18 @@ def test_a_source_may_go_when_nothing_speaks_against_it(x: Explanation) -> None:
         (_now(there=Seen(999, 3 * 10**9)), "a has another size or time than what was delivered"),
         (_now(there=Seen(1000, 9 * 10**9)), "a has another size or time than what was delivered"),
         (_finding("mismatch"), "`trioft verify` has found it to be mismatch"),
+        (_now(there=Seen(1000, 3 * 10**9 + 1)), "a has another size or time than what was delivered"),
+        (_now(there=Seen(1000, 3 * 10**9, file=(1, 2))), "a at the destination is the source itself"),
+        (_now(other_volume=True), "another volume was mounted there when it was delivered"),
         (_finding("unreadable"), "`trioft verify` has found it to be unreadable"),
+        (_finding("mismatch", after=None), "`trioft verify` has found it to be mismatch"),
+        (
+            attrs.evolve(WELL, proof=Proof("transfer", 7)),
+            "its copy was not read back: it was verified by transfer only",
+        ),
+        (attrs.evolve(WELL, proof=Proof("edges", 7)), "not all of it was compared"),
+        (attrs.evolve(WELL, proof=Proof()), "it is not on record any more how its copy was verified"),
+        (attrs.evolve(WELL, resolution_ns=2 * 10**9), "the destination keeps times in steps of 2 s"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -184,7 +201,7 @@ def test_a_file_on_its_way_tells_how_far_it_is(site: Site) -> None:
     running = site.start("sync", "-c", site.root / "c.yaml")
     (ledger,) = ledgers_of(site, 1)
     wait_until(lambda: ask_ledger(ledger, "SELECT offset > 0 FROM checkpoint") == [(1,)])
-    (partial,) = site.dest.glob("*.partial")
+    (partial,) = site.dest.glob("*.trioft-partial")
     told = explained(site, partial.name)
     running.end(signal.SIGKILL)
     assert (told["path"], told["checkpoint"]["partial"]) == ("big", partial.name)
@@ -200,14 +217,15 @@ def test_a_file_on_its_way_tells_how_far_it_is(site: Site) -> None:
         (b"a.mov", Config(), None),
         (b"tmp/a.mov", Config(source=Source(exclude=("*.log", "tmp"))), "excluded by 'tmp'"),
         (b"a.txt", Config(source=Source(include=("*.mov", "x"))), "included are only '*.mov', 'x'"),
-        (b"a.0123abcd.partial", Config(), "this is a name of trioft's own partials"),
+        (b"a.0123abcd.partial", Config(), None),
+        (b"a.trioft-partial", Config(), "trioft keeps names like this for itself"),
         (
             b"done/a",
             Config(copy=Copy(on_success=OnSuccess(action="archive", folder="/s/done"))),
             "it is in the archive",
         ),
     ],
-    ids=["wanted", "excluded", "not included", "partial", "archive"],
+    ids=["wanted", "excluded", "not included", "former partial", "partial", "archive"],
 )
 def test_the_configuration_says_what_is_transferred(path: bytes, config: Config, why_not: str | None) -> None:
     """And by which pattern it is left out."""
@@ -289,9 +307,8 @@ def test_a_file_that_nobody_knows_is_explained_too(site: Site) -> None:
     told = explained(site, site.source / "b.tmp", "-c", site.root / "c.yaml")
     assert (told["decision"]["why_not"], told["now"]["source"]["size"]) == ("excluded by '*.tmp'", 1)
     assert (told["recorded"], told["history"], told["removable"]) == (None, [], False)
-    for name in ("../x", str(site.source)):
-        with pytest.raises(ConfigError, match="is neither below"):
-            find(Config(), str(site.state), name)
+    with pytest.raises(ConfigError, match="is neither below"):
+        find(Config(), str(site.state), "../x")
     done = site.run("explain", "/etc/passwd", site.source, site.dest, "--state-dir", site.state)
     assert (done.code, done.out) == (2, "")
     assert done.err == f"trioft: error: /etc/passwd is neither below {site.source} nor below {site.dest}\n"
@@ -318,6 +335,30 @@ def test_an_end_that_cannot_be_looked_at_keeps_the_source(
     done = run_without_privilege("explain", "day/a", site.source, site.dest, "--state-dir", site.state)
     assert done.code == 0
     assert "delivered as day/a" in done.out
-    assert f"May the source be removed? No: {words}" in done.out
+    assert f"May the source be removed? Unknown: {words}" in done.out
     if site.dest.exists():
         (site.dest / "day").chmod(0o755)
+
+
+def test_a_folder_is_explained_as_what_is_in_it(site: Site) -> None:
+    """One file that was not delivered keeps the folder; the source itself is a folder too."""
+    make_tree(site.source, {"day/a": b"1", "day/b": b"2", "night/c": b"3"})
+    assert site.sync("--exclude", "b").code == 0
+    told = explained(site, site.source / "day")
+    assert (told["kind"], told["removable"], told["files"]) == ("folder", False, 2)
+    assert told["why_not"] == "1 files: it is not on record that it was delivered"
+    assert explained(site, site.source / "night")["removable"]
+    assert not explained(site, site.source)["removable"]
+    assert "  no: 1 of 2 files: it is not on record that it was delivered (day/b)" in text_of(site, "day")
+
+
+def test_what_was_moved_to_the_archive_is_explained_there(site: Site) -> None:
+    """It is the file that was delivered, under the name that it had then; what it holds, only reading it tells."""
+    make_tree(site.source, {"day/take.mov": b"1"})
+    archive = site.root / "done"
+    assert site.sync("--on-success", f"archive:{archive}").code == 0
+    told = explained(site, archive / "day/take.mov")
+    assert (told["path"], told["recorded"]["removal"]) == ("day/take.mov", "removed")
+    assert told["now"]["source"]["size"] == 1
+    assert told["safe"] == "unknown"
+    assert "only reading it tells what it holds" in told["why_not"]

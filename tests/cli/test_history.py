@@ -28,7 +28,8 @@ from trioft.config.options import Config, Destination, Retry, Source
 from trioft.core.model import BLOCK_SIZE, FileState, Fingerprint
 from trioft.state.board import Board
 from trioft.state.journal import Journal
-from trioft.state.ledger import Ledger, open_port, run_ledger
+from trioft.state.keeper import run_ledger
+from trioft.state.ledger import Ledger, open_port
 from trioft.state.reader import Filter, Records
 
 README = (ROOT / "README.md").read_text("utf-8")

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,7 @@ def test_what_is_there_as_it_was_delivered_is_verified(site: Site) -> None:
         "time": done.summary["time"],
         "seconds": done.summary["seconds"],
         "verified": 4,
+        "not_on_record": 0,
         "bytes": LARGE + 1005,
         "resumed": 0,
     }
@@ -107,7 +109,7 @@ def test_every_difference_has_its_name(site: Site) -> None:
     }
     assert "trioft: error: flipped: mismatch: other bytes than were delivered\n" in done.err
     assert "trioft: error: cut: mismatch: 999 bytes instead of 1,000\n" in done.err
-    assert "trioft: warning: resized: changed: 1 bytes instead of 1,000\n" in done.err
+    assert "trioft: error: resized: changed: 1 bytes instead of 1,000\n" in done.err
     summary = "trioft: error: 2 verified, 3 missing, 4 not what was delivered, 2 replaced since by somebody: "
     assert summary in done.err
     for verdict in VERDICTS:
@@ -115,14 +117,63 @@ def test_every_difference_has_its_name(site: Site) -> None:
 
 
 def test_only_what_is_asked_for_is_verified(site: Site) -> None:
-    """By path, and by when it was delivered; what is replaced only is no failure."""
+    """By path, and by when it was delivered; where nothing is, that is a failure, unless it is allowed."""
     make_tree(site.source, {"a.mov": 10, "a.txt": 10})
     assert site.sync().code == 0
     (site.dest / "a.mov").unlink()
     assert verdicts(verify(site, "--path", "*.txt")) == {"a.txt": "verified"}
     assert verdicts(verify(site, "--since", "1h")) == {"a.mov": "missing", "a.txt": "verified"}
-    done = verify(site, "--since", "0s")
-    assert (done.code, verdicts(done), done.summary["verified"]) == (0, {}, 0)
+    for option, code in (("--again", 1), ("--allow-none", 0)):
+        done = verify(site, "--since", "0s", option)
+        assert (done.code, verdicts(done), done.summary["verified"]) == (code, {}, 0)
+
+
+def test_what_somebody_has_replaced_is_a_failure_unless_allowed(site: Site) -> None:
+    """A copy that was cut to nothing has another time too; also with --quiet the reason is said."""
+    make_tree(site.source, {"a": 10})
+    assert site.sync().code == 0
+    (site.dest / "a").write_bytes(b"")
+    os.utime(site.dest / "a", (1e9, 1e9))
+    done = verify(site, "--quiet")
+    assert (done.code, verdicts(done)) == (1, {"a": "changed"})
+    assert "trioft: error: a: changed: 0 bytes instead of 10\n" in done.err
+    assert "trioft: error: 0 verified, 1 replaced since by somebody" in done.err
+    done = verify(site, "--allow-changed")
+    assert (done.code, verdicts(done)) == (0, {"a": "changed"})
+    done = site.run("verify", site.source, site.dest, "--state-dir", site.state, "--path", "nothing", "--quiet")
+    assert done.code == 1
+    assert "nothing of what was asked for is on record as delivered" in done.err
+
+
+def test_it_is_said_how_many_files_of_the_source_are_not_on_record(site: Site) -> None:
+    """What was left out, and what has changed since: nothing was verified of that."""
+    make_tree(site.source, {"a": 10, "left/b.tmp": 10, "left/c": 10})
+    assert site.sync("--exclude", "*.tmp").code == 0
+    (site.source / "left/c").write_bytes(b"another version")
+    done = verify(site)
+    assert (done.code, done.summary["not_on_record"]) == (0, 2)
+    assert "warning: 2 files of the source are not on record as delivered in the present version" in done.err
+    assert verify(site, "--path", "a").summary["not_on_record"] == 0
+
+
+def test_a_clock_that_was_ahead_hides_nothing(site: Site) -> None:
+    """What was found when it was ahead is no reason to skip a file; a delivery of that time does not overrule it."""
+    make_tree(site.source, {"a": b"right"})
+    assert site.sync().code == 0
+    assert verify(site).code == 0
+    (ledger,) = site.state.glob("*.sqlite")
+    for path, query in (
+        (ledger, "UPDATE history SET time = '2100-01-01T00:00:00.000Z'"),
+        (ledger.with_suffix(".verify"), "UPDATE finding SET time = '2100-01-01T00:00:00.000Z'"),
+    ):
+        with contextlib.closing(sqlite3.connect(path)) as db, db:
+            db.execute(query)
+    with unnoticed(site.dest / "a"):
+        (site.dest / "a").write_bytes(b"wrong")
+    done = verify(site)
+    assert (done.code, verdicts(done)) == (1, {"a": "mismatch"})
+    told = site.run("explain", "a", site.source, site.dest, "--state-dir", site.state, "--json").lines[0]
+    assert "`trioft verify` has found it to be mismatch" in told["why_not"]
 
 
 def test_without_digests_only_sizes_are_compared(site: Site) -> None:
@@ -213,7 +264,7 @@ def test_two_at_a_time_are_refused(site: Site) -> None:
     wait_until(lambda: any(lock.read_text() for lock in site.state.glob("*.verify.lock")))
     done = verify(site)
     running.end(signal.SIGKILL)
-    assert done.code == 3
+    assert done.code == 5
     assert f"process {running.process.pid}" in done.err
 
 
@@ -269,7 +320,7 @@ def test_what_another_file_was_delivered_as_is_no_mismatch(site: Site) -> None:
     with contextlib.closing(Ledger(str(ledger))) as db, db.transaction():
         db.record([Entry("delivered", b"b", b"a", fingerprint, b"d" * 16, "")])
     done = verify(site, "--path", "b")
-    assert (done.code, verdicts(done)) == (0, {"a": "changed", "b": "verified"})
+    assert (done.code, verdicts(done)) == (1, {"a": "changed", "b": "verified"})
     assert "a: changed: it is what was delivered of a, under the same name" in done.err
 
 

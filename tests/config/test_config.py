@@ -20,6 +20,7 @@ from trioft.config import file as configfile
 from trioft.config.file import from_environment, load_config
 from trioft.config.kinds import Limit, MinFree, OnSuccess, Turn
 from trioft.config.options import GROUPS, Config, Copy, Destination, Growing, Retry, Source, State
+from trioft.config.policy import how_to_copy
 from trioft.core.errors import ConfigError
 from trioft.core.model import Rule
 
@@ -365,6 +366,25 @@ def test_nothing_is_removed_after_a_comparison_of_sizes(load: Load, on_success: 
     assert load(f"copy: {{verify: transfer, on_success: '{on_success}'}}").copy.verify == "transfer"
 
 
+@pytest.mark.parametrize("on_success", ["delete", "archive:/done"])
+def test_nothing_is_removed_after_a_comparison_of_edges(load: Load, on_success: str) -> None:
+    """What was not compared as a whole never frees its source: promise 3."""
+    action = on_success.partition(":")[0]
+    (problem,) = problems_of(load, f"growing: {{reconcile: edges}}\ncopy: {{on_success: '{on_success}'}}")
+    assert problem.startswith(f"trioft.yaml: copy.on_success: found {action}, expected keep where growing.reconcile is")
+    assert load("growing: {reconcile: edges}").growing.reconcile == "edges"
+
+
+def test_where_sources_go_names_are_numbered_and_copies_are_read_back(load: Load) -> None:
+    """What is there may be all that is left of an earlier source; what was asked for is done all the same."""
+    assert how_to_copy(load(""), True, 1).if_exists == "overwrite"
+    assert how_to_copy(load(""), False, 1).if_exists == "rename"
+    removing = how_to_copy(load("copy: {on_success: delete, verify: transfer}"), True, 1)
+    assert (removing.if_exists, removing.verify) == ("rename", "readback")
+    asked = load("copy: {on_success: 'archive:/done'}\ndestination: {if_exists: overwrite}")
+    assert how_to_copy(asked, True, 1).if_exists == "overwrite"
+
+
 def test_values_that_were_refused_are_in_no_conflict(load: Load) -> None:
     """One mistake is one message: a refused value is not compared with others."""
     assert len(problems_of(load, "source: {settle: 1, settle_closed: 20s}")) == 1
@@ -644,3 +664,30 @@ def test_the_command_line_beats_the_environment_and_that_the_file(site: Site) ->
     assert site.run("sync", site.source, site.dest, "--transfers", "0", env=env).err.startswith(
         "trioft: error: --transfers: found 0"
     )
+
+
+@pytest.mark.parametrize("number", ["010", "007", "-010", "0_10"])
+def test_numbers_that_yaml_takes_for_octal_are_refused(tmp_path: Path, number: str) -> None:
+    """Whoever writes 010 means 10, and would get 8."""
+    file = tmp_path / "c.yaml"
+    file.write_text(f"copy:\n  transfers: {number}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(file), {})
+    assert f"line 2: found {number}, expected a number without 0 at its beginning" in "\n".join(caught.value.problems)
+
+
+@pytest.mark.parametrize("path", ["~", "~/ingest", "~somebody/ingest"])
+def test_a_tilde_is_no_home_here(path: str) -> None:
+    """Only shells know it: trioft would look for a folder of that name."""
+    for option, value in (("source.path", path), ("copy.on_success", f"archive:{path}"), ("log.file", path)):
+        with pytest.raises(ConfigError, match="a path without ~, which only shells know"):
+            load_config(None, {option: (option, value)})
+    assert load_config(None, {"source.path": ("SOURCE", f"./{path}")}).source.path == f"./{path}"
+    assert load_config(None, {"source.path": ("SOURCE", "a~")}).source.path == "a~"
+
+
+def test_an_empty_variable_is_one_that_is_not_set() -> None:
+    """Many programs, such as compose, cannot leave one out."""
+    assert from_environment({"TRIOFT_COPY_TRANSFERS": "", "TRIOFT_FEED_LISTEN": "", "TRIOFT_LOG_LEVEL": "error"}) == {
+        "log.level": ("TRIOFT_LOG_LEVEL", "error")
+    }

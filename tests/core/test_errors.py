@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from trioft.core.errors import (
     IDENTIFY,
+    NO_MARKER,
     ConfigError,
     FileTrouble,
     LedgerError,
@@ -173,6 +174,20 @@ def test_hint_speaks_of_the_side_where_it_happened(name: str) -> None:
     assert "destination" not in (hint_for(trouble(number, "rename", Side.SOURCE)) or "")
 
 
+def test_a_hint_is_about_what_is_in_the_way() -> None:
+    """A limit of this process, a whole path that is too long, something that is called as a marker is."""
+    limit = "this process may write (ulimit -f) no file of more than 1,024 bytes, and this one has 2,048"
+    hint = hint_for(Trouble(Side.DESTINATION, "create", b"a", None, errno.EFBIG, limit))
+    assert hint is not None
+    assert ("filesystem" in hint, "ulimit -f" in hint) == (False, True)
+    told = Trouble(Side.SOURCE, "open", b"folder/" * 720 + b"a", None, errno.ENAMETOOLONG, "File name too long")
+    assert "path is too long for this system" in (hint_for(told) or "")
+    assert len(str(told)) < 400
+    assert "cannot hold a name" in (hint_for(told._replace(path=b"x" * 256)) or "")
+    in_the_way = hint_for(Trouble(Side.DESTINATION, "stat", b"a.ok", None, errno.EEXIST, NO_MARKER)) or ""
+    assert ("if-exists" in in_the_way, "copy.done_file" in in_the_way) == (False, True)
+
+
 @pytest.mark.parametrize("op", ["write", "fsync", "read"])
 def test_hint_about_a_name_is_given_only_where_a_name_was_used(op: str) -> None:
     """EINVAL has many causes: renaming the file helps only where the name was refused."""
@@ -211,7 +226,7 @@ def test_only_a_probe_can_tell_whether_the_whole_destination_is_refused(name: st
         (TrioftError("text", hint="hint"), 1),
         (ConfigError(["one", "two"], hint="hint"), 2),
         (UnusableError("text", hint="hint"), 3),
-        (LockedError("text", hint="hint"), 3),
+        (LockedError("text", hint="hint"), 5),
         (LedgerError("text", hint="hint"), 3),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from names import EURO, legal_names
 from trioft.core.errors import show_path
-from trioft.core.naming import NAME_MAX, Wanted, is_partial, numbered, partial_of
+from trioft.core.naming import NAME_MAX, Wanted, belongs_to, is_own, is_partial, numbered, partial_of
 
 # --- Globs ------------------------------------------------------------------------------------------------------------
 
@@ -133,9 +133,44 @@ def test_partials_are_legal_and_recognized(name: bytes, folder: bytes, dev: int,
     assert len(partial) - len(folder) <= NAME_MAX
     assert b"/" not in partial[len(folder) :]
     assert is_partial(partial)
-    assert partial[len(folder) :].startswith(name[:230])
+    assert partial[len(folder) :].startswith(name[:216])
     assert is_utf8(partial[len(folder) :]) or not is_utf8(name)
     assert not Wanted([], []).file(partial)
+
+
+@given(legal_names, st.sampled_from([b"", b"x/"]), st.integers(34, 255))
+def test_partials_fit_into_what_the_destination_holds(name: bytes, folder: bytes, name_max: int) -> None:
+    """Where names may be less long than elsewhere, a partial's is shortened, and is still a partial of its ledger."""
+    partial = partial_of(folder + name, 1, 2, ledger=b"mine", name_max=name_max)
+    assert len(partial) - len(folder) <= name_max
+    assert belongs_to(partial, b"mine")
+
+
+def test_partials_of_different_ledgers_are_different() -> None:
+    """Two machines of one make, with files of one name, device and inode, do not meet in one partial."""
+    mine, theirs = (partial_of(b"C0001.MXF", 2065, 12, ledger=ledger) for ledger in (b"mine", b"theirs"))
+    assert mine != theirs
+    assert (belongs_to(mine, b"mine"), belongs_to(mine, b"theirs")) == (True, False)
+    assert not belongs_to(b"movie.mkv.1a2b3c4d.partial", b"mine")
+    assert not belongs_to(b"C0001.MXF.trioft-partial", b"mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        (b"a.0123456789abcdef.trioft-partial", True),
+        (b"x/a.trioft-partial", True),
+        (b"x/.trioft-claim-1", True),
+        (b".trioft-/a", False),
+        (b"data.0123abcd.partial", False),
+        (b"a.trioft-partial.mov", False),
+        (b"my.trioft-notes", False),
+    ],
+)
+def test_what_trioft_keeps_for_itself_is_told_from_the_names_of_others(name: bytes, own: bool) -> None:
+    """Files of its own are not copied; those of other programs, newer rclones among them, are ordinary files."""
+    assert is_own(name) is own
+    assert Wanted([], []).file(name) is not own
 
 
 @given(legal_names, legal_names, st.integers(0, 2**32), st.integers(0, 2**32))

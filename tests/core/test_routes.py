@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from hypothesis import example, given
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from trioft.config.kinds import Faults, _read_routes
 from trioft.core.manifest import own_names
 from trioft.core.model import Fingerprint, Found, Routes, Rule
-from trioft.core.naming import NAME_MAX, is_partial
-from trioft.core.routes import FIELDS, Unroutable, explain, faults_of, route, target_of
+from trioft.core.naming import NAME_MAX, is_own
+from trioft.core.routes import FIELDS, Unroutable, explain, faults_of, find_rule, route, target_of
 
 pytestmark = pytest.mark.usefixtures("east_of_greenwich")
 
@@ -86,7 +87,7 @@ def test_the_first_rule_that_matches_counts() -> None:
         ("K/{x}", "(?P<x>.*)-a", b"-a", "does not end in the name of a file"),
         ("{x}", "(?P<x>.*)-a", b"-a", "does not end in the name of a file"),
         ("{name}{name}", ".*", b"x" * 128, "more than 255 bytes"),
-        ("{x}.partial", "(?P<x>.*)-a", b"m.0123abcd-a", "partials"),
+        ("{x}.trioft-partial", "(?P<x>.*)-a", b"m.0123abcd-a", "keeps for itself"),
     ],
 )
 def test_what_is_no_name_is_refused_file_by_file(template: str, regex: str, path: bytes, why: str) -> None:
@@ -116,7 +117,24 @@ def test_no_file_gets_a_name_under_which_trioft_itself_writes(template: str, why
 
 
 _TEMPLATES = st.lists(
-    st.sampled_from(["{", "}", "{{", "}}", "/", "..", ".", "a", "é", "\udcff", ".partial", "{mtime:%Y}", "{mtime:%}"])
+    st.sampled_from(
+        [
+            "{",
+            "}",
+            "{{",
+            "}}",
+            "/",
+            "..",
+            ".",
+            "a",
+            "é",
+            "\udcff",
+            ".trioft-partial",
+            ".trioft-",
+            "{mtime:%Y}",
+            "{mtime:%}",
+        ]
+    )
     | st.sampled_from([f"{{{field}}}" for field in (*FIELDS, "x", "y", "")])
     | st.text(max_size=3),
     max_size=6,
@@ -147,13 +165,13 @@ def test_any_rule_is_refused_or_keeps_files_below_the_destination(template: str,
         return
     assert not target.startswith(b"/")
     assert all(part not in (b"", b".", b"..") and len(part) <= NAME_MAX for part in target.split(b"/"))
-    assert target == path or not is_partial(target)
+    assert target == path or not is_own(target)
 
 
 @given(path=_PATHS, text=st.text(st.characters(exclude_characters="\0/", codec="utf-8"), min_size=1, max_size=9))
 def test_what_is_taken_apart_can_be_put_together_again(path: bytes, text: str) -> None:
     """The fields of a path make up that path, and a text with its braces doubled is that text."""
-    if not is_partial(path):
+    if not any(map(is_own, path.split(b"/"))):
         for template in ("{path}", "{parent}/{name}", "{parent}/{stem}{suffix}"):
             assert to(template, path) == path
     escaped = text.replace("{", "{{").replace("}", "}}")
@@ -173,3 +191,33 @@ def test_a_rule_and_what_it_makes_of_a_file_can_be_told() -> None:
     number, target, text = explain(routes, b"x", None)
     assert (number, target) == (1, None)
     assert text.endswith("it cannot be transferred, as '' does not end in the name of a file")
+
+
+@pytest.mark.parametrize(
+    ("expression", "name"),
+    [
+        (r"(?P<who>(?:a|aa)+)_cam\d\.mxf", b"a" * 60 + b"-cam1.mxf"),
+        (r"(?P<who>.*?a.*?a.*?a.*?a.*?a.*?a.*?)_cam\d\.mxf", b"a" * 240),
+    ],
+)
+def test_an_expression_that_takes_too_long_fails_the_file_that_has_the_name(expression: str, name: bytes) -> None:
+    """Others are found as ever, and a folder full of such names is done with in seconds."""
+    rules = Routes((Rule("", expression, "{who}/{name}"),))
+    begun = time.process_time()
+    for number in range(500):
+        found = route(Found(b"%d/" % number + name, 0o644, VERSION), rules)
+        assert found.trouble is not None
+        assert "its regex takes too long for this name" in str(found.trouble)
+        assert found.trouble.text.startswith("destination.routes[0]: ")
+    assert time.process_time() - begun < 20
+    assert target_of(rules, b"aaaaaaa_cam1.mxf", VERSION) == b"aaaaaaa/aaaaaaa_cam1.mxf"
+    told = explain(rules, name, None)
+    assert (told.number, told.target) == (0, None)
+    assert "it cannot be transferred, as its regex takes too long" in told.text
+
+
+def test_expressions_are_what_python_calls_so() -> None:
+    """What only another library knows is refused, and what Python knows means the same."""
+    assert [key for key, _ in faults_of(Rule("", r"\p{Lu}.*", "{name}"))] == ["regex"]
+    rules = (Rule("", r"(?P<a>[[a-z&&]+)(?>x+)(?P<b>\d*+)", "{a}{b}"),)
+    assert find_rule(rules, b"[a&xx12") == (0, {"a": "[a&x", "b": "12"})

@@ -27,7 +27,7 @@ def test_the_map_in_the_package_docstring_names_every_wing_in_the_order_of_impor
     assert sorted(wings) == sorted(path.parent.name for path in (ROOT / "trioft").glob("*/__init__.py"))
 
 
-COMMANDS = ["sync", "watch", "config", "status", "history", "explain", "verify", "service", "doctor"]
+COMMANDS = ["sync", "watch", "config", "status", "history", "explain", "safe", "verify", "service", "doctor"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -135,7 +135,7 @@ def test_every_command_in_the_readme_runs(site: Site, line: str) -> None:
     env = {"TRIOFT_STATE_DIR": str(site.state), "TRIOFT_SOURCE_SETTLE": "100ms"}
     if arguments[0] in ("watch", "service", "status", "doctor") or "station.yaml" in arguments:
         arguments.append("--help")
-    elif arguments[0] in ("history", "explain", "verify"):
+    elif arguments[0] in ("history", "explain", "safe", "verify"):
         ends = [site.root / "ingest", site.root / "mnt/nas/ingest"]
         assert site.run("sync", *ends, env=env).code == 0
     elif arguments[:2] == ["config", "init"]:

@@ -121,12 +121,12 @@ def test_any_operation_fails_as_it_is_told_and_works_the_next_time(fs: FaultMoun
 
 def test_a_rule_is_about_the_nth_hit_and_about_some_paths(fs: FaultMount) -> None:
     """From the third write to a partial on, two fail."""
-    fs.fail("write", "*.partial", nth=3, times=2, errno="EIO")
+    fs.fail("write", "*.trioft-partial", nth=3, times=2, errno="EIO")
     (fs.place / "other").write_bytes(b"x")
     went = []
     for _ in range(6):
         try:
-            write(fs.place / "a.partial", b"x")
+            write(fs.place / "a.trioft-partial", b"x")
             went.append(True)
         except OSError:
             went.append(False)

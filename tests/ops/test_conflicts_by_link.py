@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -14,7 +15,7 @@ import pytest
 from files import MANNER, Ground, failing, publication, read
 from support import PATIENCE, files_of, pattern
 from trioft.core.model import BLOCK_SIZE, Verdict
-from trioft.core.naming import is_partial
+from trioft.core.naming import is_own
 from trioft.movers.ops import linux
 from trioft.movers.ops.folder import large, publish
 
@@ -114,7 +115,7 @@ def test_an_old_file_that_was_moved_aside_does_not_come_back_over_a_newer_one(
     real = os.rename
 
     def rename(old: bytes, new: bytes, **how: int) -> None:
-        if is_partial(old):
+        if is_own(old):
             raise OSError(errno.EACCES, "")
         real(old, new, **how)
         if old == b"a":  # aside
@@ -125,3 +126,37 @@ def test_an_old_file_that_was_moved_aside_does_not_come_back_over_a_newer_one(
     assert result.verdict == Verdict.TROUBLE
     assert sorted(files_of(ground.dest).values()) == [b"faster", b"old", b"ours"]
     assert read(ground.at_dest(b"a")) == b"faster"
+
+
+def test_of_threads_that_look_and_rename_one_gets_the_name(
+    ground: Ground, folder: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share a descriptor, whose lock keeps processes apart only: each waits until the other has renamed."""
+    _no_renameat2(monkeypatch)
+    failing(monkeypatch, "link", errno.EPERM)
+    real, looked = os.stat, threading.Barrier(8)
+
+    def slow(*args: Any, **kwargs: Any) -> os.stat_result:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            looked.wait(0.02)  # others look at the same time, if anything lets them
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", slow)
+    names = [b"%d" % n for n in range(8)]
+    for name in names:
+        ground.add(name, name)
+    taken: list[bytes] = []
+
+    def rename(name: bytes) -> None:
+        with contextlib.suppress(FileExistsError):
+            linux.rename_noreplace(name, b"new", folder)
+            taken.append(name)
+
+    threads = [threading.Thread(target=rename, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    monkeypatch.undo()
+    assert len(taken) == 1
+    assert len(files_of(ground.source)) == 8

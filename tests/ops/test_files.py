@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from files import MANNER, Ground, fingerprint, held, need_leases, need_xattrs, open_files, ordinary_user, read, root_of
-from support import pattern
+from support import mounted, pattern
 from trioft.core import digests
 from trioft.core.errors import IDENTIFY, FileTrouble, Remedy, Side, classify
 from trioft.core.model import BLOCK_SIZE, Result, Root, Verdict
-from trioft.movers.ops import files, linux, source, writers
+from trioft.movers.ops import files, linux, mounts, source, writers
+from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.files import Away
-from trioft.movers.ops.folder import existing, partials
+from trioft.movers.ops.folder import existing, partials, probe
 
 
 @pytest.fixture
@@ -27,12 +28,12 @@ def ground(tmp_path: Path) -> Iterator[Ground]:
 
 
 @pytest.fixture
-def src(ground: Ground) -> int:
+def src(ground: Ground) -> Top:
     return ground.open(ground.source)
 
 
 @pytest.fixture
-def dst(ground: Ground) -> int:
+def dst(ground: Ground) -> Top:
     return ground.open(ground.dest)
 
 
@@ -114,28 +115,58 @@ def test_a_root_whose_server_does_not_answer_is_a_trouble(ground: Ground, monkey
     assert open_files() == before
 
 
+@pytest.mark.parametrize("kernel", ["this", "before Linux 6.8"])
+@pytest.mark.parametrize("side", list(Side))
+def test_what_is_mounted_meanwhile_is_not_taken_for_what_was_there(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, side: Side, kernel: str
+) -> None:
+    """Not even with its device number, which may be that of what is gone; what is mounted elsewhere changes nothing."""
+    if kernel != "this":
+        monkeypatch.setattr(linux, "unique_mount_id", lambda fd: 0)
+    path = os.fsencode(ground.dest)
+    with mounted("none", ground.dest, "-t", "tmpfs"):
+        root = mounts.probe_source(path, None)[0] if side == Side.SOURCE else probe.recognize(path, None, None, True)
+        with mounted("none", ground.source, "-t", "tmpfs"), files.opened(root, side):
+            pass
+        with files.opened(root, side):
+            pass
+    with mounted("none", ground.dest, "-t", "tmpfs"):
+        # Most often the kernel sees to that by itself.
+        its = ground.dest.stat()
+        root = root._replace(dev=its.st_dev, ino=its.st_ino)
+        before = open_files()
+        with pytest.raises(Away, match="meanwhile") as caught, files.opened(root, side):
+            pytest.fail("it was opened")
+        assert (caught.value.trouble.side, caught.value.trouble.op) == (side, IDENTIFY)
+        assert open_files() == before
+        assert list(ground.dest.iterdir()) == []
+        again = mounts.probe_source(path, None)[0]
+        with files.opened(again, side):
+            pass
+
+
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_is_made_with_its_parents_and_their_permission_bits(ground: Ground, src: int, dst: int) -> None:
-    """The destination's folders have the bits of the source's, and the owner can always write to them."""
+def test_a_folder_is_made_with_its_parents_and_their_permission_bits(ground: Ground, src: Top, dst: Top) -> None:
+    """The destination's folders have the source's bits, set-group-ID too, and the owner can always write to them."""
     (ground.source / "a" / "b" / "c").mkdir(parents=True)
     (ground.source / "a").chmod(0o755)
     (ground.source / "a" / "b").chmod(0o2770)
     (ground.source / "a" / "b" / "c").chmod(0o555)
     assert partials.make_folder(src, dst, b"a/b/c") == [b"", b"a", b"a/b"]
     bits = [stat.S_IMODE((ground.dest / path).stat().st_mode) for path in ("a", "a/b", "a/b/c")]
-    assert bits == [0o755, 0o770, 0o755]
+    assert bits == [0o755, 0o2770, 0o2755]
     assert partials.make_folder(src, dst, b"a/b/c") == []
 
 
-def test_a_folder_without_a_twin_at_the_source_is_made_private(ground: Ground, src: int, dst: int) -> None:
+def test_a_folder_without_a_twin_at_the_source_is_made_private(ground: Ground, src: Top, dst: Top) -> None:
     """A folder that has vanished from the source meanwhile is still made, for the owner alone."""
     assert partials.make_folder(src, dst, b"gone") == [b""]
     assert stat.S_IMODE((ground.dest / "gone").stat().st_mode) == 0o700
 
 
-def test_the_root_is_never_made(ground: Ground, src: int, dst: int) -> None:
+def test_the_root_is_never_made(ground: Ground, src: Top, dst: Top) -> None:
     """When the destination's folder is removed while trioft works, nothing is made in its place: promise 5."""
     ground.dest.rmdir()
     assert partials.make_folder(src, dst, b"") == []
@@ -145,7 +176,7 @@ def test_the_root_is_never_made(ground: Ground, src: int, dst: int) -> None:
 
 
 def test_two_movers_may_make_the_same_folders(
-    ground: Ground, src: int, dst: int, monkeypatch: pytest.MonkeyPatch
+    ground: Ground, src: Top, dst: Top, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That another mover makes the parent at the same moment is no trouble."""
     mkdir = os.mkdir
@@ -161,7 +192,7 @@ def test_two_movers_may_make_the_same_folders(
     assert (ground.dest / "a" / "b" / "c").is_dir()
 
 
-def test_a_file_in_the_place_of_a_folder_is_a_trouble_that_says_so(ground: Ground, src: int, dst: int) -> None:
+def test_a_file_in_the_place_of_a_folder_is_a_trouble_that_says_so(ground: Ground, src: Top, dst: Top) -> None:
     """A folder that cannot be made because of a file is told as exactly that."""
     ground.old(b"a")
     with pytest.raises(FileTrouble) as caught:
@@ -362,7 +393,7 @@ POLICIES = ["overwrite", "rename", "skip", "fail"]
     ids=["nothing", "same", "size", "time", "link", "folder"],
 )
 def test_what_is_there_already_decides_with_the_policy(
-    ground: Ground, src: int, dst: int, policy: str, there: str, expected: dict[str, Verdict | None]
+    ground: Ground, src: Top, dst: Top, policy: str, there: str, expected: dict[str, Verdict | None]
 ) -> None:
     """A file with the same size and time is not copied again; another one is in the way only for some policies."""
     item = ground.add(b"a.txt", b"content")
@@ -384,22 +415,22 @@ def test_what_is_there_already_decides_with_the_policy(
     manner = MANNER._replace(if_exists=policy)
     if expected.get(policy) == Verdict.TROUBLE:
         with pytest.raises(FileTrouble) as caught:
-            existing.look_for_existing(fd, dst, item, manner, ground.told.append)
+            existing.look_for_existing(src, fd, dst, item, manner, ground.told.append)
         assert (caught.value.trouble.op, caught.value.trouble.errno) == ("rename", errno.EISDIR)
         return
-    result = existing.look_for_existing(fd, dst, item, manner, ground.told.append)
+    result = existing.look_for_existing(src, fd, dst, item, manner, ground.told.append)
     assert (result and result.verdict) == expected.get(policy)
     assert result is None or result.target == b"a.txt"
 
 
-def test_a_renamed_copy_is_found_under_its_number(ground: Ground, src: int, dst: int) -> None:
+def test_a_renamed_copy_is_found_under_its_number(ground: Ground, src: Top, dst: Top) -> None:
     """With if_exists rename, a file that was delivered as NAME_1 is not delivered again as NAME_2."""
     item = ground.add(b"take.mov", b"second")
     ground.old(b"take.mov", b"first")
     ground.old(b"take_1.mov", b"second")
     os.utime(ground.at_dest(b"take_1.mov"), ns=(0, item.fingerprint.mtime_ns))
     fd, _ = source.open_source(src, item)
-    result = existing.look_for_existing(fd, dst, item, MANNER._replace(if_exists="rename"), ground.told.append)
+    result = existing.look_for_existing(src, fd, dst, item, MANNER._replace(if_exists="rename"), ground.told.append)
     assert result == Result(Verdict.ALREADY, b"take_1.mov")
 
 
@@ -414,7 +445,7 @@ def test_times_are_compared_as_exactly_as_the_destination_keeps_them(ground: Gro
 
 @pytest.mark.parametrize("size", [0, 5, BLOCK_SIZE, BLOCK_SIZE + 1], ids=["empty", "small", "block", "more"])
 def test_before_a_source_is_removed_what_is_there_is_compared_byte_for_byte(
-    ground: Ground, src: int, dst: int, size: int
+    ground: Ground, src: Top, dst: Top, size: int
 ) -> None:
     """Same size and time are enough to leave a file alone, never to remove its source: promise 3."""
     content = pattern(size)
@@ -423,20 +454,20 @@ def test_before_a_source_is_removed_what_is_there_is_compared_byte_for_byte(
     ground.same_times(item)
     fd, _ = source.open_source(src, item)
     manner = MANNER._replace(prove_existing=True)
-    result = existing.look_for_existing(fd, dst, item, manner, ground.told.append)
+    result = existing.look_for_existing(src, fd, dst, item, manner, ground.told.append)
     blocks = [content[at : at + BLOCK_SIZE] for at in range(0, size, BLOCK_SIZE)]
     digest = digests.file_digest(b"".join(map(digests.block_digest, blocks)))
-    assert result == Result(Verdict.ALREADY, b"a", digest)
+    assert result == Result(Verdict.ALREADY, b"a", digest, seal=fingerprint(ground.at_dest(b"a")))
     assert sum(count for _, count in ground.told) == size
     if size:
         with open(ground.at_dest(b"a"), "r+b") as file:
             file.seek(size - 1)
             file.write(bytes([content[-1] ^ 1]))
         ground.same_times(item)
-        assert existing.look_for_existing(fd, dst, item, manner, ground.told.append) is None
+        assert existing.look_for_existing(src, fd, dst, item, manner, ground.told.append) is None
 
 
-def test_what_is_there_is_compared_even_where_it_may_not_be_written(ground: Ground, src: int, dst: int) -> None:
+def test_what_is_there_is_compared_even_where_it_may_not_be_written(ground: Ground, src: Top, dst: Top) -> None:
     """A delivered copy of a write-protected file is write-protected too, and can still be compared."""
     item = ground.add(b"a", b"content", mode=0o444)
     ground.old(b"a", b"content")
@@ -444,7 +475,9 @@ def test_what_is_there_is_compared_even_where_it_may_not_be_written(ground: Grou
     os.chmod(ground.at_dest(b"a"), 0o444)
     fd, _ = source.open_source(src, item)
     with ordinary_user():
-        result = existing.look_for_existing(fd, dst, item, MANNER._replace(prove_existing=True), ground.told.append)
+        result = existing.look_for_existing(
+            src, fd, dst, item, MANNER._replace(prove_existing=True), ground.told.append
+        )
     assert result is not None
     assert result.verdict == Verdict.ALREADY
 
@@ -530,7 +563,7 @@ def test_an_error_at_close_is_an_error_of_writing(ground: Ground, monkeypatch: p
 PARTIAL = b"a.00000000.partial"
 
 
-def test_a_partial_is_created_private(ground: Ground, src: int, dst: int) -> None:
+def test_a_partial_is_created_private(ground: Ground, src: Top, dst: Top) -> None:
     """Nobody else reads a file before it is complete."""
     before = os.umask(0)
     try:
@@ -541,13 +574,13 @@ def test_a_partial_is_created_private(ground: Ground, src: int, dst: int) -> Non
     assert folders == []
 
 
-def test_a_partial_makes_its_folders_and_tells_which_have_a_new_entry(ground: Ground, src: int, dst: int) -> None:
+def test_a_partial_makes_its_folders_and_tells_which_have_a_new_entry(ground: Ground, src: Top, dst: Top) -> None:
     """The folders that have to be made durable for the partial to be found again are told."""
     _, folders = partials.create_partial(src, dst, b"x/y/" + PARTIAL)
     assert set(folders) == {b"", b"x"}
 
 
-def test_a_leftover_is_unlinked_never_truncated(ground: Ground, src: int, dst: int) -> None:
+def test_a_leftover_is_unlinked_never_truncated(ground: Ground, src: Top, dst: Top) -> None:
     """A mover that was left behind writes into its own, nameless file, not into the one of its successor."""
     ground.old(PARTIAL, b"leftover")
     left_behind = ground.open(ground.at_dest(PARTIAL), os.O_RDWR)
@@ -559,7 +592,7 @@ def test_a_leftover_is_unlinked_never_truncated(ground: Ground, src: int, dst: i
 
 
 @pytest.mark.parametrize("how", ["hard link", "link", "dangling link"])
-def test_what_a_leftover_leads_to_is_left_alone(ground: Ground, src: int, dst: int, tmp_path: Path, how: str) -> None:
+def test_what_a_leftover_leads_to_is_left_alone(ground: Ground, src: Top, dst: Top, tmp_path: Path, how: str) -> None:
     """A link under a partial's name is replaced: what it leads to is not written."""
     other = tmp_path / "other"
     if how != "dangling link":
@@ -572,7 +605,7 @@ def test_what_a_leftover_leads_to_is_left_alone(ground: Ground, src: int, dst: i
     assert read(ground.at_dest(PARTIAL)) == b"mine"
 
 
-def test_a_folder_under_a_partials_name_is_a_trouble(ground: Ground, src: int, dst: int) -> None:
+def test_a_folder_under_a_partials_name_is_a_trouble(ground: Ground, src: Top, dst: Top) -> None:
     """What cannot be replaced is told, with the path."""
     os.mkdir(ground.at_dest(PARTIAL))
     with pytest.raises(FileTrouble) as caught:
@@ -582,7 +615,7 @@ def test_a_folder_under_a_partials_name_is_a_trouble(ground: Ground, src: int, d
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
 def test_a_leftover_that_cannot_be_removed_is_a_trouble(
-    ground: Ground, src: int, dst: int, monkeypatch: pytest.MonkeyPatch, number: int
+    ground: Ground, src: Top, dst: Top, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """An error of the removal is a trouble of the destination like any other."""
     ground.old(PARTIAL, b"leftover")
@@ -600,7 +633,7 @@ def test_a_leftover_that_cannot_be_removed_is_a_trouble(
 
 @pytest.mark.timeout(10)
 def test_a_leftover_that_is_there_and_is_not_does_not_go_on_for_ever(
-    ground: Ground, src: int, dst: int, monkeypatch: pytest.MonkeyPatch
+    ground: Ground, src: Top, dst: Top, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server may keep the name of a removed file until its last user closes it: later, it may work."""
     ground.old(PARTIAL, b"leftover")
@@ -616,7 +649,7 @@ def test_a_leftover_that_is_there_and_is_not_does_not_go_on_for_ever(
     assert classify(caught.value.trouble) == Remedy.RETRY
 
 
-def test_a_partial_in_a_folder_that_may_not_be_written_is_a_trouble(ground: Ground, src: int, dst: int) -> None:
+def test_a_partial_in_a_folder_that_may_not_be_written_is_a_trouble(ground: Ground, src: Top, dst: Top) -> None:
     """Missing access is told where it is met."""
     ground.dest.chmod(0o555)
     with ordinary_user(), pytest.raises(FileTrouble) as caught:
@@ -695,4 +728,4 @@ def test_attributes_are_not_given_up_because_the_destination_is_gone(
         patch.setattr(os, call, gone)
         with pytest.raises(FileTrouble) as caught:
             partials.copy_attributes(source, target, item, MANNER)
-    assert classify(caught.value.trouble) == Remedy.DESTINATION
+    assert classify(caught.value.trouble) == (Remedy.SOURCE if call == "listxattr" else Remedy.DESTINATION)

@@ -63,7 +63,7 @@ def test_nothing_is_done_below_a_folder_that_is_another_filesystem(ground: Groun
         "settle_ranges": lambda: growing.settle_ranges(ends.destination, partial, [], "size", tell),
         "compare_span": lambda: source.compare_span(ends.source, NAME, 0, 100, [(VOID, b"")], tell),
         "finish_attributes": lambda: growing.finish_attributes(ends, item, partial, MANNER),
-        "locate": lambda: source.locate(ends.source, NAME, identity, True, tell),
+        "locate": lambda: source.locate(ends.source, NAME, identity, True, None, tell),
         "adopt": lambda: growing.adopt(ends, b"old", identity, partial, b"new.partial"),
     }
     if call in {"source": ("settle_ranges",), "destination": ("peek", "compare_span", "locate")}[side]:
@@ -92,12 +92,12 @@ def test_what_is_only_read_may_fail_to_close(ground: Ground, monkeypatch: pytest
             lambda: source.compare_span(ground.ends.source, NAME, 0, 100, [(VOID, b"")], tell),
             differences_of(content, 0),
         ),
-        "finish_attributes": (lambda: growing.finish_attributes(ground.ends, item, partial, MANNER), None),
-        "locate": (lambda: source.locate(ground.ends.source, b"old", identity, False, tell), NAME),
+        "finish_attributes": (lambda: growing.finish_attributes(ground.ends, item, partial, MANNER), []),
+        "locate": (lambda: source.locate(ground.ends.source, b"old", identity, False, None, tell), NAME),
     }
     operation, answer = calls[call]
     with monkeypatch.context() as patch:
-        closing_fails(patch, errno.EIO, lambda name: not name.endswith(".partial"))
+        closing_fails(patch, errno.EIO, lambda name: not name.endswith("partial"))
         assert operation() == answer
 
 
@@ -471,7 +471,7 @@ def test_a_failed_close_is_a_failed_write(ground: Ground, monkeypatch: pytest.Mo
     if failed_before:
         failing(monkeypatch, "pwrite", errno.ESTALE)
     with monkeypatch.context() as patch:
-        closing_fails(patch, errno.EDQUOT, lambda name: name.endswith(".partial"))
+        closing_fails(patch, errno.EDQUOT, lambda name: name.endswith("partial"))
         with pytest.raises(FileTrouble) as caught:
             copy(ground, item, 0, LARGE)
     expected = ("write", 0, errno.ESTALE) if failed_before else ("close", None, errno.EDQUOT)

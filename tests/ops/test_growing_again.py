@@ -166,7 +166,7 @@ def test_a_range_that_cannot_be_copied_is_a_trouble(
     with monkeypatch.context() as patch:
         failing(patch, call, number, lambda fd, data, at: at >= 2 * BLOCK)
         if close_fails:
-            closing_fails(patch, errno.EDQUOT, lambda name: name.endswith(".partial"))
+            closing_fails(patch, errno.EDQUOT, lambda name: name.endswith("partial"))
         with pytest.raises(FileTrouble) as caught:
             copy_again(ground, item, ranges_of(content, *RANGES))
     path = NAME if side == "source" else partial_name(ground, item)
@@ -180,7 +180,7 @@ def test_a_failed_close_after_ranges_is_a_trouble(ground: Ground, monkeypatch: p
     item = ground.add(NAME, content)
     put_partial(ground, item, bytes(LARGE))
     with monkeypatch.context() as patch:
-        closing_fails(patch, errno.EDQUOT, lambda name: name.endswith(".partial"))
+        closing_fails(patch, errno.EDQUOT, lambda name: name.endswith("partial"))
         with pytest.raises(FileTrouble) as caught:
             copy_again(ground, item, ranges_of(content, *RANGES))
     assert caught.value.trouble[:5] == ("destination", "close", partial_name(ground, item), None, errno.EDQUOT)
@@ -268,9 +268,9 @@ def test_an_error_while_ranges_settle_is_a_trouble(
     put_partial(ground, item, content)
     with monkeypatch.context() as patch:
         if call == "close":
-            closing_fails(patch, errno.EIO, lambda name: name.endswith(".partial"))
+            closing_fails(patch, errno.EIO, lambda name: name.endswith("partial"))
         elif call == "open":
-            failing(patch, call, errno.EIO, lambda path, *_: path.endswith(b".partial"))
+            failing(patch, call, errno.EIO, lambda path, *_: path.endswith(b"partial"))
         else:
             failing(patch, call, errno.EIO)
         with pytest.raises(FileTrouble) as caught:
@@ -409,7 +409,7 @@ def test_attributes_that_are_not_durable_are_a_trouble(
     put_partial(ground, item)
     with monkeypatch.context() as patch:
         if call == "close":
-            closing_fails(patch, number, lambda name: name.endswith(".partial"))
+            closing_fails(patch, number, lambda name: name.endswith("partial"))
         else:
             failing(patch, call, number)
         with pytest.raises(FileTrouble) as caught:

@@ -374,7 +374,7 @@ def test_what_is_only_read_may_fail_to_close(ground: Ground, monkeypatch: pytest
     real = os.close
 
     def late(fd: int) -> None:
-        only_read = not name_of(fd).endswith(".partial")
+        only_read = not name_of(fd).endswith("partial")
         real(fd)
         if only_read:
             raise OSError(errno.EIO, "")
@@ -502,14 +502,14 @@ def test_an_error_while_settling_is_a_trouble(ground: Ground, monkeypatch: pytes
         real = os.close
 
         def late(fd: int) -> None:
-            partial = name_of(fd).endswith(".partial")
+            partial = name_of(fd).endswith("partial")
             real(fd)
             if partial:
                 raise OSError(errno.EIO, "")
 
         monkeypatch.setattr(os, "close", late)
     elif call == "open":
-        failing(monkeypatch, "open", errno.EIO, lambda path, *_: path.endswith(b".partial"))
+        failing(monkeypatch, "open", errno.EIO, lambda path, *_: path.endswith(b"partial"))
     else:
         failing(monkeypatch, call, errno.EIO)
     with pytest.raises(FileTrouble) as caught:

@@ -16,7 +16,7 @@ from growing_files import LARGE, noting, partial_name, put_partial
 from support import files_of
 from trioft.core.answers import Searched
 from trioft.core.errors import FileTrouble
-from trioft.core.model import Item
+from trioft.core.model import Fingerprint, Item
 from trioft.core.naming import partial_of
 from trioft.movers.ops import source
 from trioft.movers.ops.folder import growing
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.usefixtures("small_blocks")
 # --- another name ----------------------------------------------------------------------------------------------------
 
 
-def locate(ground: Ground, item: Item, *, everywhere: bool = True) -> bytes | None:
-    return source.locate(ground.ends.source, item.path, item.fingerprint[:2], everywhere, ground.told.append)
+def locate(ground: Ground, item: Item, *, everywhere: bool = True, was: Fingerprint | None = None) -> bytes | None:
+    return source.locate(ground.ends.source, item.path, item.fingerprint[:2], everywhere, was, ground.told.append)
 
 
 class Entry:
@@ -106,6 +106,18 @@ def test_a_file_whose_folder_was_renamed_is_found(ground: Ground) -> None:
     assert locate(ground, item) == b"z/y/a.mov"
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_file_on_a_filesystem_that_was_mounted_anew_is_found(ground: Ground, is_known: bool) -> None:
+    """Its device has another number. In all else it is what it was, and has the same name: it is the same version."""
+    now = ground.add(b"x/a.mov")
+    before = now._replace(fingerprint=now.fingerprint._replace(dev=now.fingerprint.dev + 1))
+    assert locate(ground, before, was=before.fingerprint if is_known else None) == (b"x/a.mov" if is_known else None)
+    older = before.fingerprint._replace(mtime_ns=before.fingerprint.mtime_ns - 1)
+    assert locate(ground, before, was=older) is None
+    rename(ground, b"x/a.mov", b"x/b.mov")
+    assert locate(ground, before, was=before.fingerprint) is None  # inodes alone are alike on all disks
+
+
 def test_a_file_that_is_gone_is_not_found(ground: Ground) -> None:
     """Another file under its name is not taken for it, nor is one with the same content."""
     item = ground.add(b"x/a.mov", b"content")
@@ -121,7 +133,7 @@ def test_only_the_file_with_this_device_and_inode_is_found(ground: Ground, which
     item = ground.add(b"a")
     identity = list(item.fingerprint[:2])
     identity[which] += 1
-    assert source.locate(ground.ends.source, b"a", (identity[0], identity[1]), True, ground.told.append) is None
+    assert source.locate(ground.ends.source, b"a", (identity[0], identity[1]), True, None, ground.told.append) is None
 
 
 def test_links_lead_nowhere(ground: Ground) -> None:
@@ -353,7 +365,7 @@ def test_what_keeps_a_partial_from_being_adopted_is_a_trouble(
     put_partial(ground, item, b"copied so far")
     rename(ground, b"x/a", b"y/a")
     partial = partial_name(ground, item)
-    path = partial if path.endswith(b".partial") else path
+    path = partial if path.endswith(b"partial") else path
     with monkeypatch.context() as patch:
         failing(patch, call, number, lambda name, *_: name == os.path.basename(path))
         with pytest.raises(FileTrouble) as caught:

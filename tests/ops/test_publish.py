@@ -15,7 +15,7 @@ from files import MANNER, Ground, failing, ordinary_user, publication, read
 from support import files_of
 from trioft.core.errors import FileTrouble, Remedy, classify
 from trioft.core.model import Ends, Item, Result, Root, Verdict
-from trioft.core.naming import is_partial
+from trioft.core.naming import is_own, is_partial
 from trioft.movers.ops import linux
 from trioft.movers.ops.files import Away
 from trioft.movers.ops.folder import partials
@@ -188,7 +188,7 @@ def test_a_version_that_is_not_the_sources_any_more_gets_no_name(
         case "gone":
             path.unlink()
     assert [str(result.verdict) for result in publish(ground, item, if_exists=policy)] == [verdict]
-    assert [is_partial(name) for name in files_of(ground.dest)] == [True]
+    assert [is_own(name) for name in files_of(ground.dest)] == [True]
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o600, 0o755, 0o444, 0o400, 0o666, 0o000], ids=oct)

@@ -27,7 +27,7 @@ def put(ground: Ground, name: bytes, content: bytes) -> os.stat_result:
 
 
 def read(ground: Ground, *pieces: Piece) -> list[Seen]:
-    return read_delivered(ground.ends.destination, list(pieces), ground.told.append)
+    return read_delivered(ground.ends.destination, list(pieces), ground.ends.source.path, ground.told.append)
 
 
 def test_blocks_are_digested_as_far_as_the_file_goes(ground: Ground) -> None:
@@ -93,4 +93,4 @@ def test_a_destination_that_is_another_one_is_not_read(ground: Ground) -> None:
     """What lies in the folder under a mount point is nobody's copy."""
     other = ground.ends.destination._replace(dev=ground.ends.destination.dev + 1)
     with pytest.raises(FileTrouble, match="another filesystem is mounted"):
-        read_delivered(other, [Piece(b"a", 0, 1)], ground.told.append)
+        read_delivered(other, [Piece(b"a", 0, 1)], b"/nowhere", ground.told.append)

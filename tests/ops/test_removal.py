@@ -13,13 +13,13 @@ from files import Ground, held, need_leases, ordinary_user, other_filesystem
 from support import files_of
 from trioft.core.errors import Remedy, classify
 from trioft.core.model import Fingerprint, Item, Result, Root, Verdict
-from trioft.movers.ops import linux, source, writers
+from trioft.movers.ops import linux, removal, writers
 from trioft.movers.ops.files import Away
 
 
 def remove(ground: Ground, *items: Item, archive: Path | None = None) -> list[Result]:
     delivered = [(item.path, item.fingerprint) for item in items]
-    return source.remove_sources(ground.ends.source, delivered, None if archive is None else os.fsencode(archive))
+    return removal.remove_sources(ground.ends.source, delivered, None if archive is None else os.fsencode(archive))
 
 
 def verdicts(results: list[Result]) -> list[str]:
@@ -186,7 +186,7 @@ def test_nothing_is_removed_from_another_filesystem(ground: Ground, archive: Pat
     root = Root(ground.ends.source.path, ground.ends.source.dev + 1)
     folder = None if archive is None else os.fsencode(archive)
     with pytest.raises(Away):
-        source.remove_sources(root, [(item.path, item.fingerprint)], folder)
+        removal.remove_sources(root, [(item.path, item.fingerprint)], folder)
     assert files_of(ground.source) == {b"a": b"content"}
 
 

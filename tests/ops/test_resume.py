@@ -95,7 +95,7 @@ def spoiling(monkeypatch: pytest.MonkeyPatch, offset: int) -> list[bool]:
         synced.add(name_of(fd))
 
     def spoil(fd: int, start: int, length: int, advice: int) -> None:
-        if name_of(fd).endswith(".partial") and advice == os.POSIX_FADV_DONTNEED and not durable:
+        if name_of(fd).endswith("partial") and advice == os.POSIX_FADV_DONTNEED and not durable:
             durable.append(name_of(fd) in synced)
             os.pwrite(fd, bytes([os.pread(fd, 1, offset)[0] ^ 1]), offset)
         advise(fd, start, length, advice)
@@ -471,7 +471,7 @@ def test_a_partial_that_cannot_be_looked_at_is_a_trouble(
     item = ground.add(b"a", content)
     put_partial(ground, item, content)
     checkpoint = checkpoint_of(ground, item, content, 3 * BLOCK, growing=growing) if known else None
-    failing(monkeypatch, call, errno.EIO, lambda fd, *_: name_of(fd).endswith(".partial"))
+    failing(monkeypatch, call, errno.EIO, lambda fd, *_: name_of(fd).endswith("partial"))
     with pytest.raises(FileTrouble) as caught:
         prepare(ground, item, checkpoint, growing=growing)
     trouble, partial = caught.value.trouble, os.path.basename(ground.partial(item))

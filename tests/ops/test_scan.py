@@ -23,6 +23,7 @@ from trioft.core import answers
 from trioft.core.answers import Listing
 from trioft.core.errors import FileTrouble, Remedy, classify
 from trioft.core.model import Found, Manner, Root
+from trioft.core.naming import OWN
 from trioft.movers.ops import linux, writers
 from trioft.movers.ops import scan as scan_module
 from trioft.movers.ops.files import Away
@@ -40,14 +41,14 @@ def scan(
 ) -> Listing:
     """Scan as sync does (*compared*) or as watch does, until nothing is left to be read."""
     destination = ground.ends.destination if compared else None
-    listing = Listing([], [], folders or [b""], 0, [], [], [], [], 0.0)
+    listing = Listing([], [], folders or [b""], [], [], [], [], [], 0.0)
     while listing.rest:
         part = scan_module.scan(ground.ends.source, listing.rest, None, include, exclude, destination, compared)
         listing = Listing(
             listing.folders + part.folders,
             listing.unchanged + part.unchanged,
             part.rest,
-            listing.already + part.already,
+            listing.twins + part.twins,
             listing.alike + part.alike,
             listing.missing + part.missing,
             listing.skipped + part.skipped,
@@ -78,7 +79,7 @@ def test_a_scan_finds_every_file_of_every_folder(ground: Ground) -> None:
     assert {folder.path for folder in listing.folders} == {b"", b"x", b"x/y", b"empty", b"\xff\n", b".hidden"}
     found = {found.path: found for folder in listing.folders for found in folder.files}
     assert found[b"a"] == Found(b"a", 0o4711, ground.item(b"a").fingerprint)
-    assert (listing.already, listing.missing, listing.skipped, listing.troubles) == (0, [], [], [])
+    assert (listing.twins, listing.missing, listing.skipped, listing.troubles) == ([], [], [], [])
     assert paths(scan(ground, [b"x"])) == {b"x/b", b"x/y/c"}
 
 
@@ -142,7 +143,7 @@ def test_in_sync_a_file_with_the_same_size_and_time_is_counted_and_not_told(
         case "link":
             os.symlink(ground.at_source(b"x/a"), ground.at_dest(b"x/a"))
     listing = scan(ground, compared=MANNER)
-    assert (listing.already, paths(listing)) == ((1, set()) if counts else (0, {b"x/a"}))
+    assert (len(listing.twins), paths(listing)) == ((1, set()) if counts else (0, {b"x/a"}))
 
 
 def test_folders_that_the_destination_lacks_are_told(ground: Ground) -> None:
@@ -229,7 +230,7 @@ def test_a_file_that_vanishes_from_the_destination_meanwhile_is_missing(
 
     monkeypatch.setattr(os, "scandir", Vanishing)
     listing = scan(ground, compared=MANNER)
-    assert (listing.already, paths(listing)) == (1, {b"b"})
+    assert (len(listing.twins), paths(listing)) == (1, {b"b"})
 
 
 def test_a_scan_is_cut_into_calls(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +275,7 @@ def test_a_folder_in_which_nothing_changed_is_not_told_again(ground: Ground) -> 
         assert sorted(scan_again(stamps).unchanged) == [b"still", b"x"]
 
 
-@pytest.mark.parametrize("operation", ["scan", "look", "make_folders", "find_partials"])
+@pytest.mark.parametrize("operation", ["scan", "look", "make_folders", "find_leftovers"])
 def test_nothing_is_looked_at_below_another_filesystem(ground: Ground, operation: str) -> None:
     """A root whose device has changed is away, for every operation: promise 5."""
     ends = ground.ends
@@ -283,7 +284,7 @@ def test_nothing_is_looked_at_below_another_filesystem(ground: Ground, operation
         "scan": lambda: scan_module.scan(source, [b""], None, (), (), None, None),
         "look": lambda: scan_module.look(source, [b"a"], (), ()),
         "make_folders": lambda: listing.make_folders(ends.source, destination, [b"a"]),
-        "find_partials": lambda: listing.find_partials(destination, [b""]),
+        "find_leftovers": lambda: listing.find_leftovers(destination, [b""]),
     }
     with pytest.raises(Away):
         calls[operation]()
@@ -359,33 +360,55 @@ def test_where_leases_prove_nothing_the_open_file_table_is_searched(
         assert [seen.writer for seen in look(ground, b"written", b"quiet")] == [answers.BUSY, answers.UNKNOWN]
 
 
-# --- find_partials ---------------------------------------------------------------------------------------------------
+# --- find_leftovers ---------------------------------------------------------------------------------------------------
 
 
-def test_partials_are_found_with_their_age(ground: Ground) -> None:
-    """Wherever they lie, and nothing else: no folders, no links, no names that only look like it."""
-    names = [b"a.mov.12345678.partial", b"x/y/\xff\n.abcdef01.partial", b".trioft-probe-1-2.00000000.partial"]
+def test_what_trioft_has_left_is_found_with_its_size_and_age(ground: Ground) -> None:
+    """Wherever it lies, and nothing else: no links, no names that only look like it; of folders only trioft's own."""
+    names = [
+        b"a.mov.0123456789abcdef.trioft-partial",
+        b"x/y/\xff\n.0123456789abcdef.trioft-partial",
+        b".trioft-probe-1-2",
+        b"x/.trioft-replaced-0123456789abcdef-a.mov",
+        b"former.mov.12345678.partial",
+        b"former.12345678.replaced",
+    ]
     others = [b"a.partial", b"a.1234567.partial", b"a.12345678.partial.mov", b"a.ABCDEF01.partial", b"x/final"]
     for name in names + others:
         ground.old(name)
+    ground.old(b".trioft-doctor-1/in it")
     (ground.dest / "d.00000000.partial").mkdir()
-    (ground.dest / "l.00000000.partial").symlink_to("x/final")
+    (ground.dest / "l.trioft-partial").symlink_to("x/final")
     (ground.dest / "linked").symlink_to("x")
-    found = listing.find_partials(ground.ends.destination, [b""])
-    assert found.rest == []
-    assert sorted(path for path, _ in found.partials) == sorted(names)
-    assert all(age > 24 * 60 * 60 for _, age in found.partials)
+    leftovers = listing.find_leftovers(ground.ends.destination, [b""])
+    assert leftovers.rest == []
+    files = [one for one in leftovers.found if not one.is_folder]
+    assert sorted(one.path for one in files) == sorted(names)
+    assert all(one.age > 24 * 60 * 60 and one.size == len(b"old") for one in files)
+    assert [one.path for one in leftovers.found if one.is_folder] == [b".trioft-doctor-1"]
     os.utime(ground.at_dest(names[0]))
-    ages = dict(listing.find_partials(ground.ends.destination, [b""]).partials)
+    ages = {one.path: one.age for one in listing.find_leftovers(ground.ends.destination, [b""]).found}
     assert ages[names[0]] < 60 * 60
 
 
-def test_the_search_for_partials_passes_over_what_cannot_be_read(ground: Ground) -> None:
-    """No access to a folder means no partial of ours: the search goes on."""
-    ground.old(b"closed/a.00000000.partial")
-    ground.old(b"open/b.00000000.partial")
+def test_the_search_for_leftovers_passes_over_what_cannot_be_read(ground: Ground) -> None:
+    """No access to a folder means nothing of ours: the search goes on."""
+    ground.old(b"closed/a.trioft-partial")
+    ground.old(b"open/b.trioft-partial")
     (ground.dest / "closed").chmod(0)
     with ordinary_user():
-        found = listing.find_partials(ground.ends.destination, [b"", b"gone"])
+        found = listing.find_leftovers(ground.ends.destination, [b"", b"gone"])
     (ground.dest / "closed").chmod(0o700)
-    assert [path for path, _ in found.partials] == [b"open/b.00000000.partial"]
+    assert [one.path for one in found.found] == [b"open/b.trioft-partial"]
+
+
+def test_names_that_trioft_keeps_for_itself_are_skipped_and_said_to_be(ground: Ground) -> None:
+    """Files of other programs whose partials look like trioft 0.1's are ordinary files."""
+    make_tree(
+        ground.source,
+        {"a.trioft-partial": 1, ".trioft-x": 1, ".trioft-y/a": 1, "b.0123abcd.partial": 1, "n.trioft-partial": 1},
+    )
+    found = scan_module.scan(ground.ends.source, [b""], None, (), ("n.*",), None, None)
+    assert [one.path for folder in found.folders for one in folder.files] == [b"b.0123abcd.partial"]
+    assert sorted(found.skipped) == [(path, OWN) for path in (b".trioft-x", b".trioft-y", b"a.trioft-partial")]
+    assert found.rest == []

@@ -211,7 +211,7 @@ def test_where_the_kernel_proves_nothing_the_strength_says_so(
 ) -> None:
     """That no writer was found is worth what trioft could look at, and never a proof: promise 3."""
     nothing_proves(monkeypatch, magic)
-    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(writers, "sees_all_processes", lambda: user == 0)
     item = ground.add(NAME)
     assert peek(ground, item)[3:5] == (answers.UNKNOWN, strength)
     with held(ground.at_source(NAME), "reader"):

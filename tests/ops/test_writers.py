@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from files import Ground, held, need_leases, open_files, ordinary_user, other_filesystem, read
+from files import Ground, held, need_leases, open_files, ordinary_user, other_filesystem, read, without_privileges
 from trioft.core import answers
 from trioft.movers.ops import linux, writers
 
@@ -325,3 +325,105 @@ def test_nothing_stays_open(ground: Ground) -> None:
     ask(ground)
     writers.find_writers([identity(ground.at_source(PATH))])
     assert open_files() == before
+
+
+# --- where a proof would prove nothing --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The table in which the NFS server says what it exports."""
+    table = tmp_path / "etab"
+    monkeypatch.setattr(writers, "_EXPORTS", (str(table), str(tmp_path / "no such table")))
+    monkeypatch.setattr(writers, "_SERVERS", str(tmp_path / "threads"))
+    monkeypatch.setattr(writers, "_exports", writers._Exports())
+    monkeypatch.setattr(writers, "_EXPORTS_LAST", 0)
+    return table
+
+
+def test_a_lease_proves_nothing_in_a_folder_that_this_machine_exports(ground: Ground, exports: Path) -> None:
+    """The NFS server opens a file for each write only: a writer behind it is seen by nobody here: promise 3."""
+    need_leases(ground.source)
+    assert ask(ground) == answers.CLOSED
+    name = os.fsencode(ground.source).replace(b" ", b"\\040")
+    exports.write_bytes(b"# version 1\n/elsewhere *(rw)\n%s\t*(rw,sync,no_subtree_check)\n" % name)
+    assert ask(ground) == answers.UNKNOWN
+    with held(ground.at_source(PATH), "writer"):
+        assert ask(ground) == answers.BUSY
+    (exports.parent / "threads").write_text("0\n")  # the server does not run
+    assert ask(ground) == answers.CLOSED
+    (exports.parent / "threads").write_text("8\n")
+    exports.write_bytes(os.fsencode(ground.dest) + b"\t*(rw)\n")
+    assert ask(ground) == answers.CLOSED
+    exports.write_bytes(b"/\t*(rw)\n")
+    assert ask(ground) == answers.UNKNOWN
+    exports.unlink()
+    exports.mkdir()  # what cannot be read says nothing
+    assert ask(ground) == answers.UNKNOWN
+
+
+def test_what_is_exported_is_known_under_another_name_too(ground: Ground, exports: Path, tmp_path: Path) -> None:
+    """A bind mount of a part of an exported folder is a part of it."""
+    need_leases(ground.source)
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount")
+    (ground.source / "below").mkdir()
+    ground.add(b"below/file")
+    other = tmp_path / "other"
+    other.mkdir()
+    subprocess.run(["mount", "--bind", ground.source / "below", other], check=True)
+    try:
+        exports.write_bytes(os.fsencode(ground.source) + b"\t*(rw)\n")
+        fd = os.open(other / "file", os.O_RDONLY)
+        assert writers.ask_lease(fd, os.fstat(fd).st_dev) == answers.UNKNOWN
+        os.close(fd)
+    finally:
+        subprocess.run(["umount", other], check=True)
+
+
+def test_a_lease_on_an_overlay_proves_no_close(ground: Ground, tmp_path: Path) -> None:
+    """Who writes to the layer below is unknown there; who writes through the overlay is told: promise 3."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount")
+    lower, upper, work, merged = (tmp_path / name for name in ("lower", "upper", "work", "merged"))
+    for folder in (lower, upper, work, merged):
+        folder.mkdir()
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    mounted = subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, merged], check=False)
+    if mounted.returncode:
+        pytest.skip("there are no overlays here")
+    try:
+        (merged / "file").write_bytes(b"content")
+        fd = os.open(merged / "file", os.O_RDONLY)
+        device = os.fstat(fd).st_dev
+        with held(bytes(upper / "file"), "writer"):
+            assert writers.ask_lease(fd, device) == answers.UNKNOWN
+            assert writers.strength(fd, device, answers.UNKNOWN) == answers.TIMEOUT
+        with held(bytes(merged / "file"), "writer"):
+            assert writers.ask_lease(fd, device) == answers.BUSY
+        os.close(fd)
+    finally:
+        subprocess.run(["umount", merged], check=True)
+
+
+def test_who_may_not_look_into_all_processes_says_no_more_than_that_it_was_quiet(ground: Ground) -> None:
+    """Root without CAP_SYS_PTRACE, as in a container, is told nothing of other users' files: not `likely`."""
+    fd = ground.open(ground.at_source(PATH))
+    device = os.fstat(fd).st_dev
+    assert without_privileges(writers.sees_all_processes) is False
+    assert without_privileges(lambda: writers.strength(fd, device, answers.UNKNOWN)) == answers.TIMEOUT
+    assert without_privileges(lambda: writers.strength(fd, device, answers.UNKNOWN, True)) == answers.MARKED
+    if writers.sees_all_processes():
+        assert writers.strength(fd, device, answers.UNKNOWN) == answers.LIKELY
+
+
+@pytest.mark.parametrize("how", ["--pid", "--user"])
+def test_who_is_in_a_container_does_not_see_all_processes(how: str) -> None:
+    """All capabilities of a namespace of one's own are none over the processes outside."""
+    code = f"import sys; sys.path.extend({sys.path!r}); from trioft.movers.ops import writers; "
+    command = [sys.executable, "-I", "-S", "-c", code + "print(writers.sees_all_processes())"]
+    options = ["--fork", "--mount-proc"] if how == "--pid" else ["--map-root-user"]
+    done = subprocess.run(["unshare", how, *options, *command], capture_output=True, check=False, text=True)
+    if done.returncode:
+        pytest.skip(f"no namespaces here: {done.stderr}")
+    assert done.stdout == "False\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import trio
@@ -17,6 +18,7 @@ from trioft.core.naming import partial_of
 from trioft.pipeline import backlog as backlog_module
 from trioft.pipeline.backlog import Backlog, Pending
 from trioft.state.board import Board
+from trioft.state.ledger import Known, Ledger, Port
 
 S = FileState
 LARGE = BUNDLE_FILE_SIZE + 1
@@ -679,6 +681,31 @@ class Traffic:
             self.held.clear()
         assert len(self.desk.backlog) == 0
         assert (self.desk.board.pending_files, self.desk.board.pending_bytes) == (0, 0)
+
+
+async def test_what_ends_while_the_ledger_is_asked_is_asked_for_again() -> None:
+    """Else a file that fails in that moment would be taken for one that nobody knows, and be tried once more."""
+    desk = Desk()
+    (pending,) = desk.ready(found(b"a"))
+    (job,) = desk.offered()
+    desk.backlog.take(job.items[0], growing=False)
+    failed = Known("failed", "", 1, 1, 1)
+
+    class Answering(Port):
+        def __init__(self) -> None:
+            self.asked: list[object] = []
+
+        async def call(self, method: Any, /, *args: Any, **kwargs: Any) -> Any:
+            self.asked.append((method, *args))
+            if len(self.asked) == 1:
+                desk.board.move(pending.entry, S.COPYING)
+                desk.backlog.finished(pending, S.FAILED)
+                return {}
+            return {b"a": failed}
+
+    ledger = Answering()
+    assert await desk.backlog.ask(ledger, Ledger.known_in, [b""], [b"a", b"b"]) == {b"a": failed}
+    assert ledger.asked == [(Ledger.known_in, [b""]), (Ledger.known, [b"a"])]
 
 
 @given(st.data())

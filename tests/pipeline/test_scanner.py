@@ -292,7 +292,7 @@ async def test_sync_copies_more_files_than_it_can_look_after_at_a_time(
 async def test_sync_counts_what_the_destination_has(autojump_clock: MockClock) -> None:
     """Files that are there with the same size and time are counted, not copied."""
     world = World(once=True)
-    world.listing = world.listing._replace(already=7)
+    world.listing = world.listing._replace(twins=[found(b"%d" % n) for n in range(7)])
     await world.run()
     assert world.board.totals.already == 7
 

@@ -133,7 +133,8 @@ async def test_when_events_were_lost_everything_is_scanned(
 ) -> None:
     """More events than can be told mean one scan, as soon as the last one's share of the core allows it."""
     world = World(source=source(scan_interval=1000.0))
-    world.changes.are_told = are_told
+    world.changes.watching(everywhere=are_told)
+    world.changes.take()
     world.listing = world.listing._replace(seconds=1.0)
 
     async def add() -> None:
@@ -162,7 +163,8 @@ async def test_delivered_version_is_not_delivered_again(autojump_clock: MockCloc
 @pytest.mark.parametrize(
     ("known", "again"),
     [
-        (Known("delivered", "", 1, 10**18, 7), False),
+        (Known("delivered", "", 1, 10**18, 10**18 + 1), False),
+        (Known("delivered", "", 1, 10**18, 7), True),
         (Known("failed", "", 1, 10**18, 10**18 + 1), False),
         (Known("failed", "", 1, 10**18, 7), True),
         (Known("delivered", "refused", 1, 10**18, 7), False),
@@ -172,6 +174,7 @@ async def test_delivered_version_is_not_delivered_again(autojump_clock: MockCloc
     ],
     ids=[
         "delivered",
+        "other-permissions-or-content",
         "failed",
         "failed-before-its-permissions-changed",
         "not-removed",
@@ -181,7 +184,7 @@ async def test_delivered_version_is_not_delivered_again(autojump_clock: MockCloc
     ],
 )
 async def test_what_the_ledger_knows_decides(autojump_clock: MockClock, known: Known, again: bool) -> None:
-    """The same version is taken up again only where a removal was cut short, or what made it fail may be mended."""
+    """A version that is known is taken up again only where a removal was cut short, or its ctime is another one."""
     world = World(source=source())
     world.known[b"a"] = known
     world.put(b"a", mtime=1e9)
@@ -392,3 +395,52 @@ def test_when_it_is_not_known_what_changed_the_scanner_looks_at_everything(paths
         heard.changes.add(paths)
     assert (heard.woken, heard.changes.take()) == (2, ([], True))
     assert heard.changes.take() == ([], False)
+
+
+# --- Whether events come
+
+
+async def test_a_file_that_no_event_told_of_says_that_events_do_not_come(autojump_clock: MockClock) -> None:
+    """Then scans become as frequent as without events, and that is said once."""
+    world = World(source=source(scan_interval=1.0))
+    world.changes.watching(everywhere=True)
+    world.changes.take()
+    world.listing = world.listing._replace(seconds=1.0)
+    told: list[str] = []
+    world.board.notices.append(lambda what, text: told.append(text))
+
+    async def add() -> None:
+        await trio.sleep(230)
+        assert world.changes.are_told
+        world.put(b"a", mtime=1e9)
+        world.put(b"b", mtime=1e9)
+
+    await world.run(370, then=add)
+    scans = world.scans()
+    assert scans[:4] == pytest.approx([0, 100, 200, 300], rel=0.01)
+    assert scans[4:] == pytest.approx([320, 340, 360], rel=0.02)
+    assert len(told) == 1
+    assert re.fullmatch(r"file events are not reliable: none told of [ab], which a scan has found; .* instead", told[0])
+
+
+@pytest.mark.parametrize("event", [b"folder/a", b"folder"])
+@pytest.mark.parametrize("late", [0.0, 4.0])
+async def test_a_file_that_a_scan_finds_before_its_event_says_nothing(
+    autojump_clock: MockClock, event: bytes, late: float
+) -> None:
+    """Events are told in bundles, and of a folder that was moved in there is one alone."""
+    world = World(source=source(scan_interval=1.0))
+    world.changes.watching(everywhere=True)
+    world.changes.take()
+    world.listing = world.listing._replace(seconds=1.0)
+
+    async def add() -> None:
+        while len(world.scans()) < 3:
+            world.files.clear()
+            world.put(b"folder/a", mtime=1e9)
+            await trio.sleep(0.01)
+        await trio.sleep(late)
+        world.changes.add([event])
+
+    await world.run(400, then=add)
+    assert world.changes.are_told

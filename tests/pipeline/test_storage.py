@@ -19,7 +19,9 @@ from trioft.config.kinds import MinFree
 from trioft.config.options import Config, Destination, Retry
 from trioft.core.answers import KEEPS_NO_TIMES, Probed
 from trioft.core.errors import IDENTIFY, FileTrouble, Side, Trouble
+from trioft.core.folding import Naming
 from trioft.core.model import Ends, FileState, Identity, Root
+from trioft.movers import hung
 from trioft.pipeline.storage import Storage
 from trioft.state.board import Board, Entry
 
@@ -50,6 +52,8 @@ class Place:
         self.storage = Storage(ENDS, known, Config(**(defaults | groups)), self.board)
         self.answers: list[Answer] = []  # the last is for all that follow
         self.source_answers: list[Root | Trouble] = [Root(b"/in", 1)]
+        self.views: list[str | Trouble | None] = [None]
+        self.views_asked: list[tuple[object, ...]] = []
         self.probed_at: list[float] = []
         self.probes: list[tuple[object, ...]] = []
         self.looked_at: list[float] = []
@@ -61,6 +65,14 @@ class Place:
         *arguments: Any,
         **options: Any,
     ) -> Any:
+        if operation.name == "find_view":
+            view = next_of(self.views)
+            self.views_asked.append(arguments)
+            if isinstance(view, Trouble):
+                raise FileTrouble(view)
+            return view
+        if operation.name == "find_naming":
+            return Naming()
         if operation.name == "probe_source":
             answer: object = next_of(self.source_answers)
             if isinstance(answer, Root):
@@ -306,6 +318,33 @@ async def test_failed_probe_leaves_the_gate_closed() -> None:
     assert not place.storage.is_open
 
 
+@pytest.mark.parametrize(
+    ("meanwhile", "suspected", "stays_open"),
+    [("copied", False, True), ("nothing", False, False), ("given up", False, False), ("copied", True, False)],
+    ids=["behind what is sent", "nothing moves", "a file is given up", "closed already"],
+)
+async def test_probe_that_waits_behind_what_is_sent_says_nothing(
+    meanwhile: str, suspected: bool, stays_open: bool
+) -> None:
+    """A slow link is not dead while bytes arrive; but nothing that gets no answer opens the gate."""
+    place = await checked()
+    board, entry = place.board, place.entry(100)
+    board.verified(entry, 50)
+    if suspected:
+        place.storage.suspect(AWAY)
+
+    async def no_answer(*_: object, **__: object) -> None:
+        if meanwhile == "copied":
+            board.copied(entry, 10)
+        elif meanwhile == "given up":
+            board.move(entry, FileState.FAILED)
+        raise FileTrouble(trouble(errno.ETIMEDOUT))
+
+    with contextlib.suppress(FileTrouble):
+        await place.storage.gates[Side.DESTINATION]._try_to_open(lambda: place.storage._probe(as_call(no_answer)))
+    assert place.storage.is_open == stays_open
+
+
 async def test_whoever_asks_whether_it_is_well_waits_for_a_probe_that_begins_after_that(
     autojump_clock: MockClock,
 ) -> None:
@@ -354,6 +393,22 @@ async def test_each_end_has_a_gate_of_its_own(autojump_clock: MockClock, dev: in
 
 
 # --- Identity
+
+
+async def test_operations_are_told_which_mounting_was_looked_at_last(autojump_clock: MockClock) -> None:
+    """The same share, mounted once more, is used after the next look at it; that it is no view of the source, too."""
+    place = await checked(WELL._replace(root=ROOT._replace(mounting="1")))
+    assert place.storage.ends.destination.mounting == "1"
+    mounted, asked = place.storage.source_mounted, len(place.views_asked)
+    place.answers = [WELL._replace(root=ROOT._replace(mounting="2"))]
+    place.source_answers = [Root(b"/in", 1, mounting="3")]
+    away = Trouble(Side.DESTINATION, IDENTIFY, b"", None, errno.ENODEV, "meanwhile")
+    both = (lambda: place.storage.suspect(away), lambda: place.storage.suspect(away._replace(side=Side.SOURCE)))
+    await looked_after(place, 1, *((0, suspect) for suspect in both))
+    assert place.storage.is_open
+    assert [end.mounting for end in place.storage.ends] == ["3", "2"]
+    assert mounted.is_set()
+    assert len(place.views_asked) > asked
 
 
 async def test_what_a_destination_is_is_asked_for_at_every_probe() -> None:
@@ -454,6 +509,37 @@ async def test_suspected_destination_is_probed_at_once(autojump_clock: MockClock
     assert place.storage.outages == 0
 
 
+async def test_what_hangs_below_the_source_is_left_out_until_it_answers(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked once more without it, under the same name, and at once when it is back; not at each probe."""
+    monkeypatch.setattr(hung, "mounts_below", lambda path: {b"": (1, b"", b""), b"b": (2, b"", b"")})
+    place = Place()
+    place.answers = [WELL]
+    place.views = [Trouble(Side.SOURCE, "find_view", b"b", None, errno.ETIMEDOUT, "no progress"), None]
+    await place.storage.begin(as_call(place.call))
+    (first, second) = place.views_asked
+    assert (first[-1], second[-1], first[:-1] == second[:-1]) == ([], [b"b"], True)
+    assert place.notices == ["the source is left out below b, which does not answer; the rest goes on"]
+    await place.check(WELL)
+    assert len(place.views_asked) == 2
+    place.begun, place.probed_at = trio.current_time(), []
+    await looked_after(place, 9, (3, lambda: place.storage.hung.answered(b"b")))
+    assert place.probed_at == [3]
+    assert [asked[-1] for asked in place.views_asked[2:]] == [[]]
+
+
+async def test_a_source_that_hangs_as_a_whole_is_not_asked_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is mounted where it hangs: nothing can be left out."""
+    monkeypatch.setattr(hung, "mounts_below", lambda path: {b"": (1, b"", b"")})
+    place = Place()
+    place.answers = [WELL]
+    place.views = [Trouble(Side.SOURCE, "find_view", b"b", None, errno.ETIMEDOUT, "no progress")]
+    with pytest.raises(FileTrouble, match="no progress"):
+        await place.storage.begin(as_call(place.call))
+    assert len(place.views_asked) == 1
+
+
 async def test_destination_that_is_away_is_probed_with_growing_pauses(autojump_clock: MockClock) -> None:
     """From ``retry.first``, twice as long each time, up to ``retry.longest``; never quite regularly."""
     place = await checked(retry=Retry(first=1, longest=60))
@@ -524,7 +610,7 @@ async def test_suspicion_during_a_probe_is_not_forgotten(autojump_clock: MockClo
         *arguments: Any,
         **options: Any,
     ) -> Any:
-        if operation.name == "probe_source":
+        if operation.name != "probe":
             return await place.call(operation, *arguments)
         began.set()
         await trio.sleep(2)

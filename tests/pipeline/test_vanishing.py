@@ -25,6 +25,7 @@ from trioft.core import answers
 from trioft.core.answers import Folder, Listing, Look, Peek, Prepared, Probed, Step, Written
 from trioft.core.digests import block_digest
 from trioft.core.errors import FileTrouble, Side, Trouble
+from trioft.core.folding import Naming
 from trioft.core.model import (
     MIB,
     Ends,
@@ -129,7 +130,7 @@ class World:
             looking=source,
             changes=self.changes,
             owners=Owners(),
-            claims=Claims(False),
+            claims=Claims(overwrites=False, routed=False),
             ledger=self.port,
             storage=self.storage,
             manner=self.manner,
@@ -185,7 +186,7 @@ class World:
     # --- the operations
 
     def scan(self, source: Root, folders: list[bytes], *_: Any, **__: Any) -> Listing:
-        return Listing([Folder(b"", list(self.files.values()))], [], [], 0, [], [], [], [], 0.0)
+        return Listing([Folder(b"", list(self.files.values()))], [], [], [], [], [], [], [], 0.0)
 
     def look(self, source: Root, paths: list[bytes], *_: Any, **__: Any) -> list[Look]:
         return [
@@ -267,8 +268,20 @@ class World:
     def copy_ranges(self, *_: Any, **__: Any) -> list[int]:
         return []
 
-    def finish_attributes(self, *_: Any, **__: Any) -> None:
-        pass
+    def finish_attributes(self, *_: Any, **__: Any) -> list[str]:
+        return []
+
+    def seal(self, root: Root, partial: bytes, mtime_ns: int, **_: Any) -> Fingerprint:
+        return Fingerprint(1, 1, 1, mtime_ns, 0)
+
+    def are_sealed(self, root: Root, copies: list[object], **_: Any) -> list[bool]:
+        return [True] * len(copies)
+
+    def holes_of(self, *_: Any, **__: Any) -> int:
+        return 0
+
+    def find_former(self, ends: Ends, items: list[Item], **_: Any) -> list[None]:
+        return [None] * len(items)
 
     def adopt(self, *_: Any, **__: Any) -> bool:
         return True
@@ -281,6 +294,12 @@ class World:
 
     def probe_source(self, *_: Any, **__: Any) -> tuple[Root, Identity]:
         return ENDS.source, HERE
+
+    def find_view(self, *_: Any, **__: Any) -> None:
+        return None
+
+    def find_naming(self, *_: Any, **__: Any) -> Naming:
+        return Naming()
 
     def probe(self, *_: Any, **__: Any) -> Probed:
         return PROBED

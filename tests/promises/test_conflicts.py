@@ -12,7 +12,7 @@ import odd_mover
 from support import PATIENCE, Site, files_of, make_tree, pattern
 from trioft.agent.agent import run_agent
 from trioft.config.options import Config, Destination, Retry, Source
-from trioft.core.naming import is_partial
+from trioft.core.naming import is_own
 from trioft.state.board import Board
 
 # Somebody takes the name x.mov just before trioft gives it, in whatever way it does that.
@@ -60,7 +60,7 @@ async def overtaken(site: Site, policy: Policy, make: str, *, links: bool = Fals
 
 
 def finished(site: Site) -> dict[bytes, bytes]:
-    return {path: content for path, content in files_of(site.dest).items() if not is_partial(path)}
+    return {path: content for path, content in files_of(site.dest).items() if not is_own(path)}
 
 
 @pytest.mark.parametrize("links", [False, True], ids=["by rename", "by link"])

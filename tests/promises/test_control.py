@@ -90,7 +90,7 @@ def test_a_file_is_left_and_taken_up_again(site: Site) -> None:
         failed = operator.file("large", lambda file: file["state"] == "failed")
         assert "left by an operator" in failed["reason"]
         assert failed["error"]["class"] == "permanent"
-        assert [name for name in os.listdir(site.dest) if name.endswith(".partial")]
+        assert [name for name in os.listdir(site.dest) if name.endswith("partial")]
         assert operator.ask("cancel", file["id"]) == (False, "large is failed")
         assert operator.ask("retry", file["id"]) == (True, "large is tried again")
         agent.wait_for_file("large", "done")

@@ -28,7 +28,7 @@ from trioft.config.kinds import MinFree, OnSuccess
 from trioft.config.options import Config, Copy, Destination, Growing, Retry, Source, State
 from trioft.core.errors import FileTrouble, TrioftError
 from trioft.core.model import BLOCK_SIZE
-from trioft.core.naming import is_partial
+from trioft.core.naming import is_own
 from trioft.state.board import Board, Totals
 
 Tree = dict[str | bytes, bytes | int | None]
@@ -88,7 +88,7 @@ class Recording:
 
     def is_copied(self, dest: Path) -> bool:
         """Is the first block at the destination?"""
-        return any(path.stat().st_size > BLOCK_SIZE for path in dest.glob("take.mxf.*.partial"))
+        return any(path.stat().st_size > BLOCK_SIZE for path in dest.glob("take.mxf.*.trioft-partial"))
 
     async def go_on(self, dest: Path) -> None:
         """Write the rest as soon as a block has been copied, or when nobody is going to copy anything."""
@@ -201,7 +201,7 @@ class Trial:
         assert not path.exists(), path.read_text()
         wanted = self.tree | {b"older_1.txt": self.tree[b"older.txt"]}
         for name, content in files_of(self.dest).items():
-            if not is_partial(name):
+            if not is_own(name):
                 assert content == wanted[name] or (name, content) == (b"older.txt", OLD), name
 
     def check_complete(self) -> None:
@@ -340,7 +340,7 @@ def test_a_file_that_goes_away_while_it_waits_leaves_no_partial(place: Path, siz
     def leave(text: str) -> None:
         # It has met the full destination, and waits.
         if text.startswith("space") and one.exists():
-            seen.extend(filter(is_partial, files_of(trial.dest)))
+            seen.extend(filter(is_own, files_of(trial.dest)))
             one.rename(trial.source / "other.bin") if fate == "renamed" else one.unlink()
 
     for at in range(1, 9):  # the first of these calls are the probe's

@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import Running, Site, movers_of, pattern, wait_until
+from trioft.core.naming import is_own
 
 MIB = 1 << 20
 BLOCK = 8 * MIB
@@ -120,7 +121,7 @@ class Take:
         """Digests of what has a final name at the destination."""
         found = {}
         for path in self.site.dest.rglob("*"):
-            if path.is_file() and not path.name.endswith(".partial"):
+            if path.is_file() and not is_own(os.fsencode(path.name)):
                 with contextlib.suppress(FileNotFoundError):
                     found[str(path.relative_to(self.site.dest))] = xxhash.xxh3_128_digest(path.read_bytes())
         return found

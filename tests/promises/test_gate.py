@@ -57,7 +57,7 @@ def test_gate_looks_at_the_whole_copy_before_it_has_its_name(site: Site, size: i
     seen = (site.root / "seen").read_text()
     assert seen.startswith(f"{size} [")
     assert "'take.mov'" not in seen
-    assert seen.endswith(".partial']")
+    assert seen.endswith(".trioft-partial']")
     assert files_of(site.dest) == files_of(site.source)
 
 
@@ -72,9 +72,7 @@ def test_what_the_gate_refuses_has_failed_with_the_reason_that_it_gave(site: Sit
     line = done.files("failed")["bad"]
     assert line["reason"].endswith(": sh ended with 1: no moov atom / in bad")
     assert (line["error"]["op"], line["error"]["class"], line["attempt"]) == ("gate", "permanent", 0)
-    assert files_of(site.dest).keys() - {b"good"} == {
-        name for name in files_of(site.dest) if name.endswith(b".partial")
-    }
+    assert files_of(site.dest).keys() - {b"good"} == {name for name in files_of(site.dest) if name.endswith(b"partial")}
     done = site.sync(*gate(site, "true", "{partial}"))
     assert done.code == 0, done.err
     assert files_of(site.dest) == files_of(site.source)
@@ -121,8 +119,8 @@ def test_a_gate_that_changes_the_copy_gets_nothing_delivered(site: Site) -> None
     assert failed.keys() == {f"{size}/{change}" for size in ("small", "large") for change in CHANGES.keys() - HARMLESS}
     assert all("it has changed the copy" in line["reason"] for line in failed.values())
     for path, content in files_of(site.dest).items():
-        assert path.endswith(b".partial") or content == files_of(site.source)[path]
-    for left in site.dest.rglob("*.partial"):
+        assert path.endswith(b"partial") or content == files_of(site.source)[path]
+    for left in site.dest.rglob("*.trioft-partial"):
         if left.is_dir():
             left.rmdir()
     done = site.sync(*gate(site, "true", "{partial}", verify="transfer"))

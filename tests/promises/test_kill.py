@@ -22,14 +22,20 @@ import pytest
 import trio
 
 import odd_mover
+from disks import disk
+from sparse_files import make_sparse
 from support import PATIENCE, Running, Site, files_of, make_tree, movers_of, pattern, wait_until
 from trioft.agent.agent import run_agent
 from trioft.config.file import load_config
+from trioft.config.kinds import OnSuccess
 from trioft.config.options import Config
 from trioft.core.errors import FileTrouble, UnusableError
 from trioft.core.model import BLOCK_SIZE, MIB
+from trioft.core.naming import aside_of, partial_of
 from trioft.movers.ops.main import OPERATIONS, TELLING
+from trioft.movers.ops.removal import going_for
 from trioft.state.board import Board
+from trioft.state.reader import Records
 from truth import Recorded, check_promises, children_of, recorded
 
 # Set this to the number that a failed test has printed, to get the same moments again, as far as the machine allows.
@@ -181,7 +187,7 @@ def test_a_checkpoint_whose_partial_was_lost_is_forgotten_before_anything_is_wri
     wait_until(lambda: recorded(site, running=True).settled(b"large") >= 3 * BLOCK_SIZE)
     running.end(signal.SIGKILL)
     offset = check_promises(site, contents).settled(b"large")
-    (partial,) = site.dest.iterdir()
+    (partial,) = site.dest.glob("large.*.trioft-partial")
     harm(partial, offset)
 
     def is_written_anew() -> bool:
@@ -306,20 +312,30 @@ def dying(*arguments):
 mover.OPERATIONS[{operation!r}] = dying
 """
 
-AT_THE_START = {"inspect", "contains", "probe_source", "probe"}
-# No sync needs them: the doctor's, those of `trioft verify`, and that of a watch, which compares nothing.
-OF_OTHERS = {"scan", "plant", "uproot", "begin_measuring", "measure", "end_measuring", "recognize", "read_delivered"}
-# What has to be asked for, for these to be needed. The gate touches what it looks at, so that all of it is read again.
-ASKED_FOR: dict[str, dict[str, Any]] = {
-    "seal": {"gate": ("touch", "{partial}")},
-    "is_sealed": {"gate": ("touch", "{partial}")},
-    "mark": {"done_file": ".done"},
-    "sum_delivered": {"manifest": "sha256sum"},
-    "write_sums": {"manifest": "sha256sum"},
-    "find_histories": {"manifest": "ascmhl"},
-    "append_generation": {"manifest": "ascmhl"},
+# Before anything is written. A person stands by, who is told.
+AT_THE_START = {"inspect", "contains", "can_move", "probe_source", "probe", "find_naming", "find_view", "claim"}
+# No sync needs them: the doctor's, those of `trioft verify`, `clean` and `safe`, and that of a watch, which compares
+# nothing.
+OF_OTHERS = {
+    *("scan", "plant", "uproot", "begin_measuring", "measure", "end_measuring", "recognize", "read_delivered"),
+    *("read_claims", "survey"),
 }
-FOR_TIDINESS = {"find_partials", "discard"}  # what they did not get to, the next start does
+# What has to be asked for, for these to be needed: options, by their groups. The gate touches what it looks at, so that
+# all of it is read again. A disk that is full is looked at often.
+ASKED_FOR: dict[str, dict[str, dict[str, Any]]] = {
+    "seal": {"copy": {"gate": ("touch", "{partial}")}},
+    "is_sealed": {"copy": {"gate": ("touch", "{partial}")}},
+    "mark": {"copy": {"done_file": ".done"}},
+    "can_move": {"copy": {"on_success": OnSuccess(action="archive", folder="archive")}},
+    "sum_delivered": {"copy": {"manifest": "sha256sum"}},
+    "write_sums": {"copy": {"manifest": "sha256sum"}},
+    "find_histories": {"copy": {"manifest": "ascmhl"}},
+    "append_generation": {"copy": {"manifest": "ascmhl"}},
+    "remove_emptied": {"source": {"remove_empty_folders": True}},
+    "holes_of": {"destination": {"check_interval": 0.1}},
+}
+
+TELL_OF_READING = {"are_sealed", "publish"}  # and of that only: what is as it was sealed is not read
 
 
 def _deaths() -> list[Any]:
@@ -328,7 +344,7 @@ def _deaths() -> list[Any]:
     for operation in (name for name in OPERATIONS if name not in OF_OTHERS):
         for moment in ("before", "in-the-middle", "after"):
             # A generation tells of files that it reads: where the history of a card has other sums, and here is none.
-            if moment != "in-the-middle" or operation in TELLING - {"append_generation"}:
+            if moment != "in-the-middle" or operation in TELLING - {"append_generation", *TELL_OF_READING}:
                 deaths.append((operation, moment, 1 if operation in AT_THE_START else 5))
     deaths += [(operation, "after", 2) for operation in sorted(AT_THE_START)]
     return deaths
@@ -353,7 +369,7 @@ class Take:
         try:
             while recorded(self.site, running=True).settled(b"take.tmp") < BLOCK_SIZE:  # noqa: ASYNC110 - no event of ours
                 await trio.sleep(0.01)
-            os.rename(self.begun, self.site.source / "small" / "take.mxf")
+            os.rename(self.begun, self.site.source / "takes" / "take.mxf")
             self.write(BLOCK_SIZE + MIB, self.content[BLOCK_SIZE + MIB :])
             await trio.sleep(0.1)
             self.write(0, self.content[:4096])
@@ -361,59 +377,106 @@ class Take:
             os.close(self.fd)
 
 
+def arrange(operation: str, site: Site, held: contextlib.ExitStack, patch: pytest.MonkeyPatch) -> dict[bytes, bytes]:
+    """Have things be so that *operation* is needed; return what is at the source, by that, and at the destination."""
+    match operation:
+        case "beat":
+            patch.setattr("trioft.pipeline.claiming.BEAT", 0.02)
+        case "holes_of":  # it is asked only where there is not room for all of a file
+            held.enter_context(disk("ext4", site.root / "image", site.dest, 96 * MIB))
+            make_sparse(site.source / "sparse", 120 * MIB, (60 * MIB, pattern(MIB)))
+            return {b"sparse": bytes(60 * MIB) + pattern(MIB) + bytes(59 * MIB)}
+        case "find_former":  # an earlier version is there, and the file has become longer
+            begun = pattern(5 * MIB)
+            make_tree(site.source, {"log": begun})
+            assert site.sync("--on-success", "delete").code == 0
+            make_tree(site.source, {"log": begun + b"more"})
+            return {b"log": begun + b"more"}
+        case "put_back":  # an earlier run was killed as it replaced a file
+            make_tree(site.source, {"first": b"first"})
+            assert site.sync("--on-success", "delete").code == 0
+            (site.dest / "first").unlink()
+            (ledger,) = site.state.glob("*.sqlite")
+            with contextlib.closing(Records(str(ledger))) as records:
+                partial = partial_of(b"aside", 1, 1, ledger=records.id)
+            (site.dest / os.fsdecode(aside_of(b"aside", partial))).write_bytes(b"moved aside")
+    return {}
+
+
 @pytest.mark.parametrize(("operation", "moment", "times"), _deaths())
-async def test_a_mover_may_die_in_every_operation(operation: str, moment: str, times: int, site: Site) -> None:
+async def test_a_mover_may_die_in_every_operation(
+    operation: str, moment: str, times: int, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before it begins, in the middle, or when all but the answer is done: the same run completes."""
-    contents = {
+    with contextlib.ExitStack() as held:
+        contents = arrange(operation, site, held, monkeypatch)
+        await _die_in(operation, moment, times, site, contents)
+
+
+async def _die_in(operation: str, moment: str, times: int, site: Site, contents: dict[bytes, bytes]) -> None:
+    contents |= {
         b"large": pattern(2 * BLOCK_SIZE + 1),
         b"small/a": b"a",
         b"small/b": b"b",
         b"small/there": b"there",
         b"there": pattern(3 * MIB),
     }
-    make_tree(site.source, {**dict(contents.items()), "empty/folder": None})
+    make_tree(site.source, {path: content for path, content in contents.items() if path not in (b"sparse", b"log")})
+    make_tree(site.source, {"empty/folder": None, "takes": None})
+    # A run that was killed had taken this aside, to remove it.
+    make_tree(site.source, {f"{os.fsdecode(going_for(b'back'))}/back": b"back"})
+    contents[b"back"] = b"back"
     for path in (b"there", b"small/there"):  # these are compared only
         target = os.path.join(os.fsencode(site.dest), path)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         shutil.copy2(os.path.join(os.fsencode(site.source), path), target)
     old = site.dest / "old.01234567.partial"
-    old.write_bytes(b"a partial that nobody continues")
+    old.write_bytes(b"a partial of another program")
     os.utime(old, (0, 0))
     board, config = Board(), config_of(site)
     code = _DYING.format(operation=operation, moment=moment, times=times, folder=site.root)
+    asked_for = ASKED_FOR.get(operation, {})
+    for group, options in asked_for.items():
+        values = {
+            key: attrs.evolve(value, folder=f"{site.root}/{value.folder}") if isinstance(value, OnSuccess) else value
+            for key, value in options.items()
+        }
+        config = attrs.evolve(config, **{group: attrs.evolve(getattr(config, group), **values)})
     run = functools.partial(
-        run_agent,
-        attrs.evolve(config, copy=attrs.evolve(config.copy, **ASKED_FOR.get(operation, {}))),
-        board,
-        once=True,
-        state_dir=str(site.state),
-        mover=odd_mover.changed(site.root, code),
+        run_agent, config, board, once=True, state_dir=str(site.state), mover=odd_mover.changed(site.root, code)
     )
     with trio.fail_after(PATIENCE):
         if operation in AT_THE_START and times > 1:
             # Nothing has begun yet, and a person stands by.
             with pytest.RaisesGroup(pytest.RaisesExc(UnusableError, match="died, twice"), flatten_subgroups=True):
                 await run()
-            assert files_of(site.source) == contents
+            del contents[b"back"]
+            assert files_of(site.source) == {**contents, going_for(b"back") + b"/back": b"back"}
             return
         take = Take(site)
-        contents[b"small/take.mxf"] = take.content
+        contents[b"takes/take.mxf"] = take.content
         async with trio.open_nursery() as nursery:
             nursery.start_soon(take.go_on)
+            assert await run() is None
+        # A search for what is left over that was cut short is begun again by the next start.
+        while operation == "put_back" and not (site.dest / "aside").exists():
             assert await run() is None
     assert list(site.root.glob("died.*"))
     assert board.totals.failed == 0
     there = files_of(site.dest)
     made = [path for path in there if path.endswith((b".done", b"trioft.sha256", b".mhl", b"ascmhl_chain.xml"))]
-    assert bool(made) == (operation in ASKED_FOR and "gate" not in ASKED_FOR[operation])
+    assert bool(made) == bool(asked_for.get("copy", {}).keys() & {"done_file", "manifest"})
     for path in made:
         del there[path]
-    if operation in FOR_TIDINESS:
-        there.pop(b"old.01234567.partial", None)
+    assert there.pop(b"old.01234567.partial") == b"a partial of another program"
+    if operation == "put_back":
+        assert there.pop(b"aside") == b"moved aside"
     assert there == contents
     assert files_of(site.source) == {}
     assert (site.dest / "empty" / "folder").is_dir()
     says = recorded(site)
+    if operation == "put_back":
+        contents[b"first"] = b"first"  # by the earlier run
     assert says.delivered.keys() == says.removed == contents.keys()
     assert says.checkpoints == {}
 

@@ -24,6 +24,7 @@ from trioft.core.digests import block_digest, file_digest
 from trioft.core.errors import FileTrouble, Remedy, classify
 from trioft.core.manifest import with_sums
 from trioft.core.model import Unlisted, Verdict
+from trioft.core.naming import MANIFEST
 from trioft.movers.ops.folder.manifests import sum_delivered, write_sums
 
 MIB = 1 << 20
@@ -86,7 +87,7 @@ def today() -> datetime.date:
 
 
 def partials(site: Site) -> list[Path]:
-    return [path for path in site.dest.rglob("*") if path.name.endswith(".partial")]
+    return [path for path in site.dest.rglob("*") if path.name.endswith("partial")]
 
 
 def unlisted(site: Site) -> list[bytes]:
@@ -247,10 +248,15 @@ def test_a_manifest_that_cannot_be_written_fails_the_run_and_is_written_by_the_n
 
 
 def test_manifests_of_a_source_do_not_take_the_place_of_those_of_the_destination(site: Site) -> None:
-    """Where trioft writes them itself they are left at the source; others are files like all others."""
+    """Where trioft writes them itself they are left at the source, and told; others are files like all others."""
     make_tree(site.source, {"a": b"1", "trioft.sha256": b"of another run", "trioft.xxh128": b"of another kind"})
+    make_tree(site.source, {"d/trioft.sha256": b"of another run", "d/trioft-2026-01-31.sha256": b"of a day"})
     done = site.sync(*listing(site, "sha256sum"))
-    assert (done.code, done.summary["delivered"]) == (0, 2)
+    assert (done.code, done.summary["delivered"], done.summary["skipped"]) == (0, 2, 3)
+    skipped = done.files("skipped")
+    assert {*skipped} == {"trioft.sha256", "d/trioft.sha256", "d/trioft-2026-01-31.sha256"}
+    assert all(MANIFEST in line["reason"] for line in skipped.values())
+    assert site.sync(*listing(site, "sha256sum"), "--exclude", "trioft*").files("skipped") == {}
     assert check(site.dest / "trioft.sha256") == {"a", "trioft.xxh128"}
 
 

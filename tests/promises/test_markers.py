@@ -17,7 +17,7 @@ from support import TOOLS, Running, Site, files_of, make_tree, pattern, wait_unt
 from trioft.config.file import load_config
 from trioft.core.errors import ConfigError
 from trioft.core.model import MIB, Markers, Verdict
-from trioft.movers.ops import source
+from trioft.movers.ops import removal
 from trioft.movers.ops.folder import publish
 from trioft.movers.ops.folder.markers import mark
 from truth import recorded
@@ -51,9 +51,7 @@ def reported(agent: Running, path: str, word: str) -> dict[str, Any]:
 
 def test_a_sync_leaves_what_has_no_marker_for_the_next_run(site: Site) -> None:
     """That is no failure, and is counted as what is still being written; markers themselves are not transferred."""
-    make_tree(
-        site.source, {"a": 10, "a.ok": b"md5 of a", "in/b": 20, "in/c": 2 * MIB, ".ok": 5, "b.ok/x": 1, "b.ok/x.ok": 0}
-    )
+    make_tree(site.source, {"a": 10, "a.ok": 0, "in/b": 20, "in/c": 2 * MIB, ".ok": 5, "b.ok/x": 1, "b.ok/x.ok": 0})
     done = site.sync(*marked(site))
     assert done.code == 4
     assert (done.summary["delivered"], done.summary["busy"], done.summary["failed"]) == (2, 3, 0)
@@ -204,7 +202,7 @@ def test_explain_says_that_a_file_lacks_its_marker(site: Site) -> None:
 
 def test_a_source_takes_its_marker_along(site: Site) -> None:
     """It is removed with its file, and archived beside it; not before it, and no other one."""
-    make_tree(site.source, {"a": 10, "a.ok": b"x", "in/b": 10, "in/b.ok": 0, "c": 10, "d.ok": 0})
+    make_tree(site.source, {"a": 10, "a.ok": 0, "in/b": 10, "in/b.ok": 0, "c": 10, "d.ok": 0})
     archive = site.root / "archive"
     make_tree(archive, {"in/b": b"old"})
     assert site.sync(*marked(site), "--on-success", "delete", "--include", "a").code == 0
@@ -222,14 +220,39 @@ def test_a_marker_that_was_made_anew_stays(ground: Ground, monkeypatch: pytest.M
 
     def unlink(path: bytes, **options: Any) -> None:
         real(path, **options)
-        if path == b"a":
+        if os.path.basename(path) == b"a":
             real(ground.at_source(b"a.ok"))
             ground.add(b"a.ok", b"new")
 
     monkeypatch.setattr(os, "unlink", unlink)
-    (result,) = source.remove_sources(ground.ends.source, [(b"a", item.fingerprint)], None, b".ok")
+    (result,) = removal.remove_sources(ground.ends.source, [(b"a", item.fingerprint)], None, b".ok")
     assert result.verdict == Verdict.REMOVED
     assert files_of(ground.source) == {b"a.ok": b"new"}
+
+
+def test_a_marker_with_content_is_a_file_of_its_own(site: Site) -> None:
+    """What exists nowhere else is transferred; delivered, it goes after the file that it speaks of."""
+    make_tree(site.source, {"in/take.mxf": 2 * MIB, "in/take.mxf.ok": b"reel 7", "small": 10, "small.ok": b"sum"})
+    make_tree(site.source, {"waits": 10, "empty": 10, "empty.ok": 0, "left.ok": b"of none"})
+    wanted = {name: data for name, data in files_of(site.source).items() if name not in (b"waits", b"empty.ok")}
+    done = site.sync(*marked(site), "--on-success", "delete")
+    assert done.code == 4
+    assert files_of(site.dest) == wanted
+    assert files_of(site.source).keys() == {b"waits"}
+
+
+@pytest.mark.parametrize("size", [10, 2 * MIB])
+def test_watch_transfers_a_marker_with_content_too(site: Site, size: int) -> None:
+    """The file waits for it; then both arrive, and go, whichever of them is delivered first."""
+    agent = site.watch(*marked(site), "--on-success", "delete")
+    make_tree(site.source, {"take": size})
+    agent.wait_for(waits("take"))
+    make_tree(site.source, {"take.ok": b"reel 7"})
+    agent.wait_for_file("take", "done")
+    agent.wait_for_file("take.ok", "done")
+    wait_until(lambda: files_of(site.source) == {})
+    agent.end()
+    assert files_of(site.dest).keys() == {b"take", b"take.ok"}
 
 
 # --- at the destination -----------------------------------------------------------------------------------------------

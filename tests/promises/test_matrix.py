@@ -24,7 +24,7 @@ from faults_mount import FaultMount, fault_mount
 from support import files_of, make_tree, pattern
 from trioft.core.errors import Remedy, Side, classify, hint_for
 from trioft.core.model import MIB, FileState
-from trioft.core.naming import is_partial
+from trioft.core.naming import is_own
 from trioft.state.board import Entry
 
 STRATEGIES = ("bundle", "whole", "follow")
@@ -218,7 +218,7 @@ async def test_what_becomes_of_a_file_is_what_the_table_says(
     if not failed:
         arena.check_complete()
     else:
-        there = {name for name in delivered(arena.backing) if strategy == "bundle" or not is_partial(name)}
+        there = {name for name in delivered(arena.backing) if strategy == "bundle" or not is_own(name)}
         assert there - {b"fsync-folder/file"} == arena.contents.keys() - set(failed)  # that one has been renamed
         again = await arena.run()
         assert again.claims_success

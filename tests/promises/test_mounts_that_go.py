@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -258,6 +260,52 @@ def test_another_disk_under_the_same_name_gets_nothing_before_anybody_has_looked
         place.disk.mount()
         finish(running, {b"second": b"2"})
         place.expect({b"first": b"1", b"second": b"2"})
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "bindfs"])
+def test_another_filesystem_with_the_same_device_number_gets_nothing(kind: str, site: Site) -> None:
+    """The kernel gives the number of what is gone to what comes next: that gets no file, and no source goes for it."""
+    if os.geteuid() != 0 or shutil.which(kind if kind == "bindfs" else "mount") is None:
+        pytest.skip(f"no {kind} can be mounted here")
+    backing = [site.root / "right", site.root / "wrong"]
+
+    def mount(which: int) -> None:
+        if kind == "tmpfs":
+            tell("mount", "-t", "tmpfs", backing[which].name, site.dest)
+        else:
+            backing[which].mkdir(exist_ok=True)
+            tell("bindfs", backing[which], site.dest)
+
+    def is_unmounted() -> bool:
+        # Not lazily: its number is free only when nobody has it open any more.
+        return subprocess.run(["umount", site.dest], capture_output=True, check=False).returncode == 0
+
+    config = site.root / "trioft.yaml"
+    config.write_text(OPTIONS.replace("check_interval: 200ms", "check_interval: 1h"))
+    contents = {b"big.mov": BIG, b"other.mov": pattern(2 * BLOCK_SIZE, 2)}
+    make_tree(site.source, dict(contents.items()))
+    mount(0)
+    try:
+        running = site.watch("-c", config, "--on-success", "delete", *SLOWLY)
+        for path in ("big.mov", "other.mov"):
+            running.wait_for_file(path, "copying")
+        wait_until(is_unmounted)
+        mount(1)
+        inside = Bare(site.dest)
+        for path in ("big.mov", "other.mov"):
+            running.wait_for_file(path, "waiting")
+        inside.see_looks(running)
+        inside.close()
+        assert files_of(site.source) == contents
+        assert list(site.dest.iterdir()) == []
+        tell("umount", "--lazy", site.dest)
+        mount(0)
+        finish(running, contents)
+        assert files_of(site.dest) == contents
+        assert files_of(site.source) == {}
+    finally:
+        site.stop_all()
+        tell("umount", "--lazy", site.dest)
 
 
 # --- the destination, from one run to the next ------------------------------------------------------------------------

@@ -84,9 +84,12 @@ def test_paths_may_be_almost_as_long_as_the_kernel_takes_them(site: Site) -> Non
     assert set(done.files("done")) == {"new"}
 
 
-def test_partials_of_others_are_not_transferred(site: Site) -> None:
-    """What is called like a partial is none of the user's files: it is left where it is."""
-    make_tree(site.source, {"a": b"1", "a.12345678.partial": b"2", "x/b.c.00ff00ff.partial": b"3"})
+def test_names_of_triofts_own_are_skipped_and_those_of_other_programs_are_not(site: Site) -> None:
+    """What is called like a partial of trioft's stays where it is, and that is said; rclone's are ordinary files."""
+    make_tree(site.source, {"a.12345678.partial": b"1", "x/b.trioft-partial": b"2", ".trioft-c": b"3"})
     done = site.sync()
-    assert (done.code, done.summary["delivered"]) == (0, 1)
-    assert set(files_of(site.dest)) == {b"a"}
+    assert (done.code, done.summary["delivered"], done.summary["skipped"]) == (0, 1, 2)
+    assert set(files_of(site.dest)) == {b"a.12345678.partial"}
+    skipped = done.files("skipped")
+    assert set(skipped) == {"x/b.trioft-partial", ".trioft-c"}
+    assert all("for itself" in line["reason"] for line in skipped.values())

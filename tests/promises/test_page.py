@@ -61,9 +61,8 @@ def test_a_recording_is_followed_before_the_operators_eyes(site: Site, look: Loo
     late = page.locator("#lately > li")
     expect(late).to_contain_text("take.ts")
     expect(late).to_contain_text("25.2 MB · verified by read-back")
-    expect(page.locator("#verdict")).to_have_text(
-        "Yes, what this run has found: 1 file delivered, verified by read-back."
-    )
+    yes = r"Yes, as of \d\d:\d\d:\d\d: 1 file, 25\.2 MB, verified when delivered; each copy is there, with"
+    expect(page.locator("#verdict")).to_have_text(re.compile(yes), timeout=20_000)
     expect(page.locator("#totals")).to_contain_text("1 delivered")
     expect(page.locator("#chart .curve")).to_have_attribute("d", re.compile(r"M.*L"))
     expect(page).to_have_title("trioft")
@@ -114,7 +113,9 @@ def test_less_proof_is_said_to_be_less(site: Site, look: Look) -> None:
     agent, url = watch(site, "--verify", "size")
     agent.wait_for_file("a.mxf", "done")
     page = look(url)
-    expect(page.locator("#verdict")).to_have_text("Not proven: 1 file delivered, compared by size only.")
+    expect(page.locator("#verdict")).to_have_text(
+        "No: its content was never compared with that of its copy (a.mxf).", timeout=20_000
+    )
     page.locator("#lately").get_by_role("button", name="a.mxf").click()
     expect(page.locator("dialog")).to_contain_text("Not proven: delivered, only its size was compared.")
 
@@ -268,3 +269,29 @@ def test_an_operator_cancels_a_transfer(site: Site, look: Look, tmp_path: Path) 
     expect(page.locator("#answer")).to_contain_text("long.mxf is left")
     expect(page.locator("#active > li")).to_have_count(0)
     assert not (site.dest / "long.mxf").exists()
+
+
+def test_the_verdict_is_looked_at_and_outlives_the_agent(site: Site, look: Look) -> None:
+    """What an earlier run has delivered counts; a copy that is not there any more, and a file left out, do not."""
+    make_tree(site.source, {"a.mxf": 1000, "b.mxf": 1000})
+    assert site.sync().code == 0
+    agent, url = watch(site, "--exclude", "*.tmp")
+    page = look(url)
+    verdict = page.locator("#verdict")
+    expect(verdict).to_have_text(re.compile("^Yes, as of .*: 2 files"), timeout=20_000)
+    (site.dest / "a.mxf").unlink()
+    expect(verdict).to_have_text(re.compile("no a.mxf at the destination any more"), timeout=15_000)
+    agent.end()
+    make_tree(site.source, {"left.tmp": 10})
+    agent, url = watch(site, "--exclude", "*.tmp")
+    page = look(url)
+    expect(page.locator("#no-attention")).to_have_text("Nothing failed, nothing waits.")
+    expect(page.locator("#verdict")).to_have_text(
+        re.compile(r"No: .*it is not on record that it was delivered \(left\.tmp\)"), timeout=20_000
+    )
+    expect(page.locator("#verdict")).to_contain_text("there is no a.mxf at the destination any more")
+    site.dest.rename(site.root / "elsewhere")
+    agent.wait_for(lambda line: line["event"] == "storage")
+    expect(page.locator("#verdict")).to_have_text("Unknown: the destination cannot be seen.", timeout=20_000)
+    expect(page.locator("#more-troubles")).to_contain_text("the destination cannot be used")
+    expect(page.locator("#no-attention")).to_be_hidden()

@@ -17,9 +17,9 @@ import trio
 
 from fault_runs import SECONDS, Told, check_history, config_of, delivered, transfer
 from faults_mount import FaultMount, fault_mount
-from support import Site, files_of, make_tree, pattern
+from support import Site, make_tree, pattern
 from trioft.core.model import BLOCK_SIZE
-from truth import check_promises, recorded
+from truth import check_promises, recorded, sources_of
 
 OLD = b"the old version"
 # Nothing in the root: who makes that durable must not do so by the way.
@@ -31,7 +31,6 @@ CONTENTS: dict[bytes, bytes] = {
     b"two/below/c.txt": pattern(20, 4),
     b"two/below/empty": b"",
 }
-PROBE = 6  # changes: create, write, fsync, chmod, utimens, unlink. They come first, and where they fail nothing begins.
 # With this, after every change, and in every way; without it, after some of them.
 EVERYTHING = "TRIOFT_TEST_EVERY_FAULT" in os.environ
 
@@ -90,10 +89,21 @@ class Trial:
 
     def check_complete(self) -> None:
         assert delivered(self.site.dest) == CONTENTS
-        assert files_of(self.site.source) == {}
+        assert sources_of(self.site) == {}
         says = recorded(self.site)
         assert says.removed == CONTENTS.keys()
         assert says.checkpoints == {}
+
+    async def changes_at_the_start(self) -> int:
+        """Return how many changes come first, up to the claim: where the power fails before that, nothing begins."""
+        self.begin()
+        self.mount.fail("rename", "*.trioft-claim-*", stall=0.0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.run)
+            await self.mount.wait(SECONDS, stalled=1)
+            changes: int = self.mount.ask("status")["changes"]
+            self.mount.ask("release")
+        return changes + 1
 
     async def try_at(self, at: int, seed: int | None, *, goes_on: bool) -> bool:
         """Cut the power after change number *at*. Returns False if there are not so many."""
@@ -136,7 +146,7 @@ async def test_after_a_power_cut_at_any_moment_the_promises_hold_and_everything_
     Where trioft stops as well, the next run completes; where it does not, it notices, and this one does.
     """
     trial = Trial(mount, tmp_path, ("*",) if torn else ())  # with that, it is not the scan that makes the folders
-    at, count = 1 + torn + PROBE * goes_on, 0
+    at, count = torn + (await trial.changes_at_the_start() if goes_on else 1), 0
     while await trial.try_at(at, at if torn else None, goes_on=goes_on):
         at += 1 if EVERYTHING else stride
         count += 1

@@ -286,7 +286,7 @@ def test_a_terminal_that_goes_ends_what_was_started_in_it(tmp_path: Path, site: 
         ["setsid", "--ctty", "--wait", *TRIOFT, *map(str, arguments)], stdin=there, stdout=there, stderr=there
     )
     os.close(there)
-    wait_until(lambda: any(path.stat().st_size > BLOCK_SIZE for path in site.dest.glob("*.partial")))
+    wait_until(lambda: any(path.stat().st_size > BLOCK_SIZE for path in site.dest.glob("*.trioft-partial")))
     os.close(here)
     assert process.wait(PATIENCE) == 128 + signal.SIGHUP
     done = site.sync()

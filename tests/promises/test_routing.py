@@ -279,7 +279,8 @@ def test_a_sync_never_lets_one_source_replace_another(site: Site, size: int, ali
     (failed,) = first.files("failed").values()
     (winner,) = {"a/x", "b/x"} - {failed["path"]}
     there = {b"all/x": (site.source / winner).read_bytes(), b"all/y": b"y"}
-    for done in (first, site.sync("-c", file), site.sync("-c", file, "--on-success", "delete")):
+    removing = ("--on-success", "delete", "--if-exists", "overwrite")  # it would be numbered else
+    for done in (first, site.sync("-c", file), site.sync("-c", file, *removing)):
         (line,) = done.files("failed").values()
         assert line["reason"] == f"{winner} has been delivered under the same name, all/x, and is not replaced"
         assert done.code == 1
@@ -376,7 +377,7 @@ def test_a_recording_goes_where_its_last_version_belongs(site: Site) -> None:
         (site.root / "take.mov").rename(site.source / "take.mov")
         running.wait_for(lambda line: line.get("state") == "copying" and line["growing"])
         wait_until(
-            lambda: [path for path in site.dest.glob("2026-05-01/*.partial") if path.stat().st_size > BLOCK_SIZE]
+            lambda: [path for path in site.dest.glob("2026-05-01/*.trioft-partial") if path.stat().st_size > BLOCK_SIZE]
         )
         file.write(content[BLOCK_SIZE + 1 :])
         file.flush()
@@ -395,7 +396,7 @@ def test_a_transfer_goes_on_where_new_rules_send_it(site: Site, number: int) -> 
     make_tree(site.source, {"in/x.mov": 3 * BLOCK_SIZE})
     config = 'destination: {{routes: [{{match: "*.mov", to: "{}/{{name}}"}}]}}\ncopy: {{checkpoint_size: 8MiB}}\n'
     running = site.start("sync", "-c", configured(site, config.format("one")), "--bwlimit", "16MiB/s")
-    wait_until(lambda: any(path.stat().st_size > 2 * BLOCK_SIZE for path in site.dest.rglob("*.mov.*.partial")))
+    wait_until(lambda: any(path.stat().st_size > 2 * BLOCK_SIZE for path in site.dest.rglob("*.mov.*.trioft-partial")))
     running.end(number)
     (partial,) = files_of(site.dest)
     assert partial.startswith(b"one/x.mov.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -14,7 +15,8 @@ import pytest
 
 from support import TRIOFT, Done, Running, Site, files_of, make_tree, mounted, pattern, wait_until
 from trioft.core.model import BLOCK_SIZE, MIB
-from trioft.core.naming import is_partial, partial_of
+from trioft.core.naming import is_own, partial_of
+from trioft.state.ledger import Ledger
 from truth import recorded
 
 OPTIONS = """
@@ -98,7 +100,11 @@ def test_a_refusal_at_the_first_byte_is_believed_whatever_the_figures_say(number
     (site.root / "trioft.yaml").write_text(OPTIONS)
     make_tree(site.source, {b"big.mov": BIG, b"small": SMALL})
     status = (site.source / "big.mov").stat()
-    partial = os.path.join(os.fsencode(site.dest), partial_of(b"big.mov", status.st_dev, status.st_ino))
+    assert site.sync("--include", "nothing yet").code == 0  # now there is a ledger, whose partial it will be
+    (path,) = site.state.glob("*.sqlite")
+    with contextlib.closing(Ledger(str(path))) as ledger:
+        name = partial_of(b"big.mov", status.st_dev, status.st_ino, ledger=ledger.id)
+    partial = os.path.join(os.fsencode(site.dest), name)
     arguments = ["sync", site.source, site.dest, "--state-dir", site.state, "-c", site.root / "trioft.yaml", "--json"]
     # Refused in each process once or twice.
     tampering = ["-e", "trace=pwrite64", "-e", f"inject=pwrite64:error={errno.errorcode[number]}:when=1..2"]
@@ -118,4 +124,4 @@ def test_a_refusal_at_the_first_byte_is_believed_whatever_the_figures_say(number
     assert waiting["reason"].startswith("space: ")
     assert {line["attempt"] for line in done.lines if line["event"] == "file"} == {0}
     assert files_of(site.dest) == {b"big.mov": BIG, b"small": SMALL}
-    assert not any(map(is_partial, files_of(site.dest)))
+    assert not any(map(is_own, files_of(site.dest)))

@@ -13,7 +13,7 @@ import pytest
 from servers import SshServer, ssh_server, sshfs
 from support import Site, files_of, make_tree, pattern, wait_until
 from trioft.core.model import BLOCK_SIZE, MIB
-from trioft.core.naming import is_partial
+from trioft.core.naming import is_own
 
 OPTIONS = """
 source: {settle_closed: 100ms, scan_interval: 1s}
@@ -42,7 +42,7 @@ def shared(site: Site, server: SshServer) -> Iterator[Path]:
 
 def partials_in(folder: Path) -> dict[bytes, int]:
     """Return the partials below *folder* and their sizes, as the server has them."""
-    return {path: len(content) for path, content in files_of(folder).items() if is_partial(path)}
+    return {path: len(content) for path, content in files_of(folder).items() if is_own(path)}
 
 
 def test_everything_of_a_file_that_sftp_keeps_arrives(site: Site, shared: Path) -> None:

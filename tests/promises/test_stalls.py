@@ -123,7 +123,7 @@ def state_of(pid: int) -> str:
 STALLS = {
     "write": ("write", "dest/far/*"),
     "fsync": ("fsync", "dest/far/*"),
-    "stat": ("lookup", "dest/far/*.partial"),
+    "stat": ("lookup", "dest/far/*.trioft-partial"),
     "rename": ("rename", "dest/far/*"),
 }
 

@@ -1,5 +1,5 @@
 """
-trioft on the kernel's own clients of CIFS and NFS, with real servers, inside User-Mode Linux.
+trioft on the kernel's own clients of CIFS and NFS, with real servers, and on its FAT, inside User-Mode Linux.
 
 Each server has a guest, which boots once for all its checks; ``uml.checks`` says what they are.
 """

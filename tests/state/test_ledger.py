@@ -20,7 +20,8 @@ from support import PATIENCE
 from trioft.core.errors import LedgerError
 from trioft.core.model import Fingerprint
 from trioft.state import claims
-from trioft.state.ledger import Entry, Known, Ledger, Port, Removal, open_port, run_ledger
+from trioft.state.keeper import run_ledger
+from trioft.state.ledger import Entry, Known, Ledger, Port, Removal, open_port
 
 # Every byte that a name may have, and names that SQL, UTF-8 or a path library could trip over.
 ODD_PATHS = [

@@ -13,7 +13,8 @@ import pytest
 
 from entries import FINGERPRINT, checkpoint, do, entry, history, rows
 from trioft.core.errors import LedgerError
-from trioft.state import ledger as ledger_module
+from trioft.state import rowsums
+from trioft.state import schema as schema_module
 from trioft.state.ledger import Known, Ledger, ledger_path
 
 
@@ -35,7 +36,7 @@ def test_a_ledger_can_be_recognized_and_read_without_trioft(path: str, ledger: L
     """It is an SQLite file that says whose it is, which version of it, and which two ends it is about."""
     do(ledger, (Ledger.begin_run, b"/source", b"/destination"))
     assert rows(path, "PRAGMA application_id") == [(0x7472696F,)]
-    assert rows(path, "PRAGMA user_version") == [(4,)]
+    assert rows(path, "PRAGMA user_version") == [(5,)]
     assert rows(path, "PRAGMA journal_mode") == [("wal",)]
     about = dict(rows(path, "SELECT key, value FROM about"))
     assert about["source"] == b"/source"
@@ -65,7 +66,7 @@ def test_an_empty_file_becomes_a_ledger(path: str) -> None:
     """What a crash leaves of a ledger that was never written is no reason to refuse work."""
     Path(path).touch()
     Ledger(path).close()
-    assert rows(path, "PRAGMA user_version") == [(4,)]
+    assert rows(path, "PRAGMA user_version") == [(5,)]
 
 
 def test_each_pair_has_its_own_file() -> None:
@@ -134,7 +135,7 @@ def made_by_version_1(path: str) -> dict[str, list[Any]]:
         "file": [
             (b"", name, "delivered", "pending", b"at/" + name, *FINGERPRINT[2:], b"d" * 16) for name in (b"a", b"\xff")
         ],
-        "checkpoint": [(b"b", checkpoint(b"b").partial, *FINGERPRINT, 2**33, bytes(range(32)), time)],
+        "checkpoint": [(b"b", checkpoint(b"b").partial, *FINGERPRINT, 2**33, bytes(range(32)) * 512, time)],
         "history": [(7, time, "delivered", b"a", b"at/a", FINGERPRINT.size, b"d" * 16, "a detail")],
     }
     with contextlib.closing(sqlite3.connect(path)) as db, db:
@@ -158,17 +159,21 @@ def schema_of(path: str) -> dict[str, list[Any]]:
 def test_a_ledger_of_version_1_is_brought_up_to_date_with_all_it_knew(path: str, tmp_path: Path) -> None:
     """Who updates trioft copies nothing again, and loses no history: what an older one did not know is empty."""
     contents = made_by_version_1(path)
+    ids: set[bytes] = set()
     for _ in range(2):  # the second time, there is nothing left to do
         with contextlib.closing(Ledger(path)) as ledger:
             assert ledger.checkpoint_of(b"b") == checkpoint(b"b", growing=False)
             assert ledger.transfer_of(b"renamed", *FINGERPRINT[:2]) == (b"b", checkpoint(b"b"))
             assert set(ledger.known_in([b""])) == {b"a", b"\xff"}
             assert ledger.known([b"a"]) == {b"a": Known("delivered", "pending", *FINGERPRINT[2:], b"at/a")}
-        assert rows(path, "PRAGMA user_version") == [(4,)]
-        assert rows(path, "SELECT * FROM about ORDER BY key") == contents["about"]
-        assert rows(path, "SELECT * FROM file ORDER BY name") == [(*row, "") for row in contents["file"]]
-        assert rows(path, "SELECT * FROM checkpoint") == [(*row, 0) for row in contents["checkpoint"]]
+            ids.add(ledger.id)
+        assert rows(path, "PRAGMA user_version") == [(5,)]
+        assert rows(path, "SELECT * FROM about WHERE key <> 'id' ORDER BY key") == contents["about"]
+        assert rows(path, "SELECT * FROM file ORDER BY name") == [(*row, "", None) for row in contents["file"]]
+        (row,) = contents["checkpoint"]
+        assert rows(path, "SELECT * FROM checkpoint") == [(*row, 0, rowsums.sum_of(*row, 0))]
         assert rows(path, "SELECT * FROM history") == contents["history"]
+    assert [len(one) for one in ids] == [16]  # it has got one, and keeps it
     new = str(tmp_path / "new.sqlite")
     Ledger(new).close()
     assert schema_of(path) == schema_of(new)
@@ -194,14 +199,14 @@ def test_an_update_that_is_cut_short_has_not_begun(path: str, monkeypatch: pytes
     contents = made_by_version_1(path)
     before = schema_of(path)
     with monkeypatch.context() as patch:
-        broken = ledger_module._MIGRATIONS[1] + "no such statement;"
-        patch.setattr(ledger_module, "_MIGRATIONS", {**ledger_module._MIGRATIONS, 1: broken})
+        broken = schema_module.MIGRATIONS[1] + "no such statement;"
+        patch.setattr(schema_module, "MIGRATIONS", {**schema_module.MIGRATIONS, 1: broken})
         with pytest.raises(LedgerError, match=r"pair\.sqlite.*syntax error"):
             Ledger(path)
     assert (schema_of(path), rows(path, "PRAGMA user_version")) == (before, [(1,)])
     assert rows(path, "SELECT * FROM checkpoint") == contents["checkpoint"]
     Ledger(path).close()
-    assert rows(path, "PRAGMA user_version") == [(4,)]
+    assert rows(path, "PRAGMA user_version") == [(5,)]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -220,7 +225,7 @@ def _foreign_in_wal_mode(path: str) -> None:
 def _newer(path: str) -> None:
     Ledger(path).close()
     with contextlib.closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA user_version = 5")
+        db.execute("PRAGMA user_version = 6")
 
 
 def _text(path: str) -> None:
@@ -251,7 +256,7 @@ def _overwritten(path: str) -> None:
     [
         (_foreign, "no ledger of trioft", "move it away"),
         (_foreign_in_wal_mode, "no ledger of trioft", "move it away"),
-        (_newer, "written by a newer trioft (ledger version 5, this one knows 4)", "use the newer trioft"),
+        (_newer, "written by a newer trioft (ledger version 6, this one knows 5)", "use the newer trioft"),
         (_text, "file is not a database", "move it away"),
         (_damaged_head, "file is not a database", "move it away"),
         (_cut, "malformed", "move it away"),

@@ -54,7 +54,7 @@ def test_a_second_process_is_refused_with_the_name_of_the_first(tmp_path: Path) 
         with pytest.raises(LockedError, match=rf"process {process.pid}\b") as caught:
             Lock(path)
         assert caught.value.hint is not None
-        assert caught.value.exit_code == 3
+        assert caught.value.exit_code == 5
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "ended"])

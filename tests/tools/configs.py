@@ -36,12 +36,13 @@ def limits() -> st.SearchStrategy[Limit]:
 
 _FILENAMES = st.binary(min_size=1, max_size=12).map(lambda name: os.fsdecode(name.replace(b"\0", b"x")))
 _PATTERN_LISTS = st.lists(_FILENAMES.filter(lambda name: name[0] != "/"), max_size=3).map(tuple)
-_PATHS = st.none() | _FILENAMES | st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1)
+_ANY_PATH = _FILENAMES | st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1)
+_PATHS = st.none() | _ANY_PATH.filter(lambda path: not path.startswith("~"))
 _COMMANDS = st.none() | st.lists(_FILENAMES.filter(lambda word: "{" not in word), min_size=1, max_size=3).map(tuple)
 _GATES = _COMMANDS.map(lambda words: words and (*words, "", "if={partial}{size}"))
 # None that makes a partial's name of a name: that is refused.
 _SUFFIXES = st.none() | _FILENAMES.map(lambda name: name.replace("/", "|")).filter(
-    lambda name: not name.endswith(".partial")
+    lambda name: not name.endswith("partial")
 )
 _RULES = st.builds(
     Rule, match=_FILENAMES.filter(lambda name: name[0] not in "/["), regex=st.just(""), to=st.just("{name}")
@@ -52,7 +53,7 @@ _RULES = st.builds(
     to=_FILENAMES.map(lambda name: re.sub(r"[{}/.]", "_", name)),
 )
 _SECONDS = st.integers(1000, 10**9).map(lambda milliseconds: milliseconds / 1000)
-CONFIGS = st.builds(
+_CONFIGS = st.builds(
     Config,
     source=st.builds(
         Source, path=_PATHS, include=_PATTERN_LISTS, exclude=_PATTERN_LISTS, settle=_SECONDS, scan_interval=_SECONDS
@@ -82,7 +83,7 @@ CONFIGS = st.builds(
         Copy,
         transfers=st.integers(1, 64),
         on_success=st.sampled_from([OnSuccess(action="keep"), OnSuccess(action="delete")])
-        | st.builds(OnSuccess, action=st.just("archive"), folder=_FILENAMES),
+        | st.builds(OnSuccess, action=st.just("archive"), folder=_FILENAMES.filter(lambda path: path[0] != "~")),
         order=st.sampled_from(["oldest", "newest", "smallest", "largest", "name"]),
         bwlimit=limits(),
         checkpoint_size=st.integers(8 * 2**20, 2**63 - 1),
@@ -94,3 +95,5 @@ CONFIGS = st.builds(
     hooks=st.builds(Hooks, delivered=_COMMANDS, failed=_COMMANDS, timeout=_SECONDS),
     state=st.builds(State, dir=_PATHS, keep_history=_SECONDS, shutdown_grace=_SECONDS),
 )
+# What was compared at its edges only never frees a source: that is refused.
+CONFIGS = _CONFIGS.filter(lambda config: config.growing.reconcile == "full" or config.copy.on_success.action == "keep")

@@ -23,10 +23,12 @@ from cutting_mover import cut_power
 MKFS = {
     "ext4": ["mkfs.ext4", "-q", "-F", "-m", "0", "-E", "nodiscard"],
     "xfs": ["mkfs.xfs", "-q", "-f", "-K"],
+    # With inodes that have room for whole seconds only.
+    "ext3": ["mkfs.ext3", "-q", "-F", "-I", "128"],
 }
 # ext4 makes up for programs that rename without an fsync; a network server's disk may not.
-OPTIONS = {"ext4": "noauto_da_alloc", "xfs": "defaults"}
-SIZES = {"ext4": 96 << 20, "xfs": 300 << 20}  # xfs takes no less; the files are sparse
+OPTIONS = {"ext4": "noauto_da_alloc", "xfs": "defaults", "ext3": "defaults"}
+SIZES = {"ext4": 96 << 20, "xfs": 300 << 20, "ext3": 32 << 20}  # xfs takes no less; the files are sparse
 
 
 def tell(*command: str | Path) -> str:
@@ -71,6 +73,12 @@ class Disk:
                     raise
                 time.sleep(0.005)
         assert not self.is_mounted
+        # A test beside this one may have made a mount namespace, which has it until it ends: mounted again, it would be
+        # the same filesystem as before, without its power.
+        kept = Path(f"/sys/fs/{self.kind}", os.path.basename(self.device))
+        while not options and kept.exists():
+            assert time.monotonic() < end + 60, f"{self.device} is still mounted in another namespace"
+            time.sleep(0.005)
 
     def remount(self) -> None:
         self.unmount()

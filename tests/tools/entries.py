@@ -6,7 +6,7 @@ import contextlib
 import sqlite3
 from typing import Any
 
-from trioft.core.model import Checkpoint, Fingerprint
+from trioft.core.model import BLOCK_SIZE, Checkpoint, Fingerprint
 from trioft.state.ledger import Entry, Ledger
 
 FINGERPRINT = Fingerprint(dev=2049, ino=131, size=20_000_000, mtime_ns=1_700_000_000_123_456_789, ctime_ns=-1)
@@ -16,9 +16,8 @@ def entry(path: bytes, outcome: str = "delivered", *, removal: str = "", digest:
     return Entry(outcome, path, b"at/" + path, FINGERPRINT, digest, "a detail", removal, "proved")
 
 
-def checkpoint(
-    path: bytes, offset: int = 2**33, digests: bytes = bytes(range(32)), growing: bool = False
-) -> Checkpoint:
+def checkpoint(path: bytes, offset: int = 2**33, growing: bool = False) -> Checkpoint:
+    digests = (bytes(range(32)) * 512)[: -(-offset // BLOCK_SIZE) * 16]
     return Checkpoint(path + b".0123abcd.partial", FINGERPRINT, offset, digests, growing)
 
 

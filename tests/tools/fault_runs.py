@@ -18,7 +18,7 @@ from trioft.config.kinds import MinFree, OnSuccess
 from trioft.config.options import Config, Copy, Destination, Growing, Retry, Source, State
 from trioft.core.errors import FileTrouble, TrioftError, Trouble
 from trioft.core.model import MIB, FileState
-from trioft.core.naming import is_partial
+from trioft.core.naming import is_own
 from trioft.state.board import Board, Entry, Totals
 
 SECONDS = 60.0  # that one transfer may take on a loaded machine
@@ -159,8 +159,8 @@ def check_history(mount: FaultMount, folder: str, *versions: dict[bytes, bytes],
     history = mount.ask("history")
     for _, new, held, durable in history["renames"]:
         name = os.fsencode(new.removeprefix(folder + "/"))
-        if not is_partial(name):
+        if not is_own(name):
             wanted = [hashlib.sha256(contents[name]).hexdigest() for contents in versions if name in contents]
             assert held in wanted, f"{new} got its final name with wrong content"
             assert durable == held, f"{new} got its final name before it was durable"
-    assert late or [name for name in history["written"] if not is_partial(os.fsencode(name))] == []
+    assert late or [name for name in history["written"] if not is_own(os.fsencode(name))] == []

@@ -29,6 +29,7 @@ import pyfuse3
 import trio
 
 from faultfs_faults import LONGEST
+from faultfs_names import NamingFS
 from faultfs_operations import FaultFS
 
 
@@ -160,7 +161,7 @@ def _leave() -> None:
 
 
 def main(backing: str, mount: str, path: str, *options: str) -> None:
-    fs = FaultFS(os.fsencode(backing))
+    fs = NamingFS(os.fsencode(backing), options) if {*options} - {"caching"} else FaultFS(os.fsencode(backing))
     fs.enable_writeback_cache = "caching" in options
     pyfuse3.init(fs, mount, {"fsname=faultfs", "default_permissions"})
     trio.run(_serve, fs, path)

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from trioft.core.model import MIB
-from trioft.core.naming import is_partial, numbered
+from trioft.core.naming import GOING, is_going, is_own, numbered
 from trioft.movers.ops import files, linux
 from trioft.movers.ops import main as mover
 
@@ -189,19 +189,19 @@ class Recorder:
             file.write(text + "\n")
 
     def is_final(self, path: bytes) -> bool:
-        return path.startswith(self.plan.dest + b"/") and not is_partial(path) and not path.endswith(b".replaced")
+        return path.startswith(self.plan.dest + b"/") and not is_own(path)
 
     def judge_rename(self, old: bytes, new: bytes) -> None:
         """A final name has been given: to the right content, which is durable?"""
         if not self.is_final(new):
             return
         relative = new[len(self.plan.dest) + 1 :]
-        if old.endswith(b".replaced"):
+        if b".trioft-replaced-" in old:
             if content(new) != content(os.path.join(self.plan.old, relative)):
                 self.violation(f"{new!r} was not given back as it was")
             return
-        # NAME.<8 hex>.partial: the final name may have got a number.
-        source = old[len(self.plan.dest) + 1 : -len(b".12345678.partial")]
+        # NAME.<16 hex>.trioft-partial: the final name may have got a number.
+        source = old[len(self.plan.dest) + 1 : -len(b".0123456789abcdef.trioft-partial")]
         if content(new) != content(os.path.join(self.plan.expected, source)):
             self.violation(f"{new!r} got its final name with wrong content")
         if ranges := self.not_durable().get(new):
@@ -209,7 +209,9 @@ class Recorder:
 
     def judge_removal(self, path: bytes) -> None:
         """A source is going to be removed: is it at the destination, durable, renamed, and recorded?"""
-        relative = path[len(self.plan.source) + 1 :]
+        relative = b"/".join(part for part in path[len(self.plan.source) + 1 :].split(b"/") if not is_going(part))
+        if is_own(relative):  # trioft has made it for itself
+            return
         wanted = content(os.path.join(self.plan.expected, relative))
         for _, name in zip(range(3), numbered(relative), strict=False):
             target = os.path.join(self.plan.dest, name)
@@ -310,7 +312,9 @@ class Recorder:
             if not old.startswith(self.plan.source + b"/"):
                 self.judge_rename(old, new)
 
-        if old.startswith(self.plan.source + b"/"):
+        # Moved aside it is not removed yet, and may be put back.
+        is_at_source = new.startswith(self.plan.source + b"/") and (b"/" + GOING in old or b"/" + GOING in new)
+        if old.startswith(self.plan.source + b"/") and not is_at_source:
             self.judge_removal(old)
         return self.run("rename", old, judged, args, kwargs)
 

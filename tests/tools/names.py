@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from trioft.core.naming import NAME_MAX, is_partial
+from trioft.core.naming import NAME_MAX, is_own
 
 LONG_UTF8 = "ä".encode() * 127 + b"x"  # 255 bytes, and no place to cut but between characters
 EURO = "€".encode() * 85
@@ -23,4 +23,4 @@ names = st.one_of(
     st.text(max_size=NAME_MAX).map(lambda text: text.encode("utf-8", "surrogateescape")[:NAME_MAX]),
     st.integers(200, NAME_MAX).flatmap(lambda size: st.binary(min_size=size, max_size=size)),
 ).map(lambda name: name.replace(b"\0", b"0").replace(b"/", b"|"))
-legal_names = names.filter(lambda name: name not in (b"", b".", b"..") and not is_partial(name))
+legal_names = names.filter(lambda name: name not in (b"", b".", b"..") and not is_own(name))

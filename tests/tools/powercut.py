@@ -30,9 +30,9 @@ from trioft.config.kinds import MinFree, OnSuccess
 from trioft.config.options import Config, Copy, Destination, Growing, Retry, Source, State
 from trioft.core.errors import FileTrouble, TrioftError
 from trioft.core.model import BLOCK_SIZE, VOID
-from trioft.core.naming import is_partial
+from trioft.core.naming import is_own, is_partial
 from trioft.state.board import Board, Totals
-from truth import blocks_of, digests_of, recorded
+from truth import blocks_of, digests_of, recorded, sources_of
 
 # As a fork, which costs nothing, but of a process that has no threads: it has these modules, and makes all the others.
 _FORKS = multiprocessing.get_context("forkserver")
@@ -95,6 +95,7 @@ class Trial:
         self.notes = site.root / "notes"
         self.recording: Recording | None = None
         self.times: dict[bytes, int] = {}  # when each file of the source was modified last
+        self.orphans: set[bytes] = set()  # partials whose ledger was lost: nobody continues them, nor takes them away
 
     def begin(self) -> None:
         """Have both ends and the ledger as they are before the first transfer; that is durable."""
@@ -111,6 +112,7 @@ class Trial:
                 path.unlink()
                 self.recording = Recording(path, content)
         self.note_times()
+        self.orphans = set()
         self.disk.remount()
 
     def note_times(self) -> None:
@@ -148,7 +150,7 @@ class Trial:
     def is_begun(self) -> bool:
         """Has a block of the recording been copied, or the power been cut?"""
         try:
-            sizes = [path.stat().st_size for path in self.site.dest.glob("take*.partial")]
+            sizes = [path.stat().st_size for path in self.site.dest.glob("take*.trioft-partial")]
         except OSError:
             return True
         return bool(self.cut) or any(size >= BLOCK_SIZE for size in sizes)
@@ -168,7 +170,7 @@ class Trial:
         """What must be so at any moment, also if nothing more ever happens."""
         says = recorded(self.site)
         there = files_of(self.site.dest)
-        finished = {path: content for path, content in there.items() if not is_partial(path)}
+        finished = {path: content for path, content in there.items() if not is_own(path)}
         # 1. Nothing wrong and nothing short under a final name; what was replaced is there, or its replacement is.
         assert finished.keys() <= self.tree.keys(), "a final name that nobody asked for"
         wrong = [name for name, held in finished.items() if held not in (self.tree[name], self.old.get(name))]
@@ -191,7 +193,7 @@ class Trial:
                 assert there[partial][:offset] == self.tree[path][:offset], f"{path!r} differs below byte {offset:,}"
                 assert digests == digests_held
         # 3. No source is gone whose copy is not there, complete and recorded.
-        left = files_of(self.site.source)
+        left = sources_of(self.site)
         gone = self.tree.keys() - left.keys()
         lost = [path for path in gone if there.get(path) != self.tree[path]]
         assert lost == [], "the source is removed, and its copy is not there"
@@ -212,7 +214,11 @@ class Trial:
         """Everything is at the destination and on record, nothing is at the source, and nothing is left over."""
         there = files_of(self.site.dest)
         # The file of a probe that could not be removed is swept away a day later.
-        there = {name: content for name, content in there.items() if not name.startswith(b".trioft-probe-")}
+        there = {
+            name: content
+            for name, content in there.items()
+            if not name.startswith(b".trioft-probe-") and name not in self.orphans
+        }
         assert sorted(there) == sorted(self.tree)
         assert there == self.tree
         assert files_of(self.site.source) == {}
@@ -232,6 +238,8 @@ class Trial:
             assert self.run(killed_after, DIES) is None
             if forgets:
                 shutil.rmtree(self.site.state)
+                self.orphans = {name for name in files_of(self.site.dest) if is_partial(name)}
+                assert self.orphans, "there is nothing that the next run could take for its own"
         ended = None
         # To read back drops pages, and before that writes them: it makes up for some of what may be forgotten.
         verify: Level = "readback" if at % 2 else "transfer"

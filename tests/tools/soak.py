@@ -30,7 +30,7 @@ from disks import Disk
 from inotify import IN_ISDIR, IN_OPEN, read_events, watched
 from support import Running, Site, make_tree, movers_of, pattern
 from trioft.core.model import MIB
-from trioft.core.naming import is_partial
+from trioft.core.naming import is_own
 from truth import children_of, recorded
 
 OPTIONS = """
@@ -150,7 +150,7 @@ class Soak:
             for name in names:
                 whole = os.path.join(folder, name)
                 path = os.path.relpath(whole, base)
-                if is_partial(path) or path in (b"lost+found", b"filler"):
+                if is_own(path) or path in (b"lost+found", b"filler"):
                     continue
                 with contextlib.suppress(FileNotFoundError), open(whole, "rb") as file:
                     if file.read() != content_of(path):
@@ -286,7 +286,7 @@ class Soak:
             self.complain(f"{len(missing)} files have not arrived: {sorted(missing)[:5]}")
         if failed := done.files("failed"):
             self.complain(f"failed: {failed}")
-        left = [path for path in self.site.dest.rglob("*") if is_partial(os.fsencode(path.name))]
+        left = [path for path in self.site.dest.rglob("*") if is_own(os.fsencode(path.name))]
         # The file of a probe that died with its mover is swept a day later.
         if left := [path for path in left if not path.name.startswith(".trioft-probe-")]:
             self.complain(f"partials are left: {left}")

@@ -51,7 +51,11 @@ def pattern(size: int, seed: int = 0) -> bytes:
 
 
 def read_tree(root: Path) -> dict[bytes, bytes | None]:
-    """Return what is below *root*: relative path to content, None for folders. Partials included."""
+    """
+    Return what is below *root*: relative path to content, None for folders.
+
+    Partials are among it; the claim that a running agent has there is not.
+    """
     base = os.fsencode(root)
     tree: dict[bytes, bytes | None] = {}
     for folder, folders, files in os.walk(base):
@@ -59,9 +63,12 @@ def read_tree(root: Path) -> dict[bytes, bytes | None]:
             tree[os.path.relpath(os.path.join(folder, name), base)] = None
         for name in files:
             path = os.path.join(folder, name)
-            if stat.S_ISREG(os.lstat(path).st_mode):
-                with open(path, "rb") as file:
-                    tree[os.path.relpath(path, base)] = file.read()
+            if name.startswith(b".trioft-claim"):
+                continue
+            with contextlib.suppress(FileNotFoundError):  # a partial gets its final name meanwhile
+                if stat.S_ISREG(os.lstat(path).st_mode):
+                    with open(path, "rb") as file:
+                        tree[os.path.relpath(path, base)] = file.read()
     return tree
 
 

@@ -16,7 +16,7 @@ DAY = 24 * 60 * 60
 
 
 def partials_of(root: Path) -> list[Path]:
-    return sorted(path for path in root.rglob("*.partial") if not path.name.startswith(".trioft-probe"))
+    return sorted(path for path in root.rglob("*.trioft-partial") if not path.name.startswith(".trioft-probe"))
 
 
 def old(path: Path, days: float) -> None:

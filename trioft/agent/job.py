@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import AsyncIterator, Container, Sequence
 from typing import NamedTuple
 
 import attrs
@@ -17,7 +17,6 @@ import trio
 
 from trioft.agent.control import Control
 from trioft.agent.reload import Settings
-from trioft.config.jobs import have_common_destination
 from trioft.config.options import JOB_GROUPS, Config
 from trioft.config.policy import how_to_copy
 from trioft.core.errors import Side
@@ -28,6 +27,7 @@ from trioft.movers.events import Changes, run_events
 from trioft.movers.pool import Call, Movers, Starts, Stuck
 from trioft.movers.programs import check_programs
 from trioft.pipeline.backlog import Backlog
+from trioft.pipeline.claiming import Claiming
 from trioft.pipeline.context import Owners, Tools
 from trioft.pipeline.copier import run_copier
 from trioft.pipeline.ends import Pair, check_ends, find_ends, with_patience
@@ -36,14 +36,18 @@ from trioft.pipeline.lister import Lister
 from trioft.pipeline.scanner import Scanner
 from trioft.pipeline.shutdown import Shutdown
 from trioft.pipeline.storage import Storage
-from trioft.pipeline.sweeper import sweep
+from trioft.pipeline.sweeper import clear_up, clear_up_once, sweep
 from trioft.pipeline.throttle import Throttle
-from trioft.state import unlisted
+from trioft.pipeline.volumes import Volumes
+from trioft.state import origins, proofs, unlisted
 from trioft.state.board import Board
-from trioft.state.claims import Claims
+from trioft.state.claims import Claims, are_needed
 from trioft.state.journal import Journal
-from trioft.state.ledger import Ledger, forget_old_history, ledger_path, open_port, run_ledger
+from trioft.state.keeper import Patience, run_ledger
+from trioft.state.ledger import Ledger, forget_old_history, ledger_path, open_port
 from trioft.state.lock import Lock
+from trioft.state.neighbours import Neighbours
+from trioft.state.volumes import volumes_of
 
 # Seconds that a sync waits for what the agent itself lacks: processes, its ledger. A watch waits as long as it takes.
 _SYNC_PATIENCE = 60.0
@@ -86,11 +90,6 @@ class Shared:
         self.throttle = Throttle(config.agent.bwlimit.now())
         transfers = config.agent.transfers
         self.places = None if transfers is None else trio.CapacityLimiter(transfers)
-        self._jobs = config.jobs
-
-    def sweeps(self, name: str | None) -> bool:
-        """May a job remove what nobody continues? Not where others have partials too: their ledgers are not its."""
-        return name is None or not have_common_destination(self._jobs, name)
 
 
 class JobRun:
@@ -110,6 +109,7 @@ class JobRun:
         self.pools: tuple[Movers, ...] = ()
         self.changes: Changes | None = None
         self.storage: Storage | None = None  # there is none while the ends have not been found
+        self.ledger: str | None = None  # its file, as soon as there is one
 
     @property
     def state(self) -> str:
@@ -164,19 +164,43 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
             return
         copying.warm_up(1)
         stuck.paths = {Side.SOURCE: pair.source.path, Side.DESTINATION: pair.destination.path}
-        with _ledger_of(pair, config, state_dir) as ledger:
+        patience = Patience(
+            lambda waited: not shutdown.is_over and (not once or waited < _SYNC_PATIENCE),
+            lambda text: board.set_lack("ledger", text),
+        )
+        async with contextlib.AsyncExitStack() as held:
+            ledger = await held.enter_async_context(_ledger_of(pair, config, state_dir, patience, shutdown))
+            if ledger is None:
+                return
             port, requests = open_port(_REQUESTS)
+            run.ledger = ledger.path
             known = {side: None if side in run.accept_new else ledger.identity_of(side) for side in Side}
             storage = Storage(pair.ends, known, config, board)
+            storage.hung.is_held, stuck.place_of = stuck.is_held_in, storage.hung.place_of
+            if Side.DESTINATION not in run.accept_new:
+                storage.volumes = Volumes(volumes_of(ledger))
             with shutdown.until_stopped():
                 await with_patience(lambda: check_ends(storage, looking.call), config, board, patient=not once)
+                claiming = Claiming(pair, ledger.id, storage, looking.call, board)
+                held.push_async_callback(claiming.end)
+                await with_patience(claiming.begin, config, board, patient=not once)
             if shutdown.stopped:
                 return
-            with ledger.transaction():
-                for side, identity in storage.identity.items():
-                    assert identity is not None
-                    ledger.note_identity(side, identity)
-                unlisted.begin(ledger, sum_length(config.copy.manifest))
+
+            async def note_ends() -> None:
+                with ledger.transaction():
+                    if (volume := storage.identity[Side.SOURCE]) is not None:
+                        origins.note_source(ledger, volume)  # before it is noted as the one that is there
+                    for side, identity in storage.identity.items():
+                        assert identity is not None
+                        ledger.note_identity(side, identity)
+                    proofs.note_resolution(ledger, storage.resolution_ns)
+                    unlisted.begin(ledger, sum_length(config.copy.manifest))
+
+            with shutdown.until_stopped():
+                await patience.keep_trying(note_ends)
+            if shutdown.stopped:
+                return
             _record_ends(storage, board)
             # With a gate each goes by itself: no file waits for what is found out about another.
             backlog = Backlog(
@@ -185,8 +209,18 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 bundle_bytes=lambda: bundle_bytes(run.throttle.lowest),
                 bundle_files=BUNDLE_FILES if config.copy.gate is None else 1,
                 mixed=storage.ends.destination.is_far,
+                ledger=ledger.id,
             )
-            manner = how_to_copy(config, once, storage.resolution_ns)
+            backlog.name_max = storage.naming.name_max
+            manner = how_to_copy(
+                config,
+                once,
+                storage.resolution_ns,
+                permissions=storage.keeps_permissions,
+                name_max=storage.naming.name_max,
+            )
+            with ledger.transaction():
+                sole = are_needed(ledger, manner, removing=config.copy.on_success.action != "keep")
             changes = Changes(backlog.wake, manner.markers.source)
 
             def ends() -> Ends:
@@ -202,7 +236,16 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                 looking=looking_at,
                 changes=changes,
                 owners=Owners(),
-                claims=Claims(manner.routes is not None and manner.if_exists == "overwrite"),
+                claims=Claims(
+                    overwrites=manner.if_exists == "overwrite",
+                    routed=manner.routes is not None,
+                    sole=sole,
+                    naming=lambda: storage.naming,
+                    neighbours=Neighbours(
+                        ledger.path, pair.destination.path, lambda: storage.identity[Side.DESTINATION]
+                    ),
+                    volume=lambda: storage.identity[Side.SOURCE],
+                ),
                 ledger=port,
                 storage=storage,
                 manner=manner,
@@ -213,21 +256,20 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
             )
             # The ledger outlives all that may still have something to say to it: it ends when the last port closes.
             async with trio.open_nursery() as services:
-                services.start_soon(run_ledger, ledger, requests)
+                services.start_soon(run_ledger, ledger, requests, patience, functools.partial(_doubt, board))
                 run.found(storage, changes)
                 with port, run.control.of(backlog, changes, port.clone()):
                     async with trio.open_nursery() as helpers:
                         helpers.start_soon(storage.run, probing.call, backlog.offer_again)
+                        helpers.start_soon(claiming.keep)
                         helpers.start_soon(run.throttle.follow, lambda: config.copy.bwlimit.now())
                         helpers.start_soon(forget_old_history, port.clone(), config.state.keep_history)
                         helpers.start_soon(run.journal.run, port.clone())
                         if not once:
                             helpers.start_soon(_watch_source, pair, storage, changes, starts, board)
                         swept = trio.Event()
-                        if run.shared.sweeps(run.board.job):
-                            helpers.start_soon(sweep, looking_at, looking_into, backlog, port.clone(), board, swept)
-                        else:
-                            swept.set()
+                        helpers.start_soon(sweep, looking_at, looking_into, backlog, port.clone(), board, swept)
+                        helpers.start_soon(clear_up, looking_at, looking_into, backlog, port.clone(), board)
                         lister = Lister(
                             config=config,
                             once=once,
@@ -291,9 +333,14 @@ async def run_job(run: JobRun, *, once: bool, state_dir: str, mover: Sequence[st
                                 await swept.wait()
                         async with shutdown.shield():
                             await lister.finish()
+                            await clear_up_once(looking_at, looking_into, backlog, port, board)
                         with trio.move_on_after(_PROBE_ENDS, shield=True):
                             await storage.rest()
                         helpers.cancel_scope.cancel()
+
+
+def _doubt(board: Board, text: str) -> None:
+    board.notice("ledger", text, event="ledger.damaged")
 
 
 def _record_ends(storage: Storage, board: Board) -> None:
@@ -308,17 +355,30 @@ def bundle_bytes(rate: int | None) -> int:
     return BUNDLE_BYTES if rate is None else min(BUNDLE_BYTES, max(BUNDLE_FILE_SIZE, rate))
 
 
-@contextlib.contextmanager
-def _ledger_of(pair: Pair, config: Config, state_dir: str) -> Iterator[Ledger]:
+@contextlib.asynccontextmanager
+async def _ledger_of(
+    pair: Pair, config: Config, state_dir: str, patience: Patience, shutdown: Shutdown
+) -> AsyncIterator[Ledger | None]:
+    """Open the ledger of a pair, and lock that; yield None where it was stopped before that could be."""
     path = ledger_path(state_dir, pair.ledger_source, pair.destination.path)
-    lock = Lock(path.removesuffix(".sqlite") + ".lock")
-    try:
-        with contextlib.closing(Ledger(path)) as ledger:
+
+    async def lock() -> Lock:
+        return Lock(path.removesuffix(".sqlite") + ".lock")
+
+    async def begin() -> Ledger:
+        with contextlib.ExitStack() as stack:
+            ledger = stack.enter_context(contextlib.closing(Ledger(path)))
             with ledger.transaction():
                 ledger.begin_run(pair.ledger_source, pair.destination.path)
-            yield ledger
-    finally:
-        lock.release()
+            stack.pop_all()
+        return ledger
+
+    with contextlib.ExitStack() as held:
+        ledger = None
+        with shutdown.until_stopped():
+            held.callback((await patience.keep_trying(lock)).release)
+            ledger = held.enter_context(contextlib.closing(await patience.keep_trying(begin)))
+        yield None if shutdown.stopped else ledger
 
 
 async def _watch_source(pair: Pair, storage: Storage, changes: Changes, starts: Starts, board: Board) -> None:
@@ -333,7 +393,7 @@ async def _watch_source(pair: Pair, storage: Storage, changes: Changes, starts: 
                 nursery.start_soon(run_events, pair.source.path, changes, starts, lambda text: _no_events(text, board))
                 await mounted.wait()
                 nursery.cancel_scope.cancel()
-            changes.add(None)
+            changes.look_everywhere()
 
 
 def _no_events(text: str, board: Board) -> None:

@@ -6,6 +6,7 @@ stdout is data, stderr is talk. Nothing heavy is imported before a command needs
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -15,21 +16,21 @@ from typing import Annotated, NoReturn
 import typer
 
 from trioft import __version__
+from trioft.cli import delivered, upkeep
 from trioft.cli.arguments import (
     ENVIRONMENT,
     EXIT_STATUS,
     PLAIN_STATUS,
+    SAFE_STATUS,
     VERIFY_STATUS,
     AcceptNewDestination,
     AcceptNewSource,
     Action,
-    Again,
     Bwlimit,
+    Checksum,
     ConfigFile,
     Destination,
-    Event,
     Exclude,
-    Failed,
     Feed,
     Force,
     GrowingMode,
@@ -38,29 +39,26 @@ from trioft.cli.arguments import (
     JobName,
     JobNames,
     Json,
-    JsonLines,
-    Limit,
     MinFree,
     NoProgress,
     OfSystem,
     OfUser,
     OnSuccess,
-    PathGlob,
     Quiet,
     ServiceName,
     Settle,
-    Since,
     Source,
     StateDir,
     Transfers,
-    Until,
     Verbose,
     Verify,
     WhatToDo,
     load,
+    load_run,
     reader,
 )
-from trioft.core.errors import ConfigError, Side, TrioftError
+from trioft.cli.init import become_init
+from trioft.core.errors import ConfigError, Side, TrioftError, UnusableError
 
 app = typer.Typer(
     name="trioft",
@@ -108,6 +106,7 @@ def sync(
     exclude: Exclude = None,
     transfers: Transfers = None,
     verify: Verify = None,
+    checksum: Checksum = None,
     growing: GrowingMode = None,
     settle: Settle = None,
     on_success: OnSuccess = None,
@@ -130,7 +129,7 @@ def sync(
 
     Example:  trioft sync /data/raw /mnt/nas/raw --exclude '*.tmp'
     """
-    settings, read = load(locals()), reader(locals())
+    settings, read = load_run(locals()), reader(locals())
     from trioft.cli import run as console
 
     raise typer.Exit(
@@ -177,7 +176,7 @@ def watch(
 
     Example:  trioft watch /ingest /mnt/nas/ingest --on-success archive:/ingest-done
     """
-    settings, read = load(locals()), reader(locals())
+    settings, read = load_run(locals()), reader(locals())
     from trioft.cli import run as console
 
     raise typer.Exit(
@@ -215,89 +214,10 @@ def status(
     raise typer.Exit(run_status(url, state_dir_of(settings), as_json=json))
 
 
-@app.command(epilog=PLAIN_STATUS)
-def history(
-    source: Source = None,
-    dest: Destination = None,
-    config: ConfigFile = None,
-    job: JobName = None,
-    since: Since = None,
-    until: Until = None,
-    failed: Failed = False,
-    event: Event = None,
-    path: PathGlob = None,
-    limit: Limit = None,
-    state_dir: StateDir = None,
-    json: JsonLines = False,
-) -> None:
-    """
-    Tell what was delivered, failed, removed, or waited for, newest last; of one pair, or of all.
-
-    Example:  trioft history /ingest /mnt/nas/ingest --since 24h --failed
-    """
-    settings = load(locals(), ends=False)
-    from trioft.cli.history import Wish, run_history
-    from trioft.cli.pairs import state_dir_of
-
-    wish = Wish(since, until, tuple(event or ()), failed, path)
-    raise typer.Exit(run_history(settings, state_dir_of(settings), wish, limit=limit, as_json=json))
-
-
-@app.command(epilog=PLAIN_STATUS)
-def explain(
-    path: Annotated[
-        str, typer.Argument(metavar="PATH", help="The file, absolute or below SOURCE; or its copy's name at DEST.")
-    ],
-    source: Source = None,
-    dest: Destination = None,
-    config: ConfigFile = None,
-    job: JobName = None,
-    state_dir: StateDir = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-) -> None:
-    """
-    Tell all that is known about one file: its history, what it is at both ends, whether its source may be removed.
-
-    Example:  trioft explain /ingest/take1.mxf
-    """
-    settings = load(locals(), ends=False)
-    from trioft.cli.explain import run_explain
-    from trioft.cli.pairs import state_dir_of
-
-    raise typer.Exit(run_explain(settings, state_dir_of(settings), path, as_json=json))
-
-
-@app.command(epilog=VERIFY_STATUS)
-def verify(
-    source: Source = None,
-    dest: Destination = None,
-    config: ConfigFile = None,
-    job: JobName = None,
-    since: Since = None,
-    path: PathGlob = None,
-    again: Again = False,
-    transfers: Transfers = None,
-    bwlimit: Bwlimit = None,
-    state_dir: StateDir = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    no_progress: NoProgress = False,
-) -> None:
-    """
-    Read delivered files again at DEST, and compare them with the digests on record. An interrupted one goes on.
-
-    Example:  trioft verify /ingest /mnt/nas/ingest --since 7d
-    """
-    settings = load(locals(), ends=False)
-    from trioft.cli.history import Wish
-    from trioft.cli.pairs import state_dir_of
-    from trioft.cli.verify import run_verify
-
-    wish = Wish(since=since, path=path)
-    code = run_verify(
-        settings, state_dir_of(settings), wish, again=again, as_json=json, quiet=quiet, progress=not no_progress
-    )
-    raise typer.Exit(code)
+app.command(epilog=PLAIN_STATUS)(delivered.history)
+app.command(epilog=PLAIN_STATUS)(delivered.explain)
+app.command(epilog=SAFE_STATUS)(delivered.safe)
+app.command(epilog=VERIFY_STATUS)(delivered.verify)
 
 
 @app.command()
@@ -320,9 +240,13 @@ def doctor(
     if settings.jobs:
         raise ConfigError([f"there are several jobs: {', '.join(settings.jobs)}"], hint="name one with --job")
     from trioft.cli.doctor import run_doctor
+    from trioft.cli.output import print_all
     from trioft.cli.pairs import state_dir_of
 
-    raise typer.Exit(run_doctor(settings, state_dir_of(settings), typer.echo, as_json=json))
+    raise typer.Exit(run_doctor(settings, state_dir_of(settings), lambda line: print_all([line]), as_json=json))
+
+
+app.command(epilog=upkeep.CLEAN_STATUS)(upkeep.clean)
 
 
 @app.command(epilog=PLAIN_STATUS, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -371,7 +295,12 @@ def check(config: ConfigFile = None) -> None:
     """Read the configuration file and report every problem at once."""
     if config is None:
         raise ConfigError(["no configuration file given"], hint="name one with -c FILE or TRIOFT_CONFIG")
-    load({"config": config}, ends=False)
+    checked = load({"config": config}, ends=False)
+    jobs = list(checked.jobs.values()) or [checked]
+    if any(job.copy.on_success.folder is not None for job in jobs):
+        from trioft.cli.pairs import check_archives
+
+        check_archives(jobs)
     typer.echo(f"{config}: ok")
 
 
@@ -408,6 +337,7 @@ def _accepted(source: bool, destination: bool) -> list[Side]:
 
 def main() -> NoReturn:
     """Run the command line; every expected error becomes a sentence and an exit code here."""
+    become_init()
     _prepare_standard_streams()
     # Some programs leave it ignored to those that they start: then nobody is told how a child has ended.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -422,6 +352,13 @@ def main() -> NoReturn:
         # Whoever read our output has gone; that is no reason for a traceback when Python flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:
+        if error.filename is not None:  # it is about a file, not about what is said
+            raise
+        with contextlib.suppress(OSError):  # what is buffered must not fail again when Python flushes it at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        tell(UnusableError(f"cannot write to stdout: {error.strerror}"))
+        code = UnusableError.exit_code
     sys.exit(code)
 
 
@@ -431,6 +368,9 @@ def _prepare_standard_streams() -> None:
             os.fstat(number)
         except OSError:  # closed: no other file may get its number, as children would write into that
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    # Python has none where they were closed.
+    sys.stdout = sys.stdout or io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8")
+    sys.stderr = sys.stderr or io.TextIOWrapper(io.FileIO(2, "w", closefd=False), encoding="utf-8")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names have characters that not every terminal has
 
@@ -438,7 +378,8 @@ def _prepare_standard_streams() -> None:
 def tell(error: TrioftError) -> None:
     """Print an error and its hint."""
     problems = error.problems if isinstance(error, ConfigError) else [str(error)]
-    for problem in problems:
-        typer.echo(f"trioft: error: {problem}", err=True)
-    if error.hint:
-        typer.echo(f"hint: {error.hint}", err=True)
+    with contextlib.suppress(OSError):  # nobody can be told: the exit code says it
+        for problem in problems:
+            typer.echo(f"trioft: error: {problem}", err=True)
+        if error.hint:
+            typer.echo(f"hint: {error.hint}", err=True)

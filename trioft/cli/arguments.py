@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trioft.core.errors import ConfigError
+from trioft.core.errors import ConfigError, TrioftError
 
 if TYPE_CHECKING:
     from trioft.config.options import Config
@@ -24,20 +24,27 @@ line beats it, and it beats the configuration file.
 """
 
 EXIT_STATUS = """
-EXIT STATUS:  0 everything is at the destination (watch: stopped by a signal).  1 some files failed.  2 wrong usage or
-configuration.  3 source or destination unusable, or another trioft works on the same pair.  4 nothing failed, but files
-still being written were left for the next run.  130, 143 sync was interrupted; partials are resumable.
-Of several jobs it is the code of the one that is worst off: 2, 3, 1, 4, 0.
+EXIT STATUS:  0 everything that was to be transferred is at the destination; what was skipped is said, and counted
+(watch: stopped by a signal).  1 some files failed.  2 wrong usage or configuration.  3 source or destination unusable.
+4 nothing failed, but files still being written were left for the next run.  5 another trioft works on the same pair.
+130, 143 sync was interrupted; partials are resumable.
+Of several jobs it is the code of the one that is worst off: 2, 3, 5, 1, 4, 0.
 """
 
 PLAIN_STATUS = """
 EXIT STATUS:  0 done.  2 wrong usage or configuration.  3 what it needs is not there, or cannot be used.
 """
 
+SAFE_STATUS = """
+EXIT STATUS:  0 yes, of all that was asked about.  1 no.  2 wrong usage or configuration.  3 the ledger cannot be used.
+4 unknown: something could not be looked at, or nothing can prove it.
+"""
+
 VERIFY_STATUS = """
-EXIT STATUS:  0 all that was delivered is there, as it was delivered, or somebody has replaced it since.  1 something is
-missing, has other bytes, or cannot be read.  2 wrong usage or configuration.  3 the destination or the ledger cannot be
-used.  130, 143 interrupted; the same command goes on where it stopped.
+EXIT STATUS:  0 all that was delivered is there, as it was delivered.  1 something is missing, has other bytes, cannot
+be read, or was replaced by somebody (--allow-changed); or nothing is on record (--allow-none).  2 wrong usage or
+configuration.  3 the destination or the ledger cannot be used.  130, 143 interrupted; the same command goes on where
+it stopped.
 """
 
 Source = Annotated[
@@ -64,6 +71,10 @@ Transfers = Annotated[
 Verify = Annotated[
     str | None,
     typer.Option("--verify", metavar="LEVEL", help="size, transfer, or readback. Default: readback."),
+]
+Checksum = Annotated[
+    bool | None,
+    typer.Option("--checksum", help="Compare the contents of what is there already, not only size and time."),
 ]
 GrowingMode = Annotated[
     str | None,
@@ -162,6 +173,10 @@ Limit = Annotated[
 ]
 JsonLines = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 Again = Annotated[bool, typer.Option("--again", help="Begin anew, also where an earlier one was interrupted.")]
+AllowChanged = Annotated[
+    bool, typer.Option("--allow-changed", help="What somebody has replaced since its delivery is no failure.")
+]
+AllowNone = Annotated[bool, typer.Option("--allow-none", help="Nothing to verify is no failure.")]
 
 # --- of services ------------------------------------------------------------------------------------------------------
 
@@ -197,6 +212,7 @@ KEYS = {
     "exclude": ("--exclude", "source.exclude"),
     "transfers": ("--transfers", "copy.transfers"),
     "verify": ("--verify", "copy.verify"),
+    "checksum": ("--checksum", "copy.checksum"),
     "growing": ("--growing", "growing.mode"),
     "settle": ("--settle", "source.settle"),
     "on_success": ("--on-success", "copy.on_success"),
@@ -206,6 +222,18 @@ KEYS = {
     "feed": ("--feed", "feed.listen"),
     "state_dir": ("--state-dir", "state.dir"),
 }
+
+
+def load_run(arguments: dict[str, Any]) -> Config:
+    """Do as ``load``, for a command whose last line of JSON is its summary: that comes also where this fails."""
+    try:
+        return load(arguments)
+    except TrioftError as error:
+        if arguments["json"]:
+            from trioft.cli.run import print_failure
+
+            print_failure(error)
+        raise
 
 
 def load(arguments: dict[str, Any], *, ends: bool = True) -> Config:

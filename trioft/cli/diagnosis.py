@@ -175,7 +175,7 @@ def _times(found: Times) -> Iterator[Finding]:
         yield Finding(_D, "times", _OK, text, "a changed file is known by its time, to that precision")
     if found.lost_years:
         text = f"not those of {', '.join(map(str, found.lost_years))}"
-        meaning = "files of such times are copied again by each sync, as theirs at the destination differ"
+        meaning = "files of such times get another one there; without its ledger, a sync copies them again"
         yield Finding(_D, "range of times", _NOTE, text, meaning)
     ahead = found.clock_ahead
     if abs(ahead) > 2:

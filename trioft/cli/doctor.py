@@ -102,7 +102,7 @@ async def _examine_source(pair: Pair, call: Call, tell: Tell) -> None:
     for finding in diagnosis.source(pair.source):
         tell(finding)
     # A name that no transfer takes for a file: another trioft may be watching.
-    name = b".trioft-doctor-%d.00000000.partial" % os.getpid()
+    name = b".trioft-doctor-%d" % os.getpid()
     heard = Heard(name)
     async with trio.open_nursery() as nursery:
         if pair.source.remote:  # nobody asks for events there, either
@@ -148,10 +148,11 @@ class Heard(Changes):
         self.why_not: str | None = None
         self._name = name
 
+    def watching(self, *, everywhere: bool) -> None:
+        self.ready.set()
+
     def add(self, paths: list[bytes] | None) -> None:
-        if paths is None:
-            self.ready.set()
-        elif self._name in paths and self.at is None:
+        if paths is not None and self._name in paths and self.at is None:
             self.at = trio.current_time()
             self.event.set()
 

@@ -6,32 +6,75 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from trioft.cli.facts import Explanation, Now, explain, find, why_not_remove
+from trioft.cli.facts import Explanation, Now, explain, find, reason_of, why_not_remove
 from trioft.cli.history import describe, local, words
 from trioft.cli.output import print_all
+from trioft.cli.pairs import ledgers_of
+from trioft.cli.safe import Told, fields_of, inquire, lines_of
 from trioft.config.options import Config
 from trioft.core import answers
 from trioft.core.answers import Seen
 from trioft.core.errors import show_path
 from trioft.core.units import size_text, timestamp
+from trioft.pipeline.inquiry import Area, archived_as
+from trioft.pipeline.safety import Answer
 from trioft.state.fields import path_fields
 from trioft.state.reader import Recorded, Records
 
 _YES = (
-    "Yes: it is what was delivered, durable and verified; nobody has it open for writing; its copy is there, as it was."
+    "Yes: it is what was delivered, durable and verified; nobody has it open for writing; its copy is there, with the"
+    " size and time that it had (`trioft safe --read` reads it again)."
 )
 
 
 def run_explain(config: Config, state_dir: str, text: str, *, as_json: bool) -> int:
     """Run ``trioft explain``; return its exit code. Raises ``TrioftError``."""
-    ledger, path = find(config, state_dir, text)
+    ledger, path, area = _find(config, state_dir, text)
     with contextlib.closing(Records(ledger)) as records:
-        x = explain(config, records, path)
+        x = explain(config, records, path, area)
+        if x.is_folder:
+            told = inquire(config, records, os.fsencode(text), Area(path, area.archive), read=False)
+            print_all([json.dumps(_folder_fields(told))] if as_json else _folder_lines(path, told))
+            return 0
     print_all([json.dumps(_fields(x))] if as_json else _lines(x))
     return 0
+
+
+def _find(config: Config, state_dir: str, text: str) -> tuple[str, bytes, Area]:
+    """Return the ledger, the path of the file that is meant, and where it lies, if that is an archive."""
+    absolute = os.path.abspath(os.fsencode(text))
+    for ledger in ledgers_of(config, state_dir):
+        with contextlib.closing(Records(ledger)) as records:
+            for archive in records.archives():
+                if absolute == archive or absolute.startswith(archive + b"/"):
+                    below = absolute[len(archive) + 1 :]
+                    known = archived_as(records, [archive], absolute, None)
+                    is_known = known is not None and known[0] is not None
+                    path = known[0].path if is_known and known is not None and known[0] is not None else below
+                    return ledger, path, Area(below, archive)
+    ledger, path = find(config, state_dir, text)
+    return ledger, path, Area()
+
+
+def _folder_fields(told: Told) -> dict[str, object]:
+    """Return the fields of the JSON object about a folder."""
+    fields = fields_of(told)
+    reasons = told.total.reasons.values()
+    why_not = "; ".join(f"{count.files:,} files: {reason.text}" for reason, count in reasons) or None
+    return {**fields, "kind": "folder", "removable": told.total.answer == Answer.YES, "why_not": why_not}
+
+
+def _folder_lines(path: bytes, told: Told) -> Iterator[str]:
+    """Yield the lines for people about a folder."""
+    yield show_path(path or told.source)
+    yield f"  a folder below {show_path(told.source)}, for {show_path(told.destination)}"
+    yield ""
+    yield "May all that is in it be removed?"
+    yield from lines_of(told)
 
 
 def _fields(x: Explanation) -> dict[str, object]:
@@ -45,6 +88,7 @@ def _fields(x: Explanation) -> dict[str, object]:
         **path_fields("source", x.source),
         **path_fields("destination", x.destination),
         "removable": why_not is None,
+        "safe": "yes" if (reason := reason_of(x)) is None else reason.answer,
         "why_not": why_not,
         "decision": {
             "wanted": x.decision.why_not is None,
@@ -112,6 +156,8 @@ def _lines(x: Explanation) -> Iterator[str]:
     decision = x.decision
     yield show_path(x.path)
     yield f"  below {show_path(x.source)}, for {show_path(x.destination)}"
+    if x.archive:
+        yield f"  moved to {show_path(x.archive)} when it had been delivered"
     yield ""
     yield "now"
     yield f"  source:        {_source_in_words(x.now)}"
@@ -141,8 +187,9 @@ def _lines(x: Explanation) -> Iterator[str]:
         detail = words(line)
         yield f"  {local(line.time)}  {line.event:<9}" + (f"  {detail}" if detail else "")
     yield ""
-    why_not = why_not_remove(x)
-    yield f"May the source be removed? {_YES if why_not is None else f'No: {why_not}.'}"
+    reason = reason_of(x)
+    answer = _YES if reason is None else f"{str(reason.answer).capitalize()}: {reason.text}."
+    yield f"May the source be removed? {answer}"
 
 
 def _source_in_words(now: Now) -> str:

@@ -6,29 +6,29 @@ that: whether its source may be removed.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from typing import NamedTuple
 
 import attrs
 import trio
 
-from trioft.cli.history import local
 from trioft.cli.pairs import all_ledgers, ledger_of, resolved
 from trioft.config.options import Config
 from trioft.config.policy import markers_of, routes_of
-from trioft.core import answers
 from trioft.core import operations as ask
-from trioft.core.answers import Look, Piece, Seen
+from trioft.core.answers import Look, Piece, Seen, Sight
 from trioft.core.errors import ConfigError, FileTrouble, show_path
-from trioft.core.model import Checkpoint, Fingerprint, Markers, Root
+from trioft.core.manifest import own_names
+from trioft.core.model import Checkpoint, Fingerprint, Markers
 from trioft.core.naming import Wanted, is_marker, why_not_wanted
 from trioft.core.routes import explain as explain_route
 from trioft.core.units import format_size
 from trioft.movers.pool import Movers
-from trioft.pipeline.verification import NO_DIGEST, SAME_NS
-from trioft.state.findings import VERIFIED, Finding, last_finding
+from trioft.pipeline.inquiry import Area, find_source, is_other_volume
+from trioft.pipeline.safety import Facts, Reason, judge
+from trioft.state.findings import Finding, last_finding
 from trioft.state.ledger import Line
+from trioft.state.proofs import Proof
 from trioft.state.reader import Recorded, Records
 
 _LOOKING = 10.0  # seconds to look at either end
@@ -49,6 +49,7 @@ class Now:
 
     source: Look | None = None
     source_error: str | None = None
+    other_volume: bool = False  # the source is on another one than the one that was copied last
     there: Seen | None = None
     partial: Seen | None = None
     destination_error: str | None = None
@@ -67,6 +68,15 @@ class Explanation:
     finding: Finding | None
     history: list[Line]
     now: Now
+    proof: Proof = attrs.field(factory=Proof)
+    resolution_ns: int | None = None  # of the destination's times
+    archive: bytes = b""  # the folder that it was moved to, if that is what is explained
+    archived: Fingerprint | None = None  # which file it was then
+
+    @property
+    def is_folder(self) -> bool:
+        """Is what is there now a folder, or was it none that anything is on record of, but of files below it?"""
+        return self.now.source is not None and self.now.source.kind == "folder" and self.recorded is None
 
     @property
     def target(self) -> bytes:
@@ -79,56 +89,36 @@ class Explanation:
 
 
 def why_not_remove(x: Explanation) -> str | None:
-    """
-    Say why the source must not be removed now, or None where that loses nothing.
-
-    What trioft itself asks for before it removes one; and that what was delivered is still there.
-    """
-    recorded, now = x.recorded, x.now
-    if recorded is None:
-        return "it is not on record that it was delivered"
-    if not recorded.is_delivered:
-        return f"it was not delivered: it has {recorded.known.outcome}"
-    if not recorded.target:
-        return "another file has been delivered under its name since"
-    if now.source is None:
-        return f"the source cannot be looked at: {now.source_error}"
-    trouble = now.source.trouble
-    if now.source.kind == "gone":
-        return "it is gone already" + (": trioft has removed it" if recorded.known.removal == "removed" else "")
-    if now.source.found is None:
-        return f"what is there now is no regular file, or cannot be looked at{f': {trouble}' if trouble else ''}"
-    fingerprint = now.source.found.fingerprint
-    if not recorded.known.is_still(fingerprint):
-        return "it has changed since it was delivered"
-    if recorded.known.ctime_ns != fingerprint.ctime_ns:
-        return "something about it has changed since it was delivered (its ctime): perhaps its content"
-    if recorded.digest is None:
-        return "its content was never compared with that of its copy"
-    if now.source.writer == answers.BUSY:
-        return "somebody has it open for writing"
-    if now.source.writer != answers.CLOSED:
-        return "nobody can prove that it is not being written"
-    return _why_not_there(x, recorded)
+    """Say why the source must not be removed now, or None where that loses nothing. ``safety`` has the definition."""
+    reason = reason_of(x)
+    return None if reason is None else reason.text
 
 
-def _why_not_there(x: Explanation, recorded: Recorded) -> str | None:
-    """Say why what was delivered may not be at the destination any more, or None."""
-    there, name = x.now.there, show_path(recorded.target)
-    if there is None:
-        return f"the destination cannot be looked at: {x.now.destination_error}"
-    if there.trouble is not None:
-        return f"its copy cannot be looked at: {there.trouble}"
-    if there.size is None:
-        return f"there is no {name} at the destination any more"
-    if there.size != recorded.known.size or abs(there.mtime_ns - recorded.known.mtime_ns) >= SAME_NS:
-        return f"{name} has another size or time than what was delivered: somebody has replaced it"
-    finding = x.finding
-    if finding is None or finding.digest != recorded.digest or finding.verdict in (VERIFIED, NO_DIGEST):
-        return None
-    if any(line.event in ("delivered", "already") and line.time > finding.time for line in x.history):
-        return None  # it was delivered once more since
-    return f"`trioft verify` has found it to be {finding.verdict}, on {local(finding.time)}"
+def reason_of(x: Explanation) -> Reason | None:
+    """Return why the source must not be removed now, and whether that is known."""
+    now = x.now
+    facts = Facts(
+        recorded=x.recorded,
+        proof=x.proof,
+        source=_sight_of(now.source, x.path),
+        copy=now.there,
+        away=now.destination_error,
+        finding=x.finding,
+        resolution_ns=x.resolution_ns,
+        archived=x.archived,
+        other_volume=now.other_volume,
+    )
+    reason = judge(facts)
+    if reason is not None and reason.kind == "unseen" and now.source is None:
+        return reason._replace(text=f"the source cannot be looked at: {now.source_error}")
+    return reason
+
+
+def _sight_of(look: Look | None, path: bytes) -> Sight:
+    if look is None:
+        return Sight(path, "unreadable")
+    fingerprint = look.found.fingerprint if look.found is not None else None
+    return Sight(path, look.kind, fingerprint, look.writer, look.trouble)
 
 
 # --- finding out ------------------------------------------------------------------------------------------------------
@@ -136,12 +126,12 @@ def _why_not_there(x: Explanation, recorded: Recorded) -> str | None:
 
 def decide(config: Config, path: bytes, source: bytes, version: Fingerprint | None = None) -> Decision:
     """Return what *config* says about a file; of which *version*, a rule for its name may have to know."""
-    why_not = why_not_wanted(path, config.source.include, config.source.exclude)
+    why_not = why_not_wanted(path, config.source.include, (*config.source.excluded, *own_names(config.copy.manifest)))
     archive = config.copy.on_success.folder
     if archive is not None and _below(os.fsencode(os.path.abspath(archive)), os.path.join(source, path)) is not None:
         why_not = "it is in the archive folder"
     markers = markers_of(config)
-    if is_marker(path, markers.source):
+    if is_marker(path, markers.source) and not (version is not None and version.size):
         why_not = "it only says that another file is complete (source.done_suffix)"
     elif is_marker(path, markers.destination):
         why_not = "at the destination, its name would say that another file is complete (copy.done_file)"
@@ -164,13 +154,13 @@ def _below(folder: bytes, path: bytes) -> bytes | None:
     return path[len(prefix) :] if path.startswith(prefix) else None
 
 
-def explain(config: Config, records: Records, path: bytes) -> Explanation:
-    """Find out everything about the source file *path*."""
+def explain(config: Config, records: Records, path: bytes, area: Area = Area()) -> Explanation:  # noqa: B008 - a value
+    """Find out everything about the source file *path*, which may lie elsewhere by now, in the *area* of an archive."""
     recorded, checkpoint = records.file(path), records.checkpoint_of(path)
     version = Fingerprint(0, 0, *recorded.known[2:5]) if recorded is not None else None
     decision = decide(config, path, records.source, version)
     target = recorded.target if recorded is not None and recorded.is_delivered and recorded.target else decision.target
-    now = trio.run(_look, config, records, path, target, checkpoint.partial if checkpoint is not None else None)
+    now = trio.run(_look, config, records, path, target, checkpoint.partial if checkpoint is not None else None, area)
     return Explanation(
         path=path,
         source=records.source,
@@ -181,10 +171,14 @@ def explain(config: Config, records: Records, path: bytes) -> Explanation:
         finding=last_finding(records.path, target),
         history=records.history_of(path),
         now=now,
+        proof=records.proof_of(recorded) if recorded is not None else Proof(),
+        resolution_ns=records.resolution_ns,
+        archive=area.archive,
+        archived=records.archive_of(path)[1] if area.archive else None,
     )
 
 
-async def _look(config: Config, records: Records, path: bytes, target: bytes, partial: bytes | None) -> Now:
+async def _look(config: Config, records: Records, path: bytes, target: bytes, partial: bytes | None, area: Area) -> Now:
     """Look at both ends at the same time: neither waits for the other, nor for long."""
     found: dict[str, Now] = {}
     async with Movers(2, min(_LOOKING, config.copy.stall_timeout)) as movers, trio.open_nursery() as nursery:
@@ -194,9 +188,15 @@ async def _look(config: Config, records: Records, path: bytes, target: bytes, pa
             if any(is_marker(path, end) for end in markers):
                 markers = Markers()  # it is looked at all the same
             try:
-                root = await _root_of(movers, records, path)
-                (look,) = await movers.call(ask.LOOK, root, [path], (), (), markers, None)
-                found["source"] = Now(source=look)
+                is_other = False
+                if area.archive:
+                    root, _ = await movers.call(ask.PROBE_SOURCE, area.archive, None)
+                else:
+                    root, identity = await find_source(movers.call, records, path)
+                    is_other = is_other_volume(records.identity_of("source"), identity)
+                place = area.path if area.archive else path
+                (look,) = await movers.call(ask.LOOK, root, [place or b"."], (), (), markers, None)
+                found["source"] = Now(source=look, other_volume=is_other)
             except FileTrouble as error:
                 found["source"] = Now(source_error=str(error))
 
@@ -206,7 +206,7 @@ async def _look(config: Config, records: Records, path: bytes, target: bytes, pa
             pieces = [Piece(name, 0, 0) for name in (target, partial) if name is not None]
             try:
                 root = await movers.call(ask.RECOGNIZE, records.destination, was, marker, settings.require_mount)
-                there, *rest = await movers.call(ask.READ_DELIVERED, root, pieces)
+                there, *rest = await movers.call(ask.READ_DELIVERED, root, pieces, area.archive or records.source)
                 found["destination"] = Now(there=there, partial=rest[0] if rest else None)
             except FileTrouble as error:
                 found["destination"] = Now(destination_error=str(error))
@@ -217,21 +217,6 @@ async def _look(config: Config, records: Records, path: bytes, target: bytes, pa
     return attrs.evolve(
         found["source"], there=there.there, partial=there.partial, destination_error=there.destination_error
     )
-
-
-async def _root_of(movers: Movers, records: Records, path: bytes) -> Root:
-    """Return the source's folder, which is not the source where that is one file."""
-    was = records.identity_of("source")
-    try:
-        root, _ = await movers.call(ask.PROBE_SOURCE, records.source, was)
-    except FileTrouble as error:
-        alone = os.path.dirname(records.source)
-        is_gone = error.trouble.errno in (errno.ENOTDIR, errno.ENOENT)
-        if not is_gone or os.path.join(alone, path) != records.source:
-            raise
-        root, _ = await movers.call(ask.PROBE_SOURCE, alone, was)
-    assert isinstance(root, Root)
-    return root
 
 
 # --- which file -------------------------------------------------------------------------------------------------------
@@ -252,7 +237,7 @@ def find(config: Config, state_dir: str, text: str) -> tuple[str, bytes]:
             path = _known_as(records, name)
             if path is None and not os.path.isabs(name):
                 path = os.path.normpath(name)
-            if path is None or path.startswith(b".."):
+            if path is None or path == b".." or path.startswith(b"../"):
                 ends = f"{show_path(records.source)} nor below {show_path(records.destination)}"
                 raise ConfigError([f"{show_path(name)} is neither below {ends}"])
             return ledger, path
@@ -275,6 +260,8 @@ def _known_as(records: Records, name: bytes) -> bytes | None:
             return relative
         if (path := records.source_of(relative)) is not None:
             return path
+        if records.has_files_below(relative):
+            return relative
     if (path := _at_an_end(records, absolute)) is not None:
         return path
     # It may be called so by way of a link.
@@ -283,9 +270,9 @@ def _known_as(records: Records, name: bytes) -> bytes | None:
 
 
 def _at_an_end(records: Records, absolute: bytes) -> bytes | None:
-    if absolute == records.source:  # it is this one file, or the folder, which is no file
+    if absolute == records.source:  # it is this one file, or the folder
         name = os.path.basename(absolute)
-        return name if records.knows(name) else None
+        return name if records.knows(name) else b""
     if (path := _below(records.source, absolute)) is not None:
         return path
     target = _below(records.destination, absolute)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from trioft.cli.output import print_all
 from trioft.cli.pairs import ledgers_of
 from trioft.config.options import Config
+from trioft.core import answers
 from trioft.core.errors import ConfigError, show_path
 from trioft.core.naming import compile_globs
 from trioft.core.units import parse_moment, size_text, timestamp, visible
@@ -108,6 +109,13 @@ def describe(line: Line) -> dict[str, object]:
     }
 
 
+# What was found out about who might have been writing a source when it went.
+_WRITERS = {
+    answers.CLOSED: "the kernel said that nobody had it open for writing",
+    answers.UNKNOWN: "nobody could prove that it was not open for writing",
+}
+
+
 def words(line: Line) -> str:
     """Return a line's detail for people: of a removal, its proofs in words."""
     if line.event != "removed":
@@ -116,7 +124,7 @@ def words(line: Line) -> str:
     done = f"moved below {proofs['archived_below']}" if proofs.get("archived_below") else "deleted"
     return visible(
         f"{done}, after its copy was durable and verified ({proofs['durable_and_verified']}), renamed and on record;"
-        f" no writer: {proofs['no_writer']}"
+        f" {_WRITERS.get(proofs['no_writer'], proofs['no_writer'])}"
     )
 
 

@@ -20,13 +20,15 @@ _MOST = 100_000
 
 class Outlet:
     """
-    Hands lines to *write*, in order. An ``OSError`` of *write* (its reader has gone) silences it for good.
+    Hands lines to *write*, in order. An ``OSError`` of *write* (its reader has gone, its disk is full) silences it for
+    good, and is its ``error``.
 
     The thread is abandoned, not waited for, if *write* never returns.
     """
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self.lost = 0
+        self.error: OSError | None = None
         self._write = write
         self._lines: deque[str] = deque()
         self._silent = False
@@ -63,9 +65,9 @@ class Outlet:
                 self._busy = True
             try:
                 self._write(line)
-            except OSError:
+            except OSError as error:
                 with self._changed:
-                    self._silent = True
+                    self.error, self._silent = error, True
                     self._lines.clear()
 
 

@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 
 import trio
 
 from trioft.config.options import Config
 from trioft.core import operations as ask
-from trioft.core.errors import ConfigError, FileTrouble, LedgerError, Side, UnusableError, show_path
+from trioft.core.errors import ConfigError, FileTrouble, LedgerError, Side, UnusableError, first_of, show_path
 from trioft.core.model import Place
 from trioft.movers.pool import Movers
+from trioft.pipeline.ends import refuse_archive_elsewhere
 from trioft.state.ledger import ledger_path
 from trioft.state.reader import Records
 
@@ -81,6 +83,29 @@ async def resolved(paths: list[bytes], patience: float) -> list[bytes]:
         except FileTrouble as error:
             raise UnusableError(f"cannot find out what the paths lead to: {error}") from None
         return [end.path for end in ends]
+
+
+def check_archives(jobs: Sequence[Config]) -> None:
+    """Raise ``ConfigError`` if files of a source cannot be moved to its archive. A source that is away is not asked."""
+
+    ends = [
+        (os.fsencode(os.path.abspath(source)), os.fsencode(os.path.abspath(archive)))
+        for job in jobs
+        if (source := job.source.path) is not None and (archive := job.copy.on_success.folder) is not None
+    ]
+
+    async def check() -> None:
+        async with Movers(1, min(_RESOLVING, *[job.copy.stall_timeout for job in jobs])) as movers:
+            for source, archive in ends:
+                with contextlib.suppress(FileTrouble):
+                    await refuse_archive_elsewhere(movers.call, source, archive)
+
+    try:
+        trio.run(check)
+    except BaseExceptionGroup as group:
+        if (error := first_of(group, ConfigError)) is not None:
+            raise error from None
+        raise
 
 
 def state_dir_of(settings: Config) -> str:

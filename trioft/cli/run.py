@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import json
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -25,23 +26,25 @@ from trioft.cli.pairs import state_dir_of
 from trioft.cli.progress import run_display
 from trioft.cli.voice import Voice, meaning_to_people, terminal, to_stderr
 from trioft.config.options import Config
-from trioft.core.errors import Side, show_path
+from trioft.core.errors import LockedError, Side, TrioftError, UnusableError, show_path
 from trioft.core.model import Found
 from trioft.core.units import size_text
 from trioft.movers import descriptors
-from trioft.state.board import Board, named
+from trioft.state.board import Board, Totals, named
 from trioft.state.fields import path_fields
+from trioft.state.ledger import now
 from trioft.state.overview import Overview
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
 
-def _print(text: str) -> None:
-    """Print a line of data. If its reader has gone, or its disk is full, it is lost."""
+def _print(voice: Voice, text: str) -> None:
+    """Print a line of data. If its reader has gone, or its disk is full, it is lost, and *voice* knows."""
     try:
         print(text, flush=True)  # noqa: T201 - this module prints
-    except OSError:
+    except OSError as error:
+        voice.printing = error
         with contextlib.suppress(OSError):  # what is buffered must not fail again when Python flushes it at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -141,11 +144,14 @@ def _run(
             stopped_by = trio.run(run)
     except BaseException as error:
         known = meaning_to_people(error)
+        seconds = _monotonic() - began
+        voice.emit("summary", **_failure_of(known, boards[0].totals if boards else Totals(), seconds))
         is_plain = is_talking or settings.log.format == "text"  # else all that is read there is JSON
         if log is not None and (is_talking or not is_plain):
             log.record("error", "agent.failed", {"reason": "; ".join(str(known).split("\n")), "hint": known.hint})
         _end_output(voice, log, 1)
-        if is_plain:
+        # A second one by cron has nothing to say: the first one is at work.
+        if is_plain and not (quiet and isinstance(known, LockedError)):
             raise known from None
         return known.exit_code
     board = boards[0]
@@ -164,11 +170,12 @@ def _run(
     _end_output(voice, log, None if stopped_by is None else 1)
     if stopped_by is not None and once:
         return 128 + stopped_by
-    return min((_exit_code_of(one, was_stopped) for one in board.boards), key=_FROM_THE_WORST.index)
+    code = min((_exit_code_of(one, was_stopped) for one in board.boards), key=_FROM_THE_WORST.index)
+    return code if code or voice.torn is None else UnusableError.exit_code
 
 
 # The exit code of several jobs is that of the one that is worst off.
-_FROM_THE_WORST = (2, 3, 1, 4, 0)
+_FROM_THE_WORST = (2, 3, 5, 1, 4, 0)
 
 
 def _exit_code_of(board: Board, was_stopped: bool) -> int:
@@ -215,6 +222,8 @@ def _end_output(voice: Voice, log: Log | None, seconds: float | None) -> None:
     if log is not None:
         if voice.lost:
             log.record("warning", "output.lost", {"lines": voice.lost})
+        if voice.torn is not None:
+            log.record("error", "output.torn", {"reason": voice.torn})
         log.end(seconds)
 
 
@@ -225,9 +234,25 @@ def _summary_of(board: Board, was_stopped: bool) -> dict[str, object]:
 
 
 def _totals_of(board: Board | Overview) -> dict[str, object]:
-    totals = attrs.asdict(board.totals)
-    del totals["bytes_patched"]  # each file's line has its own
-    return totals
+    return _fields_of(board.totals)
+
+
+def _fields_of(totals: Totals) -> dict[str, object]:
+    fields = attrs.asdict(totals)
+    del fields["bytes_patched"]  # each file's line has its own
+    return fields
+
+
+def _failure_of(error: TrioftError, totals: Totals, seconds: float) -> dict[str, object]:
+    """Return the fields of the summary of a run that *error* has ended."""
+    ended = {"exit_code": error.exit_code, "problem": str(error)}
+    return {**_fields_of(totals), "seconds": round(seconds, 3), **ended}
+
+
+def print_failure(error: TrioftError) -> None:
+    """Print the summary of a run that *error* has not let begin."""
+    voice = Voice(lambda: "error", None, as_json=False)
+    _print(voice, json.dumps({"event": "summary", "time": now(), **_failure_of(error, Totals(), 0.0)}))
 
 
 def _monotonic() -> float:
@@ -243,7 +268,7 @@ def _tell_missing(as_json: bool, voice: Voice, job: str | None, found: Found) ->
         voice.emit("file", job=job, **fields, state="ready", reason="would be copied", size=size)
     else:
         to = f" -> {show_path(found.routed)}" if found.routed else ""
-        _print(f"{size:>15,}  {named(job, show_path(found.path))}{to}")
+        _print(voice, f"{size:>15,}  {named(job, show_path(found.path))}{to}")
 
 
 def _say_summary(voice: Voice, board: Board, seconds: float, verify: str, *, talkative: bool) -> None:

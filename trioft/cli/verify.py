@@ -12,7 +12,8 @@ import functools
 import json
 import signal
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -22,9 +23,10 @@ from trioft.cli.pairs import ledger_of
 from trioft.cli.progress import clock, draw
 from trioft.cli.voice import Voice, terminal, to_stderr, translate
 from trioft.config.options import Config
-from trioft.core.errors import show_path
+from trioft.core.errors import FileTrouble, UnusableError, show_path
 from trioft.core.units import size_text
 from trioft.movers.pool import Movers
+from trioft.pipeline.inquiry import count_unrecorded
 from trioft.pipeline.throttle import Rate, Throttle
 from trioft.pipeline.verification import (
     CHANGED,
@@ -46,8 +48,23 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+class Allowed(NamedTuple):
+    """What is no failure, as somebody has said so."""
+
+    changed: bool = False  # somebody has replaced what was delivered
+    none: bool = False  # nothing that was asked for is on record
+
+
 def run_verify(
-    config: Config, state_dir: str, wish: Wish, *, again: bool, as_json: bool, quiet: bool, progress: bool
+    config: Config,
+    state_dir: str,
+    wish: Wish,
+    *,
+    again: bool,
+    allowed: Allowed,
+    as_json: bool,
+    quiet: bool,
+    progress: bool,
 ) -> int:
     """Run ``trioft verify``; return its exit code. Raises ``TrioftError``."""
     wanted = parse_wish(wish)
@@ -61,6 +78,8 @@ def run_verify(
         findings = stack.enter_context(contextlib.closing(Findings(findings_path(path))))
         findings.begin(json.dumps([wish.since, wish.path]), again=again)
         tally, begun = Tally(), time.monotonic()
+        bad = FAILURES if allowed.changed else (*FAILURES, CHANGED)
+        unrecorded: list[int | str] = []  # how many files of the source are not on record, or why nobody can tell
 
         async def run() -> int | None:
             async with (
@@ -78,7 +97,7 @@ def run_verify(
                     movers=movers,
                     throttle=throttle,
                     tally=tally,
-                    tell=functools.partial(_tell, voice),
+                    tell=functools.partial(_tell, voice, bad),
                 )
                 if screen is None:
                     await verification.run()
@@ -91,6 +110,10 @@ def run_verify(
                         )
                         await verification.run()
                         nursery.cancel_scope.cancel()
+                try:
+                    unrecorded.append(await count_unrecorded(movers.call, records, wanted.paths))
+                except FileTrouble as error:
+                    unrecorded.append(str(error))
                 helpers.cancel_scope.cancel()
             return received[0] if received else None
 
@@ -101,18 +124,23 @@ def run_verify(
             translate(error)
         if stopped_by is None:
             findings.end()
-        _tell_summary(voice, tally, time.monotonic() - begun)
+        is_none = not tally.files and not tally.skipped and stopped_by is None and not allowed.none
+        has_failed = is_none or any(tally.counts[verdict] for verdict in bad)
+        _tell_summary(voice, tally, time.monotonic() - begun, unrecorded[0] if unrecorded else None, failed=has_failed)
+        if is_none:
+            what = "nothing of what was asked for is" if wish.since or wish.path else "nothing is"
+            voice.say("error", f"{what} on record as delivered: nothing was verified (--allow-none lets that pass)")
         if stopped_by is not None:
             voice.say("warning", "interrupted; the same command goes on where it stopped")
             voice.end(1)
             return 128 + stopped_by
     voice.end(None)
-    return 1 if any(tally.counts[verdict] for verdict in FAILURES) else 0
+    return int(has_failed) if has_failed or voice.torn is None else UnusableError.exit_code
 
 
-def _tell(voice: Voice, judged: Judgement) -> None:
+def _tell(voice: Voice, bad: Sequence[str], judged: Judgement) -> None:
     delivery, verdict, detail, _ = judged
-    level = "error" if verdict in FAILURES else "warning" if verdict == CHANGED else "debug"
+    level = "error" if verdict in bad else "warning" if verdict == CHANGED else "debug"
     voice.say(level, f"{show_path(delivery.target)}: {verdict}" + (f": {detail}" if detail else ""))
     voice.emit(
         "verify",
@@ -125,9 +153,17 @@ def _tell(voice: Voice, judged: Judgement) -> None:
     )
 
 
-def _tell_summary(voice: Voice, tally: Tally, seconds: float) -> None:
+def _tell_summary(voice: Voice, tally: Tally, seconds: float, unrecorded: int | str | None, *, failed: bool) -> None:
     counts = {**tally.counts, VERIFIED: tally.counts[VERIFIED] + tally.skipped}
-    voice.emit("summary", **counts, bytes=tally.bytes, resumed=tally.skipped, seconds=round(seconds, 3))
+    not_on_record = unrecorded if isinstance(unrecorded, int) else None
+    voice.emit(
+        "summary",
+        **counts,
+        not_on_record=not_on_record,
+        bytes=tally.bytes,
+        resumed=tally.skipped,
+        seconds=round(seconds, 3),
+    )
     before = f" ({tally.skipped:,} of them before it was interrupted)" if tally.skipped else ""
     parts = [f"{counts[VERIFIED]:,} verified{before}"]
     for verdict, words in (
@@ -139,8 +175,13 @@ def _tell_summary(voice: Voice, tally: Tally, seconds: float) -> None:
     ):
         if counts[verdict]:
             parts.append(f"{counts[verdict]:,} {words}")
-    level = "error" if any(counts[verdict] for verdict in FAILURES) else "info"
+    level = "error" if failed else "info"
     voice.say(level, f"{', '.join(parts)}: {size_text(tally.bytes)} read in {seconds:.1f} s")
+    if isinstance(unrecorded, str):
+        voice.say("warning", f"nobody knows whether all files of the source are on record: {unrecorded}")
+    elif unrecorded:
+        files = "1 file of the source is" if unrecorded == 1 else f"{unrecorded:,} files of the source are"
+        voice.say("warning", f"{files} not on record as delivered in the present version: nothing was verified of that")
 
 
 def picture(tally: Tally, rate: float | None) -> RenderableType:

@@ -4,6 +4,7 @@ What a command says: JSON lines on standard output, sentences on standard error,
 
 from __future__ import annotations
 
+import collections
 import functools
 import json
 import signal
@@ -50,6 +51,9 @@ class Voice:
         self._data = Outlet(write_to(1)) if as_json else None
         self._talk = talk
         self._waits = Waits()
+        self._short: dict[int, str] = {}  # files that wait for space, and as what that was said of them
+        self._alike: collections.Counter[str] = collections.Counter()  # how many of them for each reason
+        self.printing: OSError | None = None  # what ended a listing
 
     def end(self, seconds: float | None) -> None:
         """Have everything said that is still to be said, for *seconds* at most (None: as long as it takes)."""
@@ -57,8 +61,18 @@ class Voice:
             self._data.drain(seconds)
             if self.lost:
                 self.say("warning", f"{self.lost:,} JSON lines are lost: they were not read in time")
+        if (torn := self.torn) is not None:
+            self.say("error", torn)
         if self._talk is not None:
             self._talk.drain(seconds)
+
+    @property
+    def torn(self) -> str | None:
+        """Why what was said on standard output is not complete; None where it is, or its reader has gone."""
+        error = self.printing or (None if self._data is None else self._data.error)
+        if error is None or isinstance(error, BrokenPipeError):
+            return None
+        return f"what was written to stdout is not complete: {error.strerror}"
 
     @property
     def lost(self) -> int:
@@ -96,21 +110,35 @@ class Voice:
             case FileState.WAITING:
                 if self._waits.is_new(entry):
                     # What concerns all files is told once for all.
-                    level = "debug" if entry.wait == Wait.DESTINATION else "warning"
+                    alike = self._count_alike(entry)
+                    level = "debug" if entry.wait == Wait.DESTINATION or alike else "warning"
                     self.say(level, f"{path}: waiting: {entry.reason}")
+                    if alike == 1:
+                        self.say("warning", named(entry.job, f"other files wait for the same: {entry.reason}"))
             case FileState.SKIPPED:
                 self.say("info", f"{path}: skipped: {entry.reason}")
             case FileState.DONE:
                 closed = f", closed: {entry.closed}" if entry.closed else ""
                 if entry.bytes_patched:
                     closed += f", {size_text(entry.bytes_patched)} copied again as its recorder had rewritten it"
-                self.say("debug", f"{path}: {entry.reason or f'delivered, {entry.size:,} bytes{closed}'}")
+                name = "" if entry.target in (None, entry.path) else f" as {show_path(entry.target)}"
+                self.say("debug", f"{path}: {entry.reason or f'delivered{name}, {entry.size:,} bytes{closed}'}")
             case _ if self._is_worth_a_line(entry):
                 self.say("debug", f"{path}: {entry.state}" + (f": {entry.reason}" if entry.reason else ""))
         if self._data is not None and self._is_worth_a_line(entry):
             self.emit("file", **describe(entry))
         if entry.state in FINAL:
             self._waits.forget(entry)
+        if entry.state != FileState.WAITING and (reason := self._short.pop(entry.id, None)) is not None:
+            self._alike[reason] -= 1
+
+    def _count_alike(self, entry: Entry) -> int:
+        """Return how many other files wait for space for the very same reason."""
+        if entry.wait != Wait.SPACE or entry.id in self._short:
+            return 0
+        reason = self._short[entry.id] = named(entry.job, entry.reason or "")
+        self._alike[reason] += 1
+        return self._alike[reason] - 1
 
     @staticmethod
     def _is_worth_a_line(entry: Entry) -> bool:

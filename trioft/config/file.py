@@ -101,7 +101,7 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, obj
             if name.startswith(groups):
                 near = difflib.get_close_matches(name, paths, 1)
                 problems.append(f"{name}: it stands for no option" + (f", did you mean {near[0]}?" if near else ""))
-        elif name != _TOKEN:
+        elif name != _TOKEN and word:  # an empty one is how many programs say that it is not set
             options[paths[name]] = name, _value_of(word)
     if problems:
         raise ConfigError(problems, hint="it is in the environment")
@@ -152,9 +152,11 @@ def _structure(tree: Tree, converter: cattrs.Converter, labels: Mapping[str, str
             (tree[group] if group else tree).pop(key, None)
         config = converter.structure(tree, Config)  # the rest, to find what does not go together
     for group, key, other, text in _conflicts(config):
-        if not refused & {(group, key), (group, other)}:
-            told = text.format(other=labels.get(f"{group}.{other}", f"{group}.{other}"))
-            faults.append((f"{group}.{key}", told, [(group, key), (group, other)]))
+        its_group, _, its_key = other.rpartition(".")
+        its_group = its_group or group
+        if not refused & {(group, key), (its_group, its_key)}:
+            told = text.format(other=labels.get(f"{its_group}.{its_key}", f"{its_group}.{its_key}"))
+            faults.append((f"{group}.{key}", told, [(group, key), (its_group, its_key)]))
     return config, faults
 
 
@@ -216,7 +218,7 @@ def _keys(cls: type[Any]) -> list[str]:
 
 
 def _conflicts(config: Config) -> Iterator[tuple[str, str, str, str]]:
-    """Yield group, key, other key and what is wrong, for values that do not go together."""
+    """Yield group, key, other key (or GROUP.KEY) and what is wrong, for values that do not go together."""
     for group, cls in GROUPS.items():
         values = getattr(config, group)
         for field in attrs.fields(cls):
@@ -228,6 +230,10 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str, str, str]]:
         text = f"found {action}, expected keep where {{other}} is size: "
         text += "a source file is removed only after verification at the level transfer or readback"
         yield "copy", "on_success", "verify", text
+    if config.growing.reconcile == "edges" and (action := config.copy.on_success.action) != "keep":
+        text = f"found {action}, expected keep where {{other}} is edges: "
+        text += "a copy that was not compared as a whole never frees its source"
+        yield "copy", "on_success", "growing.reconcile", text
 
 
 def _read_file(file: str, problems: list[str]) -> Tree:
@@ -266,6 +272,17 @@ def _read_yaml(text: bytes) -> tuple[Any, list[str]]:
                     faults.append(f"line {line}: {visible(name)}: given before, in line {lines[name]}")
                 lines[name] = line
             return super().construct_mapping(node, deep)
+
+        def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+            text = str(node.value)
+            if re.fullmatch("[-+]?0[0-7_]+", text):  # which YAML 1.1 takes for octal
+                line, plain = node.start_mark.line + 1, text.replace("_", "").lstrip("+-0") or "0"
+                faults.append(
+                    f"line {line}: found {text}, expected a number without 0 at its beginning, such as {plain}"
+                )
+            return int(super().construct_yaml_int(node))
+
+    Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
 
     try:
         return yaml.load(text, Loader), faults

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -135,12 +135,6 @@ def _why_not_both(place: str, job: Config, other_name: str, other: Config) -> It
         if policies & {None, "overwrite"}:
             text = f"expected rename, skip or fail, here and there: {name} has a destination in common with it"
             yield f"{place}.destination.if_exists", f"{text}, and one could overwrite what the other one has delivered"
-
-
-def have_common_destination(jobs: Mapping[str, Config], name: str) -> bool:
-    """Does another job deliver into the destination of the one with this *name*, or around it?"""
-    _, destination = _ends(jobs[name])
-    return any(_overlap(destination, _ends(job)[1]) for other, job in jobs.items() if other != name)
 
 
 def _ends(job: Config) -> tuple[str | None, str | None]:

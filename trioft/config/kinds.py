@@ -226,6 +226,14 @@ def _is_path(value: object) -> bool:
         return False
 
 
+def _read_path(value: object) -> object:
+    if value is not None and not _is_path(value):
+        raise wrong(value, "a path, such as /media/ingest")
+    if isinstance(value, str) and re.match("~[^/]*(/|$)", value):
+        raise wrong(value, "a path without ~, which only shells know, such as /home/me/x; a folder of that name is ./~")
+    return value
+
+
 def _is_within(value: object) -> bool:
     return isinstance(value, str) and _is_path(value) and value[0] != "/" and ".." not in value.split("/")
 
@@ -233,7 +241,7 @@ def _is_within(value: object) -> bool:
 def _is_suffix(value: object) -> bool:
     """Say whether *value* makes another name of a name, and none that is taken for a partial."""
     is_name = _is_path(value) and isinstance(value, str) and "/" not in value and len(os.fsencode(value)) <= 64
-    return is_name and not str(value).endswith(".partial")
+    return is_name and not str(value).endswith((".partial", ".trioft-partial"))
 
 
 def _read_patterns(value: object) -> tuple[str, ...]:
@@ -320,6 +328,8 @@ def _read_min_free(value: object) -> MinFree:
 def _read_on_success(value: object) -> OnSuccess:
     action: Any
     action, _, folder = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if action == "archive" and folder.startswith("~"):
+        _read_path(folder)
     if value in ("keep", "delete") or (action == "archive" and _is_path(folder)):
         return OnSuccess(action=action, folder=folder or None)
     raise wrong(value, "keep, delete or archive:DIR, such as archive:/media/done")
@@ -344,6 +354,29 @@ def _read_names(value: object) -> tuple[str, ...]:
     return tuple(name.lower() for name in value)
 
 
+# Names that programs give to what they have not finished, or keep for themselves: ``source.exclude_presets``.
+PRESETS = {
+    "downloads": (
+        *("*.part", "*.partial", "*.crdownload", "*.download", "*.opdownload", "*.filepart", "*.aria2"),
+        *("*.!ut", "*.!qB", "*.bc!", "*.tmp", "*.temp", ".*." + 6 * "[A-Za-z0-9]"),
+        *("*.lftp-pget-status", ".in.*.", ".pureftpd-upload.*"),
+    ),
+    "editors": (
+        *("*~", "#*#", ".#*", "~$*", ".~lock.*#", "*.sw[a-p]", "4913", "*.kate-swp", ".goutputstream-*"),
+        *("~*.tmp", ".*.un~", "*.autosave"),
+    ),
+}
+
+
+def _read_presets(value: object) -> tuple[str, ...]:
+    known = ", ".join(PRESETS)
+    if not isinstance(value, list | tuple):
+        raise wrong(value, f"a list of some of {known}")
+    if bad := [as_written(item) for item in value if not (isinstance(item, str) and item in PRESETS)]:
+        raise ValueError(f"found {', '.join(bad)}, expected some of {known}")
+    return tuple(value)
+
+
 def _is_token(value: object) -> bool:
     """Say whether *value* fits into a header, and is long enough not to be guessed."""
     return isinstance(value, str) and why_weak(value) is None
@@ -358,12 +391,13 @@ def why_weak(token: str) -> str | None:
     return None
 
 
-PATH = plain("path", "a path, such as /media/ingest", lambda value: value is None or _is_path(value))
+PATH = Kind("path", _read_path)
 MARKER = plain(
     "path", "a relative path without .., such as .volume-7", lambda value: value is None or _is_within(value)
 )
 SUFFIX = plain("suffix", "the end of a name, such as .done", lambda value: value is None or _is_suffix(value))
 PATTERNS = Kind("list of patterns", _read_patterns, list)
+NAME_PRESETS = Kind(f"list of {' and '.join(PRESETS)}", _read_presets, list)
 ROUTES = Kind("list of rules", _read_routes, _show_routes)
 SWITCH = plain("true or false", "true or false", lambda value: isinstance(value, bool))
 TIME, PERIOD = duration("0s"), duration("100ms")

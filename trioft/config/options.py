@@ -25,11 +25,13 @@ from trioft.config.kinds import (
     LIMIT,
     MARKER,
     MIN_FREE,
+    NAME_PRESETS,
     NAMES,
     ON_SUCCESS,
     PATH,
     PATTERNS,
     PERIOD,
+    PRESETS,
     ROUTES,
     SIZE,
     SUFFIX,
@@ -77,6 +79,12 @@ class Source:
     exclude: tuple[str, ...] = option(
         [], PATTERNS, "Files that match one of these are left alone, even where include matches too.", live=True
     )
+    exclude_presets: tuple[str, ...] = option(
+        [],
+        NAME_PRESETS,
+        "Leave alone what programs have not finished, or keep for themselves, by the names they give to it.",
+        live=True,
+    )
     settle: float = option(
         "10s",
         TIME,
@@ -97,6 +105,15 @@ class Source:
         None, SUFFIX, "Such as .done: NAME is delivered when its writer has made NAME.done beside it, to say so."
     )
 
+    remove_empty_folders: bool = option(
+        False, SWITCH, "Remove the source's folders that deliveries have emptied, where copy.on_success removes files."
+    )
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """The patterns of all that is left alone."""
+        return (*self.exclude, *(pattern for name in self.exclude_presets for pattern in PRESETS[name]))
+
 
 @attrs.frozen(kw_only=True)
 class Destination:
@@ -106,7 +123,7 @@ class Destination:
     if_exists: Literal["rename", "overwrite", "skip", "fail"] | None = option(
         None,
         one_of("rename", "overwrite", "skip", "fail", None),
-        "For names that are taken; null: overwrite in sync, and rename in watch, to lose no recording.",
+        "For names that are taken; null: rename in watch, and where on_success is not keep; else overwrite.",
     )
     min_free: MinFree = option(
         "1%", MIN_FREE, "Files wait rather than leave less space than this, as others write there too.", live=True
@@ -176,6 +193,11 @@ class Copy:
         one_of("size", "transfer", "readback"),
         "Compare sizes; what was read with what was written; or what is read back, which finds most.",
     )
+    checksum: bool = option(
+        False,
+        SWITCH,
+        "Compare contents with what is there already, byte for byte: size and time can agree by chance.",
+    )
     on_success: OnSuccess = option(
         "keep",
         ON_SUCCESS,
@@ -211,7 +233,7 @@ class Copy:
     checkpoint_size: int = option(
         "256MiB",
         size("8MiB"),
-        "Progress is made durable after this much, so that no more is ever copied again.",
+        "Progress is made durable after this much, 8 MiB or more, so that no more is ever copied again.",
         live=True,
     )
     checkpoint_time: float = option(

@@ -4,10 +4,11 @@ What operations tell on their way and answer in the end: the values that movers 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from trioft.core.errors import Trouble
-from trioft.core.model import KIB, VOID, Found, Identity, Root, Verdict
+from trioft.core.model import KIB, VOID, Fingerprint, Found, Identity, Root, Verdict, Volume
 
 CLOSED = "closed"  # proved: nobody has it open for writing, just now
 BUSY = "busy"  # proved: somebody has
@@ -26,7 +27,7 @@ KEEPS_NO_TIMES = 1 << 62  # any two times are the same
 class Step(NamedTuple):
     """Something was done: an operation is not stuck. *amount* is in bytes where bytes are what was worked on."""
 
-    what: str  # bytes (written), synced, verified, compared, changed, read
+    what: str  # bytes (written, or a hole), holes (of these), synced, verified, compared, changed, read
     amount: int
 
 
@@ -43,6 +44,12 @@ class Written(NamedTuple):
     length: int
     digest: bytes  # empty while the block may still grow, or at level `size`
     pieces: bytes = b""  # digests of its pieces, of a file that grows
+
+
+class Sealed(NamedTuple):
+    """What a partial is, now that an operation has written to it."""
+
+    seal: Fingerprint
 
 
 class End(NamedTuple):
@@ -67,6 +74,9 @@ class Probed(NamedTuple):
     total: int
     resolution_ns: int
     keeps_permissions: bool
+    files: int | None = None  # that this user may still make, whatever their size; None: nobody counts them
+    volumes: tuple[Volume, ...] = ()  # what is mounted below it
+    largest: int = 2**63 - 1  # bytes that one file there may have
 
 
 class Folder(NamedTuple):
@@ -83,12 +93,13 @@ class Listing(NamedTuple):
     folders: list[Folder]  # that were read, but for those that have the stamp they had
     unchanged: list[bytes]  # these
     rest: list[bytes]  # folders still to be read: those below, and what one call did not get to
-    already: int  # files that the destination has: only counted
+    twins: list[Found]  # files that the destination has, as far as size and time tell: most are only counted
     alike: list[Found]  # the same, where rules can give one name to several files: it has these, or others
     missing: list[bytes]  # folders that the destination does not have
     skipped: list[tuple[bytes, str]]
     troubles: list[Trouble]
     seconds: float  # processor time that it took
+    going: Sequence[bytes] = ()  # folders of sources that were taken aside, to be removed
 
 
 class Look(NamedTuple):
@@ -101,9 +112,37 @@ class Look(NamedTuple):
     trouble: Trouble | None = None  # why it is unreadable
 
 
-class Orphans(NamedTuple):
-    partials: list[tuple[bytes, float]]  # path, age in seconds
-    rest: list[bytes]
+class Sight(NamedTuple):
+    """What one name of the source is right now, whatever the configuration says about it."""
+
+    path: bytes
+    kind: str  # file, folder, gone, unreadable; else what it is, such as a symbolic link
+    fingerprint: Fingerprint | None = None  # of a file
+    writer: str = UNKNOWN
+    trouble: Trouble | None = None  # why it is unreadable
+
+
+class Survey(NamedTuple):
+    """Everything in some folders of the source."""
+
+    seen: list[Sight]
+    rest: list[bytes]  # folders still to be surveyed: those below, and what one call did not get to
+
+
+class Leftover(NamedTuple):
+    """Something at the destination that has one of trioft's own names, or one that trioft 0.1 gave."""
+
+    path: bytes  # relative to the destination
+    size: int  # bytes
+    age: float  # seconds since it was written last
+    is_folder: bool = False
+
+
+class Leftovers(NamedTuple):
+    """What was found in a part of the destination."""
+
+    found: list[Leftover]
+    rest: list[bytes]  # folders still to be searched
 
 
 # What is compared, and written again, of a block that has changed: recorders rewrite a few kilobytes here and there.
@@ -151,6 +190,8 @@ class Prepared(NamedTuple):
     digests: bytes  # of the blocks below *offset*; VOID for those that have to be written again
     closed: str = ""  # how sure it is that nobody writes the source
     doubtful: bool = False  # a growing file may be another one than the partial was made of: all has to be compared
+    seal: Fingerprint | None = None  # what the partial is; None where its filesystem does not tell of each change
+    lost: tuple[str, ...] = ()  # extended attributes that the destination does not take
 
     @property
     def void(self) -> list[int]:
@@ -177,3 +218,5 @@ class Seen(NamedTuple):
     mtime_ns: int = 0
     digests: bytes = b""  # of the blocks that were asked for, as far as the file goes
     trouble: Trouble | None = None
+    file: tuple[int, int] = (0, 0)  # its device and inode
+    in_source: bool = False  # the folder that it lies in is one of the source's: this is no copy

@@ -7,7 +7,7 @@ Two kinds of trouble, kept apart:
   ├─ ``ConfigError``            2  wrong usage or configuration (every problem at once)
   └─ ``UnusableError``          3  source, destination or state cannot be used
        ├─ ``AwayError``         3  not there now; a watch waits for it
-       ├─ ``LockedError``       3  another trioft works on the same pair
+       ├─ ``LockedError``       5  another trioft works on the same pair
        └─ ``LedgerError``       3  the ledger cannot be opened or written
 
 ``FileTrouble``                 one operation on one file failed; the run goes on.
@@ -60,9 +60,19 @@ class AwayError(UnusableError):
 class LockedError(UnusableError):
     """Another trioft works on the same source and destination."""
 
+    exit_code = 5
+
 
 class LedgerError(UnusableError):
-    """The ledger cannot be opened, read or written. It is never silently recreated."""
+    """
+    The ledger cannot be opened, read or written. It is never silently recreated.
+
+    Where it *passes*, it may work later: its disk is full, or somebody has locked it.
+    """
+
+    def __init__(self, text: str, *, hint: str | None = None, passes: bool = False) -> None:
+        super().__init__(text, hint=hint)
+        self.passes = passes
 
 
 class Side(enum.StrEnum):
@@ -74,10 +84,17 @@ class Side(enum.StrEnum):
 
 # The operation that finds out which filesystem an end is.
 IDENTIFY = "identify"
+# The look whether anybody else has changed a partial.
+SEAL = "seal"
 # The user's own check of a copy, before that gets its final name.
 GATE = "gate"
 # The operation that finds out where a file goes.
 ROUTE = "route"
+# What is said of something that is called as a marker is (copy.done_file), and is none.
+NO_MARKER = "something else than an empty file has the name of a marker"
+
+_LONGEST_PATH = 4095  # bytes that the kernel takes in one call
+_SHOWN = 200  # bytes of such a path that are told
 
 
 class Trouble(NamedTuple):
@@ -91,11 +108,19 @@ class Trouble(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        where = f"{self.op} {show_path(self.path)!r} at the {self.side}" if self.path else f"{self.op} the {self.side}"
+        where = f"{self.op} {_in_short(self.path)!r} at the {self.side}" if self.path else f"{self.op} the {self.side}"
         if self.offset is not None:
             where += f", byte {self.offset}"
         name = errno_.errorcode.get(self.errno, str(self.errno)) if self.errno is not None else None
         return f"{where}: {self.text}" + (f" ({name})" if name else "")
+
+
+def _in_short(path: bytes) -> str:
+    """Return a path as text; of one that is longer than any call takes only its two ends."""
+    if len(path) <= _LONGEST_PATH:
+        return show_path(path)
+    half = _SHOWN // 2
+    return f"{show_path(path[:half])}…{show_path(path[-half:])}"
 
 
 class FileTrouble(Exception):
@@ -268,6 +293,12 @@ def hint_for(trouble: Trouble) -> str | None:
         return "start trioft again: it then copies the file to the filesystem that it belongs to"
     if trouble.errno == errno_.ELOOP and trouble.side == Side.DESTINATION:
         return "remove the symbolic link, or make root its owner (chown -h root LINK) if it is meant to be there"
+    if trouble.errno == errno_.EFBIG and trouble.side == Side.DESTINATION and "ulimit" in trouble.text:
+        return "raise the limit of trioft's own process (ulimit -f, LimitFSIZE of its service)"
+    if trouble.errno == errno_.ENAMETOOLONG and len(trouble.path) > _LONGEST_PATH:
+        return "the whole path is too long for this system: shorten the names of its folders"
+    if trouble.errno == errno_.EEXIST and trouble.text == NO_MARKER:
+        return "move it aside, or choose another copy.done_file"
     if trouble.errno is None or (trouble.errno == errno_.EINVAL and trouble.op not in _NAMING):
         return None
     if trouble.errno not in _DESTINATION_AWAY | _NEVER | _TEMPORARY:

@@ -11,6 +11,8 @@ from typing import Protocol
 
 import xxhash
 
+from trioft.core.naming import AT_ANY_DEPTH
+
 NONE = "none"
 ASC_MHL = "ascmhl"
 _SUFFIXES = {"xxh128sum": b".xxh128", "sha256sum": b".sha256"}
@@ -68,6 +70,7 @@ def own_names(kind: str) -> tuple[str, ...]:
     if kind not in _SUFFIXES:
         return ()
     name, suffix = _NAME.decode(), _SUFFIXES[kind].decode()
+    name = AT_ANY_DEPTH + name
     return name + suffix, f"{name}-[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]{suffix}"
 
 

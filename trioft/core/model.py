@@ -42,6 +42,20 @@ class Fingerprint(NamedTuple):
         return max(self.mtime_ns, self.ctime_ns)
 
 
+class Volume(NamedTuple):
+    """What is mounted below an end, and belongs to it: a disk among several, a share in a folder."""
+
+    point: bytes  # relative to the end
+    id: int  # of this mount: another one has another
+    kind: str  # filesystem type
+    source: str  # a server's share, a device
+    place: bytes  # which folder of it is mounted
+
+    def is_same(self, other: Volume) -> bool:
+        """Return whether the same is mounted there, if perhaps once more."""
+        return self._replace(id=0) == other._replace(id=0)
+
+
 class Root(NamedTuple):
     """The source's or the destination's folder. Operations refuse to work in it once it is another one."""
 
@@ -49,6 +63,9 @@ class Root(NamedTuple):
     dev: int
     ino: int = 0  # 0: not asked for, where servers and clients make up what they like
     uuid: str = ""  # of the filesystem; empty: not asked for. Two disks in one slot have the same device and inode
+    # Which mounting of the filesystem; empty: not asked for. The next one gets the device number of one that has gone.
+    mounting: str = ""
+    mounts: tuple[tuple[bytes, int], ...] = ()  # below it: where, and which mount it has to be; -1: none will do
 
     @property
     def is_far(self) -> bool:
@@ -135,6 +152,10 @@ class Manner(NamedTuple):
     manifest: str = "none"  # xxh128sum, sha256sum or ascmhl
     markers: Markers = Markers()
     routes: Routes | None = None
+    # Where names are overwritten: what happens to a file whose name is all that is left of an earlier one of its path.
+    if_rival: str = "fail"
+    permissions: bool = True  # the destination keeps permission bits
+    name_max: int = 255  # bytes of a name, at the destination
 
 
 class Item(NamedTuple):
@@ -149,7 +170,16 @@ class Item(NamedTuple):
     marked: bool = False  # who wrote it has said that it is complete
     routed: bytes = b""  # where it goes, if not to the same path
     place: bytes = b""  # its partial lies beside this name; empty: beside its own
-    rival: bytes = b""  # another source file that has this name at the destination, which is not replaced therefore
+    # Another source file that has this name at the destination, or, if it is its own path, an earlier one that was
+    # removed when it had been delivered, or was on another volume: neither is replaced. Absolute where another ledger
+    # has it on record.
+    rival: bytes = b""
+    kept: str = ""  # why what has the name is not replaced, where the rival alone does not say it
+    seal: Fingerprint | None = None  # what its partial was when trioft had written to it last; None: not asked for
+    doubtful: bool = False  # another version was delivered: what is there of the same size and time may be that one
+    before: bytes = b""  # the name under which an earlier version of this very file was delivered; empty: none is known
+    ledger: bytes = b""  # the id of the ledger that its partial belongs to
+    name_max: int = 255  # bytes of a name, at the destination
 
     @property
     def target(self) -> bytes:
@@ -205,6 +235,8 @@ class Result(NamedTuple):
     found: Found | None = None  # the version that was copied, where that is not the one that was asked for
     note: str = ""  # what else a person should find in the ledger
     sum: bytes | None = None  # as a manifest has it; None: to be read, if anybody wants it
+    seal: Fingerprint | None = None  # what was verified: the partial; once published, or found there, the copy
+    lost: tuple[str, ...] = ()  # extended attributes that the destination does not take
 
 
 class Checkpoint(NamedTuple):
@@ -216,6 +248,17 @@ class Checkpoint(NamedTuple):
     digests: bytes  # 16 bytes a block, in order, VOID for those that are being written again; empty at level `size`
     growing: bool = False  # *fingerprint* is what it was then: what is below *offset* may have been rewritten since
 
+    def is_coherent(self, block_size: int = BLOCK_SIZE) -> bool:
+        """Return whether it has one digest for each block below *offset*, or, as at level `size`, none at all."""
+        return not self.digests or len(self.digests) == -(-self.offset // block_size) * 16
+
+
+class Former(NamedTuple):
+    """The copy of an earlier version of a source file, of which all is in the present one: that may replace it."""
+
+    target: bytes  # relative to the destination
+    there: Fingerprint  # of the copy, when it was compared
+
 
 class Publication(NamedTuple):
     """A verified partial that may get its final name."""
@@ -226,6 +269,10 @@ class Publication(NamedTuple):
     fingerprint: Fingerprint
     target: bytes
     if_exists: str  # as in ``Manner``
+    seal: Fingerprint | None = None  # what the partial was when it was verified; None: nobody knows
+    digest: bytes | None = None  # of the whole file
+    doubtful: bool = False  # as in ``Item``
+    former: Former | None = None  # what its final name may be taken from
 
 
 class Unlisted(NamedTuple):
@@ -282,7 +329,9 @@ FINAL = frozenset(state for state, following in TRANSITIONS.items() if not follo
 
 def policy_for(item: Item, manner: Manner) -> str:
     """Return what happens if the name of *item* is taken: what another source file has delivered is not replaced."""
-    return "fail" if item.rival and manner.if_exists == "overwrite" else manner.if_exists
+    if not item.rival or manner.if_exists != "overwrite":
+        return manner.if_exists
+    return manner.if_rival if item.rival == item.path else "fail"
 
 
 ACTIVE = (FileState.COPYING, FileState.VERIFYING)

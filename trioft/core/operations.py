@@ -18,26 +18,31 @@ if TYPE_CHECKING:
         Difference,
         End,
         Known,
+        Leftovers,
         Listing,
         Look,
-        Orphans,
         Peek,
         Piece,
         Prepared,
         Probed,
         Range,
+        Sealed,
         Searched,
         Seen,
         Step,
+        Survey,
         Written,
     )
     from trioft.core.ascmhl import Creator
+    from trioft.core.claim import Claimed, Holder, Standing
     from trioft.core.errors import Trouble
+    from trioft.core.folding import Naming
     from trioft.core.measured import Measured, Planted
     from trioft.core.model import (
         Checkpoint,
         Ends,
         Fingerprint,
+        Former,
         Identity,
         Item,
         Manner,
@@ -87,9 +92,17 @@ class Operation(Generic[Told, Answer, *Arguments]):
 
 INSPECT: Operation[Never, list[End], Sequence[Place]] = Operation("inspect", BOTH)
 CONTAINS: Operation[Never, bool, Place, Place] = Operation("contains", BOTH)
+CAN_MOVE: Operation[Never, bool, bytes, bytes] = Operation("can_move", SOURCE)
 PROBE_SOURCE: Operation[Never, tuple[Root, Identity], bytes, Identity | None] = Operation("probe_source", SOURCE)
 PROBE: Operation[Never, Probed, bytes, Identity | None, bytes | None, bool] = Operation("probe", DESTINATION)
 RECOGNIZE: Operation[Never, Root, bytes, Identity | None, bytes | None, bool] = Operation("recognize", DESTINATION)
+FIND_NAMING: Operation[Never, Naming, Root] = Operation("find_naming", DESTINATION)
+FIND_VIEW: Operation[Never, str | None, Ends, bool, bytes, list[bytes]] = Operation("find_view", BOTH)
+
+CLAIM: Operation[Never, Claimed, Root, bytes, Holder] = Operation("claim", DESTINATION)
+BEAT: Operation[Never, Claimed, Root, bytes, Holder] = Operation("beat", DESTINATION)
+READ_CLAIMS: Operation[Never, list[Standing], Root, list[bytes], Holder] = Operation("read_claims", DESTINATION)
+RELEASE: Operation[Never, None, Root, bytes, Holder] = Operation("release", DESTINATION)
 
 # --- looking at the source -------------------------------------------------------------------------------------------
 
@@ -123,14 +136,19 @@ COMPARE: Operation[
 LOOK: Operation[Never, list[Look], Root, list[bytes], Sequence[str], Sequence[str], Markers, Routes | None] = Operation(
     "look", SOURCE
 )
+SURVEY: Operation[Step, Survey, Root, list[bytes]] = Operation("survey", SOURCE, background=True)
 PEEK: Operation[Never, Peek, Root, bytes, tuple[int, int], int, bytes, Routes | None] = Operation("peek", SOURCE)
-LOCATE: Operation[Searched, bytes | None, Root, bytes, tuple[int, int], bool] = Operation("locate", SOURCE)
+LOCATE: Operation[Searched, bytes | None, Root, bytes, tuple[int, int], bool, Fingerprint | None] = Operation(
+    "locate", SOURCE
+)
 COMPARE_SPAN: Operation[Step, list[Difference], Root, bytes, int, int, list[tuple[bytes, bytes]]] = Operation(
     "compare_span", SOURCE, background=True
 )
 REMOVE_SOURCES: Operation[Never, list[Result], Root, list[tuple[bytes, Fingerprint]], bytes | None, bytes] = Operation(
     "remove_sources", SOURCE
 )
+PUT_BACK_SOURCES: Operation[Never, list[bytes], Root, list[bytes]] = Operation("put_back_sources", SOURCE)
+REMOVE_EMPTIED: Operation[Never, list[bytes], Root, list[bytes]] = Operation("remove_emptied", SOURCE)
 
 # --- copying ---------------------------------------------------------------------------------------------------------
 
@@ -138,40 +156,48 @@ MAKE_FOLDERS: Operation[Never, list[Trouble], Root, Root, list[bytes]] = Operati
 WRITE_BUNDLE: Operation[Step, list[Result], Ends, list[Item], Manner] = Operation(
     "write_bundle", BOTH, patience=_BARRIER
 )
-PREPARE: Operation[Step, Result | Prepared, Ends, Item, Checkpoint | None, Manner, bool] = Operation(
+PREPARE: Operation[Step | Written | Sealed, Result | Prepared, Ends, Item, Checkpoint | None, Manner, bool] = Operation(
     "prepare", BOTH, patience=_BARRIER
 )
-COPY_SPAN: Operation[Step | Written, None, Ends, Item, bytes, int, int, Manner] = Operation("copy_span", BOTH)
+COPY_SPAN: Operation[Step | Written | Sealed, None, Ends, Item, bytes, int, int, Manner] = Operation("copy_span", BOTH)
 SETTLE: Operation[Step, list[int], Root, bytes, int, int, bytes, str] = Operation(
     "settle", DESTINATION, background=True
 )
-COPY_GROWING: Operation[Step | Written, None, Ends, Item, bytes, int, int, list[Known], bool] = Operation(
+COPY_GROWING: Operation[Step | Written | Sealed, None, Ends, Item, bytes, int, int, list[Known], bool] = Operation(
     "copy_growing", BOTH
 )
-COPY_RANGES: Operation[Step, list[int], Ends, Item, bytes, list[Range]] = Operation("copy_ranges", BOTH)
+COPY_RANGES: Operation[Step | Written | Sealed, list[int], Ends, Item, bytes, list[Range]] = Operation(
+    "copy_ranges", BOTH
+)
 SETTLE_RANGES: Operation[Step, list[int], Root, bytes, list[Range], str] = Operation(
     "settle_ranges", DESTINATION, background=True
 )
-FINISH_ATTRIBUTES: Operation[Never, None, Ends, Item, bytes, Manner] = Operation(
+FINISH_ATTRIBUTES: Operation[Step | Written | Sealed, list[str], Ends, Item, bytes, Manner] = Operation(
     "finish_attributes", BOTH, patience=_BARRIER
 )
 ADOPT: Operation[Never, bool | None, Ends, bytes | None, tuple[int, int], bytes, bytes, bool] = Operation("adopt", BOTH)
 SIZE_OF: Operation[Never, int, Root, bytes] = Operation("size_of", DESTINATION)
+HOLES_OF: Operation[Never, int, Ends, bytes] = Operation("holes_of", BOTH)
 DISCARD: Operation[Never, None, Root, list[bytes]] = Operation("discard", DESTINATION)
-FIND_PARTIALS: Operation[Never, Orphans, Root, list[bytes]] = Operation("find_partials", DESTINATION)
+FIND_LEFTOVERS: Operation[Never, Leftovers, Root, list[bytes]] = Operation("find_leftovers", DESTINATION)
+PUT_BACK: Operation[Never, list[bytes], Root, list[bytes]] = Operation("put_back", DESTINATION)
 
 # --- finishing -------------------------------------------------------------------------------------------------------
 
 SEAL: Operation[Never, Fingerprint, Root, bytes, int] = Operation("seal", DESTINATION)
 IS_SEALED: Operation[Step, bool, Root, bytes, Fingerprint, bytes | None] = Operation("is_sealed", DESTINATION)
-PUBLISH: Operation[Never, list[Result], Ends, list[Publication], Manner] = Operation("publish", BOTH, patience=_BARRIER)
+FIND_FORMER: Operation[Step, list[Former | None], Ends, list[Item]] = Operation("find_former", BOTH)
+ARE_SEALED: Operation[Step, list[bool], Root, list[tuple[bytes, Fingerprint, bytes | None]]] = Operation(
+    "are_sealed", DESTINATION, patience=_BARRIER
+)
+PUBLISH: Operation[Step, list[Result], Ends, list[Publication], Manner] = Operation("publish", BOTH, patience=_BARRIER)
 MARK: Operation[Never, list[Trouble | None], Root, list[bytes], bytes] = Operation(
     "mark", DESTINATION, patience=_BARRIER
 )
 
 # --- what was delivered ----------------------------------------------------------------------------------------------
 
-READ_DELIVERED: Operation[Step, list[Seen], Root, list[Piece]] = Operation("read_delivered", DESTINATION)
+READ_DELIVERED: Operation[Step, list[Seen], Root, list[Piece], bytes] = Operation("read_delivered", DESTINATION)
 SUM_DELIVERED: Operation[Step, Result, Root, Unlisted, str, int, bool] = Operation(
     "sum_delivered", DESTINATION, patience=_BARRIER, background=True
 )

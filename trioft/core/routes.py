@@ -13,25 +13,28 @@ import re
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trioft.core.errors import ROUTE, Side, Trouble, show_path
 from trioft.core.model import Fingerprint, Found, Routes, Rule
-from trioft.core.naming import NAME_MAX, compile_globs, is_marker, is_partial
+from trioft.core.naming import NAME_MAX, compile_globs, is_marker, is_own
 
 FIELDS = ("name", "stem", "suffix", "parent", "path", "mtime", "size")
 # What a time may be written with: what means the same to every program, in whatever language it is run.
 _DIRECTIVES = "YmdHMSyjGVuaAbB%"
+# Seconds of processor time that an expression has for one name: a thousand times what any sensible one takes. Once so
+# many seconds went into those that took longer, names get less each: a folder full of them must not stop a scan.
+_LONGEST, _PATIENCE, _LONGEST_LATER = 0.1, 3.0, 0.002
 _NO_VERSION = Fingerprint(0, 0, 0, 0, 0)  # for a name that does not depend on it
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
 class Unroutable(ValueError):
-    """A rule makes no name of this file. *number* is the errno that says so best."""
+    """A rule makes no name of this file. *number* is the errno that says so best; *rule* is the rule's, if known."""
 
-    def __init__(self, text: str, number: int = errno.EINVAL) -> None:
+    def __init__(self, text: str, number: int = errno.EINVAL, rule: int | None = None) -> None:
         super().__init__(text)
-        self.number = number
+        self.number, self.rule = number, rule
 
 
 class _Piece(NamedTuple):
@@ -115,7 +118,7 @@ def _parse(to: str) -> list[_Piece]:
 
 @functools.lru_cache(maxsize=256)
 def _expression(rule: Rule) -> re.Pattern[str]:
-    """Return what a rule is asked with: a path for one with ``/``, else, for a regex, a name."""
+    """Return what a rule is asked with, as Python reads it: a path for one with ``/``, else, for a regex, a name."""
     if not rule.regex:
         expression = compile_globs((rule.match,))
         assert expression is not None
@@ -125,15 +128,53 @@ def _expression(rule: Rule) -> re.Pattern[str]:
         return re.compile(rule.regex, re.DOTALL)
 
 
+@functools.lru_cache(maxsize=256)
+def _limited(rule: Rule) -> Any:
+    """Return the same as something that can be asked for a limited time: Python's own goes on for ever, if it likes."""
+    import regex  # 40 ms, and only rules that are asked need it
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return regex.compile(_expression(rule).pattern, regex.DOTALL | regex.VERSION0)
+
+
+_spent = 0.0  # seconds, in this process, on names for which an expression took too long
+
+
+def _match(rule: Rule, text: str) -> Any:
+    """Return the match of a rule, or None. Raises ``TimeoutError`` where its expression takes too long for a name."""
+    global _spent
+    longest = _LONGEST if _spent < _PATIENCE else _LONGEST_LATER
+    try:
+        return _limited(rule).fullmatch(text, timeout=longest)
+    except TimeoutError:
+        _spent += longest
+        raise
+
+
 # --- using them ------------------------------------------------------------------------------------------------------
 
 
 def find_rule(rules: Sequence[Rule], path: bytes) -> tuple[int, dict[str, str]] | None:
-    """Return the number of the first rule that matches *path*, and the text of its groups; None if none does."""
+    """
+    Return the number of the first rule that matches *path*, and the text of its groups; None if none does.
+
+    Raises ``Unroutable`` if an expression takes too long for it: nobody knows then which rule is the first.
+    """
     text = path.decode("utf-8", "surrogateescape")
     for number, rule in enumerate(rules):
         by_name = rule.regex and "/" not in rule.regex
-        if match := _expression(rule).fullmatch(text.rpartition("/")[2] if by_name else text):
+        asked = text.rpartition("/")[2] if by_name else text
+        try:
+            match = _match(rule, asked)
+        except TimeoutError:
+            what = "regex" if rule.regex else "match"
+            raise Unroutable(
+                f"its {what} takes too long for this name: write it without repeated repetitions",
+                number=errno.EINVAL,
+                rule=number,
+            ) from None
+        if match:
             return number, {name: value or "" for name, value in match.groupdict().items()}
     return None
 
@@ -175,8 +216,8 @@ def _check(name: str, routes: Routes) -> bytes:
         raise Unroutable(f"{_shown(name)} has a part . or ..")
     if any(len(part) > NAME_MAX for part in target.split(b"/")):
         raise Unroutable(f"{_shown(name)} has a part of more than {NAME_MAX} bytes", errno.ENAMETOOLONG)
-    if is_partial(target):
-        raise Unroutable(f"{_shown(name)} is what trioft calls partials, and removes one day")
+    if any(map(is_own, target.split(b"/"))):
+        raise Unroutable(f"{_shown(name)} has a name that trioft keeps for itself")
     if is_marker(target, routes.marker):
         raise Unroutable(f"{_shown(name)} says there that another file is complete (copy.done_file)")
     manifests = compile_globs(routes.manifests)
@@ -196,7 +237,9 @@ def route(found: Found, routes: Routes | None) -> Found:
     try:
         target = target_of(routes, found.path, found.fingerprint)
     except Unroutable as error:
-        number, _ = find_rule(routes.rules, found.path) or (0, {})
+        number = error.rule
+        if number is None:
+            number, _ = find_rule(routes.rules, found.path) or (0, {})
         text = f"destination.routes[{number}]: {error}"
         return found._replace(trouble=Trouble(Side.DESTINATION, ROUTE, found.path, None, error.number, text))
     return found._replace(routed=target if target != found.path else b"")
@@ -212,7 +255,14 @@ class Explanation(NamedTuple):
 
 def explain(routes: Routes, path: bytes, fingerprint: Fingerprint | None) -> Explanation:
     """Say which rule a file has, and where it goes; without a *fingerprint* that may not be known."""
-    if (found := find_rule(routes.rules, path)) is None:
+    try:
+        found = find_rule(routes.rules, path)
+    except Unroutable as error:
+        text = f"it cannot be transferred, as {error}"
+        return Explanation(
+            error.rule, None, f"destination.routes[{error.rule}] ({routes.rules[error.rule or 0]}): {text}"
+        )
+    if found is None:
         return Explanation(None, path, f"no rule matches: it goes to {show_path(path)}")
     number, rule, target = found[0], routes.rules[found[0]], None
     if fingerprint is None and {piece.field for piece in _parse(rule.to)} & {"mtime", "size"}:

@@ -16,12 +16,13 @@ from trioft.core import operations as ask
 from trioft.core.answers import (
     Difference,
     Known,
+    Leftovers,
     Listing,
     Look,
-    Orphans,
     Peek,
     Prepared,
     Range,
+    Sealed,
     Step,
     Written,
 )
@@ -30,6 +31,7 @@ from trioft.core.model import (
     Checkpoint,
     Ends,
     Fingerprint,
+    Former,
     Item,
     Manner,
     Markers,
@@ -41,7 +43,7 @@ from trioft.core.model import (
 from trioft.movers.pool import Call, Owner
 
 Tell = Callable[[Step], None]
-TellWriting = Callable[[Step | Written], None]
+TellWriting = Callable[[Step | Written | Sealed], None]
 
 
 @attrs.frozen
@@ -106,9 +108,15 @@ class Source(_End):
         """Look at a file that may be growing, and of which *copied* bytes are copied."""
         return await self.call(ask.PEEK, self.root, path, identity, copied, marker, routes)
 
-    async def locate(self, path: bytes, identity: tuple[int, int], *, everywhere: bool) -> bytes | None:
-        """Return what the file *identity*, that was called *path*, is called now; None if it is there no more."""
-        return await self.call(ask.LOCATE, self.root, path, identity, everywhere)
+    async def locate(
+        self, path: bytes, identity: tuple[int, int], *, everywhere: bool, was: Fingerprint | None = None
+    ) -> bytes | None:
+        """
+        Return what the file *identity*, that was called *path*, is called now; None if it is there no more.
+
+        It may be what it *was*, and only its filesystem have got another device number since.
+        """
+        return await self.call(ask.LOCATE, self.root, path, identity, everywhere, was)
 
     async def compare_span(
         self, path: bytes, start: int, end: int, copied: list[tuple[bytes, bytes]], tell: Tell
@@ -121,6 +129,14 @@ class Source(_End):
     ) -> list[Result]:
         """Remove delivered sources, or move them to *archive*: the last step of the one gate."""
         return await self.call(ask.REMOVE_SOURCES, self.root, delivered, archive, marker, owner=self.owner)
+
+    async def put_back(self, folders: list[bytes]) -> list[bytes]:
+        """Put back what killed runs had taken aside in *folders*, to be removed; return the names it has now."""
+        return await self.call(ask.PUT_BACK_SOURCES, self.root, folders)
+
+    async def remove_emptied(self, folders: list[bytes]) -> list[bytes]:
+        """Remove those of *folders*, and of those above them, in which nothing is left; return which have gone."""
+        return await self.call(ask.REMOVE_EMPTIED, self.root, folders, owner=self.owner)
 
 
 @attrs.frozen
@@ -139,13 +155,21 @@ class Destination(_End):
         """Make *folders*, durably; return what could not be made."""
         return await self.call(ask.MAKE_FOLDERS, *self.ends(), folders)
 
-    async def find_partials(self, folders: list[bytes]) -> Orphans:
-        """Search *folders* and those below for partials, as far as one call goes."""
-        return await self.call(ask.FIND_PARTIALS, self.root, folders)
+    async def find_leftovers(self, folders: list[bytes]) -> Leftovers:
+        """Search *folders* and those below for what trioft itself has made there, as far as one call goes."""
+        return await self.call(ask.FIND_LEFTOVERS, self.root, folders)
+
+    async def put_back(self, moved_aside: list[bytes]) -> list[bytes]:
+        """Give files that were *moved_aside*, to be replaced, their names again where these are free; return which."""
+        return await self.call(ask.PUT_BACK, self.root, moved_aside)
 
     async def size_of(self, partial: bytes) -> int:
         """Return how many bytes *partial* has; 0 where there is none."""
         return await self.call(ask.SIZE_OF, self.root, partial, owner=self.owner)
+
+    async def holes_of(self, path: bytes) -> int:
+        """Return how many bytes of a source file are holes, and stay so at the destination."""
+        return await self.call(ask.HOLES_OF, self.ends(), path, owner=self.owner)
 
     async def discard(self, partials: list[bytes]) -> None:
         """Remove *partials*. One that is not there is fine."""
@@ -153,9 +177,9 @@ class Destination(_End):
 
     # --- content
 
-    async def write_bundle(self, items: list[Item], manner: Manner) -> list[Result]:
+    async def write_bundle(self, items: list[Item], manner: Manner, tell: Tell) -> list[Result]:
         """Write small files under their partial names, durable and verified. One result for each, in order."""
-        return await self.call(ask.WRITE_BUNDLE, self.ends(), items, manner, owner=self.owner)
+        return await self.call(ask.WRITE_BUNDLE, self.ends(), items, manner, tell=tell, owner=self.owner)
 
     async def adopt(
         self, old: bytes | None, identity: tuple[int, int], partial: bytes, new_partial: bytes, *, routed: bool
@@ -167,7 +191,15 @@ class Destination(_End):
         self, item: Item, checkpoint: Checkpoint | None, manner: Manner, *, growing: bool
     ) -> Result | Prepared:
         """Have the partial of a large file ready to be written; a result says why the file is not to be copied."""
-        return await self.call(ask.PREPARE, self.ends(), item, checkpoint, manner, growing, owner=self.owner)
+        seals: list[Fingerprint] = []
+
+        def tell(message: Step | Written | Sealed) -> None:
+            if isinstance(message, Sealed):
+                seals.append(message.seal)
+
+        ends, owner = self.ends(), self.owner
+        answer = await self.call(ask.PREPARE, ends, item, checkpoint, manner, growing, tell=tell, owner=owner)
+        return answer._replace(seal=seals[-1]) if isinstance(answer, Prepared) and seals else answer
 
     async def copy_span(
         self, item: Item, partial: bytes, start: int, end: int, manner: Manner, tell: TellWriting
@@ -187,7 +219,7 @@ class Destination(_End):
             ask.COPY_GROWING, self.ends(), item, partial, start, end, known, final, tell=tell, owner=self.owner
         )
 
-    async def copy_ranges(self, item: Item, partial: bytes, ranges: list[Range], tell: Tell) -> list[int]:
+    async def copy_ranges(self, item: Item, partial: bytes, ranges: list[Range], tell: TellWriting) -> list[int]:
         """Copy *ranges* again; return the offsets of those that hold something else by now."""
         return await self.call(ask.COPY_RANGES, self.ends(), item, partial, ranges, tell=tell, owner=self.owner)
 
@@ -195,9 +227,10 @@ class Destination(_End):
         """Make a partial durable and read *ranges* back; return the offsets of those that differ."""
         return await self.call(ask.SETTLE_RANGES, self.root, partial, ranges, verify, owner=self.owner)
 
-    async def finish_attributes(self, item: Item, partial: bytes, manner: Manner) -> None:
-        """Give a partial the permission bits and attributes that the source has now, durably."""
-        await self.call(ask.FINISH_ATTRIBUTES, self.ends(), item, partial, manner, owner=self.owner)
+    async def finish_attributes(self, item: Item, partial: bytes, manner: Manner, tell: TellWriting) -> list[str]:
+        """Give a partial the bits and attributes that the source has now, durably; return what is not taken of them."""
+        ends, owner = self.ends(), self.owner
+        return await self.call(ask.FINISH_ATTRIBUTES, ends, item, partial, manner, tell=tell, owner=owner)
 
     # --- the final name
 
@@ -208,6 +241,14 @@ class Destination(_End):
     async def is_sealed(self, partial: bytes, seal: Fingerprint, digest: bytes | None) -> bool:
         """Return whether a partial still holds what it did when it was sealed."""
         return await self.call(ask.IS_SEALED, self.root, partial, seal, digest, owner=self.owner)
+
+    async def are_sealed(self, copies: list[tuple[bytes, Fingerprint, bytes | None]]) -> list[bool]:
+        """Return of each copy (name, what it was, digest) whether it is there and holds what it did."""
+        return await self.call(ask.ARE_SEALED, self.root, copies, owner=self.owner)
+
+    async def find_former(self, items: list[Item]) -> list[Former | None]:
+        """Find the copies of earlier versions of *items* of which all is in the present ones, each read whole."""
+        return await self.call(ask.FIND_FORMER, self.ends(), items, owner=self.owner)
 
     async def publish(self, publications: list[Publication], manner: Manner) -> list[Result]:
         """Give verified partials their final names, durably. One result for each, in order."""

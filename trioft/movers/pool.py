@@ -64,6 +64,7 @@ class _LeftBehind(NamedTuple):
     side: Side
     owner: Owner
     mounts: list[int]  # what was mounted at that end then
+    place: bytes | None  # what it hangs on is mounted there, below the end; None: it is the end itself
 
 
 class Stuck:
@@ -76,12 +77,14 @@ class Stuck:
 
     def __init__(self, tell: Callable[[str], None] | None = None) -> None:
         self.paths: Mapping[Side, bytes] = {}
+        self.place_of: Callable[[bytes], bytes | None] = lambda path: None  # which mount below the source that is on
         self._tell = tell
         self._held: list[_LeftBehind] = []
 
-    def add(self, process: Held, operation: str, side: Side, owner: Owner) -> None:
-        """A process is left behind, in *operation*, which was touching *side*."""
-        self._held.append(_LeftBehind(process, side, owner, self._mounts_at(side)))
+    def add(self, process: Held, operation: str, side: Side, owner: Owner, path: bytes = b"") -> None:
+        """A process is left behind, in *operation*, which was touching *side*, there *path* if that is not empty."""
+        place = self.place_of(path) if path and side == Side.SOURCE else None
+        self._held.append(_LeftBehind(process, side, owner, self._mounts_at(side), place))
         if self._tell is not None:
             self._tell(
                 f"process {process.pid} cannot be killed, and does not come back from {operation}: it is left behind"
@@ -97,6 +100,10 @@ class Stuck:
     def pids_at(self, side: Side) -> list[int]:
         return [held.process.pid for held in self._alive() if held.side == side]
 
+    def is_held_in(self, place: bytes) -> bool:
+        """Is one of them held by what is mounted at *place* below the source?"""
+        return any(held.place == place for held in self._alive())
+
     def _alive(self) -> list[_LeftBehind]:
         self._held = [held for held in self._held if held.process.is_held]
         return self._held
@@ -104,7 +111,7 @@ class Stuck:
     def too_many_at(self, sides: Sequence[Side]) -> Side | None:
         """Return the one of *sides* at which no more movers may be put to work, if there is one."""
         for side in sides:
-            held = [one for one in self._alive() if one.side == side]
+            held = [one for one in self._alive() if one.side == side and one.place is None]
             if len(held) >= MOST_STUCK:
                 mounts = self._mounts_at(side)
                 if sum(one.mounts == mounts for one in held) >= MOST_STUCK:
@@ -181,6 +188,11 @@ class _Mover(Child):
     def side(self) -> Side | None:
         """The end that it is touching, or touched last; None: neither, in this operation."""
         return self._slate.side
+
+    @property
+    def path(self) -> bytes:
+        """What of the source it is looking at."""
+        return self._slate.path
 
     async def run(
         self,
@@ -325,7 +337,7 @@ class Movers:
             text = f"processes {pids} have not come back from it; no more are started"
             raise _trouble(name, side, errno.ETIMEDOUT, text)
         mover = await self._starts.start(lambda: self._idle.pop() if self._idle else _Mover(self._command))
-        broken, side = True, sides[-1]
+        broken, side, path = True, sides[-1], b""
         self._busy += 1
         try:
             with trio.move_on_after(patience) as deadline:
@@ -340,13 +352,14 @@ class Movers:
             self._busy -= 1
             if broken:
                 side = mover.side or side
+                path = mover.path if side == Side.SOURCE else b""
                 if not await mover.end():
-                    self.stuck.add(mover, name, side, owner)
+                    self.stuck.add(mover, name, side, owner, path)
             else:
                 mover.idle_since = trio.current_time()
                 self._idle.append(mover)
         self.replaced += 1
-        raise _trouble(name, side, errno.ETIMEDOUT, f"no progress for {patience:.3g} s")
+        raise _trouble(name, side, errno.ETIMEDOUT, f"no progress for {patience:.3g} s", path)
 
     async def _retire_all(self) -> None:
         await self._retire_idle(0)
@@ -364,5 +377,5 @@ class Movers:
         return self._busy + len(self._idle)
 
 
-def _trouble(operation: str, side: Side, number: int | None, text: str) -> FileTrouble:
-    return FileTrouble(Trouble(side, operation, b"", None, number, text))
+def _trouble(operation: str, side: Side, number: int | None, text: str, path: bytes = b"") -> FileTrouble:
+    return FileTrouble(Trouble(side, operation, path, None, number, text))

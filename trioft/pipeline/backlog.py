@@ -26,8 +26,9 @@ from trioft.core.model import (
     Job,
     Wait,
 )
-from trioft.core.naming import partial_of, waits_for
+from trioft.core.naming import NAME_MAX, partial_for, waits_for
 from trioft.state.board import Board, Entry
+from trioft.state.ledger import Known, Ledger, Port
 
 # Files that are looked after at a time. More stay where they are, in the source, until there is room.
 LIMIT = 10_000
@@ -66,6 +67,8 @@ class Pending:
     closed_only: bool = False  # it is not: that failed, or it was delivered and only held open
     life: int = 0  # of its partial, see ``naming.partial_of``
     place: bytes = b""  # what its partial lies beside: where it was to go when it was first seen
+    ledger: bytes = b""  # the id of the one that its partial belongs to
+    name_max: int = NAME_MAX
     outages: int = -1  # of the destination, when this file last met an error of the destination's
     turn: int = -1  # its place among the ready; an older one in the heaps is void
     taken: bool = False  # a copier has it, from when it has looked at its job until it says what came of it
@@ -84,7 +87,7 @@ class Pending:
 
     @property
     def partial(self) -> bytes:
-        return partial_of(self.found.path, *self.found.fingerprint[:2], self.life, self.place)
+        return partial_for(_item(self))
 
     def is_version_of(self, found: Found) -> bool:
         """Is *found* the same file, whatever has been written to it meanwhile?"""
@@ -109,11 +112,16 @@ class Backlog:
         bundle_bytes: Callable[[], int] = lambda: BUNDLE_BYTES,
         bundle_files: int = BUNDLE_FILES,
         mixed: bool = False,
+        ledger: bytes = b"",
     ) -> None:
         self.changed = trio.Event()
+        self.name_max = NAME_MAX  # bytes of a name, at the destination
+        self.ledger = ledger
         self._board = board
         self._order = order
         self._bundle_bytes, self._bundle_files, self._mixed = bundle_bytes, bundle_files, mixed
+        self.orphaned = trio.Event()  # set when there is something for ``take_orphans``
+        self._orphans: list[bytes] = []
         self._pending: dict[bytes, Pending] = {}
         self._by_id: dict[int, Pending] = {}
         self._due: list[tuple[float, int, Pending]] = []
@@ -149,6 +157,7 @@ class Backlog:
         """Look after a file, and look at it again at *due*."""
         entry = self._board.add(found.path, found.fingerprint)
         pending = Pending(entry=entry, found=found, since=trio.current_time(), place=found.target)
+        pending.ledger, pending.name_max = self.ledger, self.name_max
         self._pending[found.path] = pending
         self._by_id[entry.id] = pending
         self.look_again(pending, due)
@@ -169,12 +178,41 @@ class Backlog:
             self._board.resize(pending.entry, found.fingerprint.size)
         pending.growing = False
         if not pending.is_version_of(found):
-            pending.place = found.target
+            if pending.entry.strategy:  # something of the other file may have been written
+                self.add_orphans([pending.partial])
+            pending.place, pending.life = found.target, 0
         pending.found = found
         pending.since = trio.current_time()
         pending.was_quiet = pending.settled = False
         self._board.move(pending.entry, FileState.SETTLING)
         self.look_again(pending, due)
+
+    def add_orphans(self, partials: list[bytes]) -> None:
+        """Have somebody see to partials whose files have been replaced by others."""
+        self._orphans += partials
+        self.orphaned.set()
+
+    def take_orphans(self) -> list[bytes]:
+        """Return partials whose files have been replaced by others, once."""
+        taken, self._orphans, self.orphaned = self._orphans, [], trio.Event()
+        return taken
+
+    async def ask(
+        self, ledger: Port, question: Callable[..., dict[bytes, Known]], about: list[bytes], paths: list[bytes]
+    ) -> dict[bytes, Known]:
+        """
+        Return what the ledger knows *about* folders or files, for files that were seen at *paths*.
+
+        What becomes of one while that is asked, is asked for as well: else it would be taken for one that nobody knows.
+        """
+        known: dict[bytes, Known] = {}
+        while True:
+            in_hand = [path for path in paths if path in self._pending]
+            if about:
+                known |= await ledger.call(question, about)
+            question, about = Ledger.known, [path for path in in_hand if path not in self._pending]
+            if not about:
+                return known
 
     def at_rest(self) -> list[Pending]:
         """Return the files that no copier has."""
@@ -367,4 +405,6 @@ def _item(pending: Pending) -> Item:
         bool(found.marked),
         found.routed,
         pending.place,
+        ledger=pending.ledger,
+        name_max=pending.name_max,
     )

@@ -90,10 +90,20 @@ async def find_ends(config: Config, call: Call, state_dir: str) -> Pair:
                 if what != "archive folder" or not relative:
                     raise ConfigError([f"the {what} must not be inside the source: {show_path(folder.path)}"])
                 own.append(_literal_glob(relative))
+        if config.copy.on_success.folder is not None:
+            await refuse_archive_elsewhere(call, source.path, _absolute(config.copy.on_success.folder))
     except FileTrouble as error:
         trouble = error.trouble
         raise AwayError(str(trouble), side=trouble.side, hint=hint_for(trouble)) from error
     return Pair(source=source, destination=destination, only=only, own=tuple(own))
+
+
+async def refuse_archive_elsewhere(call: Call, source: bytes, archive: bytes) -> None:
+    """Raise ``ConfigError`` if no file can be moved from *source* to *archive* in one step."""
+    if not await call(ask.CAN_MOVE, source, archive):
+        text = f"copy.on_success: the archive {show_path(archive)} is on another filesystem than the source"
+        hint = "delivered files are moved there in one step: choose a folder on the filesystem of the source"
+        raise ConfigError([text], hint=hint)
 
 
 def _absolute(path: str) -> bytes:
@@ -110,7 +120,7 @@ def _check_end(end: End, side: str) -> None:
         hint = "trioft never creates it: mount it, or make the folder yourself"
         raise AwayError(f"the destination is not there: {path}", side=side, hint=hint)
     if end.kind == "missing":
-        raise UnusableError(f"the {side} is not there: {path}")
+        raise AwayError(f"the source is not there: {path}", side=side, hint="mount it, or see to its name")
     if end.error and end.is_away:
         raise AwayError(f"the {side} cannot be used: {path}: {end.error}", side=side)
     if end.error:

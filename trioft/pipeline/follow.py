@@ -14,17 +14,19 @@ import errno
 import functools
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import trio
 
 from trioft.core import answers
-from trioft.core.answers import PIECE_SIZE, Difference, Known, Peek, Prepared, Range, Step, Written
+from trioft.core.answers import PIECE_SIZE, Difference, Known, Peek, Prepared, Range
 from trioft.core.errors import FileTrouble, Side, mismatch
 from trioft.core.model import BLOCK_SIZE, MIB, VOID, Checkpoint, FileState, Found, Item, Job, Result, Verdict
 from trioft.core.naming import waits_for
+from trioft.movers.client import TellWriting
 from trioft.pipeline.context import Tools, open_nursery_for_one_trouble
 from trioft.pipeline.transfer import Block, Transfer, begin, kept_when_cancelled
+from trioft.state.proofs import NOT_COMPARED
 
 # Bytes at either end that are compared where `growing.reconcile` is `edges`.
 EDGE = 64 * MIB
@@ -76,6 +78,7 @@ class _Recording(Transfer):
         self.recorded = prepared.offset  # up to here the ledger's checkpoint reaches
         self.version = found  # what is to arrive, once it has ended
         self.current = found  # what it is
+        self.lost: list[str] = []  # attributes that the destination does not take
         self.over: Verdict | None = None  # why there is nothing more to be copied here
         self._head = first
         self._looked = self._since = trio.current_time()  # the last look, and the last change, seen here
@@ -130,7 +133,13 @@ class _Recording(Transfer):
         digest = self.digest() if self.tools.manner.verify != "size" else None
         note = self._what_was_not_compared()
         closed = self._head.strength
-        return Result(Verdict.WRITTEN, digest=digest, closed=closed, found=self.version, note=note, sum=self.sum())
+        lost = tuple(self.lost)
+        written = Result(Verdict.WRITTEN, digest=digest, closed=closed, found=self.version, note=note, lost=lost)
+        return written._replace(sum=self.sum(), seal=self.seal or self.last_seal)
+
+    @property
+    def mtime_ns(self) -> int:
+        return self.version.fingerprint.mtime_ns
 
     # --- the write head
 
@@ -223,10 +232,10 @@ class _Recording(Transfer):
             self._end_with(Verdict.CHANGED)  # it has become shorter
         return blocks
 
-    async def copy_span(self, start: int, end: int, tell: Callable[[Step | Written], None]) -> None:
+    async def copy_span(self, start: int, end: int, tell: TellWriting) -> None:
         known = [self._known(n) for n in range(start // BLOCK_SIZE, -(-end // BLOCK_SIZE))]
         destination, final = self.tools.destination, self.ended
-        await destination.copy_growing(self.item, self.partial, start, end, known, tell, final=final)
+        await destination.copy_growing(self.watched, self.partial, start, end, known, tell, final=final)
 
     def _known(self, number: int) -> Known:
         """Return what is written of a block. Nothing, if its pieces are not known: an earlier run has written it."""
@@ -257,8 +266,9 @@ class _Recording(Transfer):
     # --- the end
 
     async def _finish_attributes(self) -> None:
-        tools, item = self.tools, self.item._replace(mode=self.version.mode)
-        await tools.destination.finish_attributes(item, self.partial, tools.manner)
+        tools, item = self.tools, self.watched._replace(mode=self.version.mode)
+        tell = functools.partial(self._told, {})
+        self.lost = await tools.destination.finish_attributes(item, self.partial, tools.manner, tell)
 
     async def _compare_all(self) -> list[Difference]:
         """Return the blocks that are not what the file holds now that it is closed."""
@@ -294,7 +304,7 @@ class _Recording(Transfer):
         if low == high:
             return ""
         between = f"bytes {low * BLOCK_SIZE} to {high * BLOCK_SIZE}"
-        return f"not compared with the closed file: {between} (growing.reconcile: edges)"
+        return f"{NOT_COMPARED}: {between} (growing.reconcile: edges)"
 
     async def _compare(self, numbers: list[int]) -> list[Difference]:
         """Return those of the blocks *numbers* for which the file has other bytes than were copied."""
@@ -341,8 +351,9 @@ class _Recording(Transfer):
         tools = self.tools
         ranges = [piece for difference in differences for piece in self._ranges_of(difference)]
         tell = functools.partial(self._told, {})
-        changed = await tools.destination.copy_ranges(self.item, self.partial, ranges, tell)
+        changed = await tools.destination.copy_ranges(self.watched, self.partial, ranges, tell)
         written = [piece for piece in ranges if piece.offset not in changed]
+        await self.set_seal()
         bad = await tools.destination.settle_ranges(self.partial, written, tools.manner.verify)
         if bad:
             raise FileTrouble(mismatch(self.partial, bad[0]))

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import random
+from typing import NamedTuple
 
 import trio
 
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify, may_concern_all, show_path
 from trioft.core.model import FileState, Item, Job, Result, Verdict, Wait
-from trioft.core.naming import is_partial, partial_for
+from trioft.core.naming import is_own, partial_for
 from trioft.pipeline.backlog import Backlog, Pending
 from trioft.pipeline.context import Tools
 from trioft.state.ledger import Entry, Ledger
@@ -26,12 +27,12 @@ _PAUSED = 3600.0
 async def report_all(
     name: str, job: Job, results: list[Result], pending: list[Pending], backlog: Backlog, tools: Tools
 ) -> None:
-    failed: list[Entry] = []
+    ended: list[Ending] = []
     litter: list[bytes] = []
     if name != "bundle" and results[0].verdict == Verdict.GONE:
         try:
             if await _has_another_name(job.items[0], tools):
-                report(pending[0], job.items[0], results[0], backlog, tools, failed)
+                report(pending[0], job.items[0], results[0], backlog, tools, ended)
                 # What is on record of it goes on under that.
                 if await tools.ledger.call(Ledger.checkpoint_of, job.items[0].path) is None:
                     await _discard([partial_for(job.items[0])], tools)
@@ -41,19 +42,27 @@ async def report_all(
     if any(result.trouble is not None and _may_concern_all(result.trouble) for result in results):
         await tools.storage.gates[Side.DESTINATION].is_well()
     for p, item, result in zip(pending, job.items, results, strict=True):
-        report(p, item, result, backlog, tools, failed)
+        report(p, item, result, backlog, tools, ended)
         # Some servers carry out what they were asked for long after it was given up.
         p.life += result.trouble is not None and result.trouble.op in _RENAMING and _is_outage(result.trouble)
+    await conclude(ended, backlog, tools)
+    for p, item in zip(pending, job.items, strict=True):
         if p.entry.state in (FileState.GONE, FileState.SKIPPED, FileState.FAILED) and (
             name == "bundle" or p.entry.state != FileState.FAILED
         ):
             litter.append(partial_for(item))
-    if failed:
-        await tools.ledger.call(Ledger.record, failed)
     if litter:
         for item in job.items if name != "bundle" else ():
             await tools.ledger.call(Ledger.drop_checkpoint, item.path)
         await _discard(litter, tools)
+
+
+async def conclude(ended: list[Ending], backlog: Backlog, tools: Tools) -> None:
+    """Record what has ended, and then be done with it: a scan that came in between would take it in once more."""
+    if ended:
+        await tools.ledger.call(Ledger.record, [ending.entry for ending in ended])
+        for ending in ended:
+            backlog.finished(ending.pending, ending.state, ending.entry.detail)
 
 
 async def _discard(partials: list[bytes], tools: Tools) -> None:
@@ -69,8 +78,16 @@ async def _has_another_name(item: Item, tools: Tools) -> bool:
     return name is not None
 
 
-def report(pending: Pending, item: Item, result: Result, backlog: Backlog, tools: Tools, failed: list[Entry]) -> None:
-    """Say on the board what came of one file, or put it back."""
+class Ending(NamedTuple):
+    """A file that has failed, or was skipped: over when that is on record."""
+
+    pending: Pending
+    state: FileState
+    entry: Entry
+
+
+def report(pending: Pending, item: Item, result: Result, backlog: Backlog, tools: Tools, ended: list[Ending]) -> None:
+    """Say on the board what came of one file, or put it back; what has failed is added to *ended*."""
     entry, totals, settings = pending.entry, tools.board.totals, tools.config.source
     entry.target, entry.digest, entry.trouble = result.target or None, result.digest, result.trouble
     entry.closed = result.closed or None
@@ -86,16 +103,24 @@ def report(pending: Pending, item: Item, result: Result, backlog: Backlog, tools
             backlog.finished(pending, FileState.DONE, "already there")
         case Verdict.EXISTS:
             reason = "another file has this name at the destination"
-            if item.rival:
+            if result.note:
+                reason = result.note
+            elif item.kept:
+                reason = item.kept
+            elif item.rival:
                 there = show_path(result.target)
                 reason = f"{show_path(item.rival)} has been delivered under the same name, {there}, and is not replaced"
+                if item.rival == item.path:
+                    reason = (
+                        f"{there} was delivered from an earlier file of this name, which was removed then: all that is"
+                        " left of that is not replaced; --if-exists rename keeps both"
+                    )
             if tools.manner.if_exists == "skip":
                 totals.skipped += 1
-                backlog.finished(pending, FileState.SKIPPED, reason)
+                ended.append(_ending(pending, item, FileState.SKIPPED, reason))
             else:
                 totals.failed += 1
-                backlog.finished(pending, FileState.FAILED, reason)
-            failed.append(_outcome(pending, item, str(entry.state), reason))
+                ended.append(_ending(pending, item, FileState.FAILED, reason))
         case Verdict.GONE:
             backlog.finished(pending, FileState.GONE)
         case Verdict.BUSY:
@@ -118,27 +143,32 @@ def report(pending: Pending, item: Item, result: Result, backlog: Backlog, tools
             assert result.trouble is not None
             if _cope(pending, result.trouble, backlog, tools):
                 totals.failed += 1
-                backlog.finished(pending, FileState.FAILED, str(result.trouble))
-                failed.append(_outcome(pending, item, "failed", str(result.trouble)))
+                ended.append(_ending(pending, item, FileState.FAILED, str(result.trouble)))
         case Verdict.PAUSED:
             # The operator may have resumed it while what was written settled.
             backlog.postpone(pending, Wait.PAUSED, "paused by an operator", _PAUSED if entry.paused else 0)
         case Verdict.LEFT:
             totals.failed += 1
-            backlog.finished(pending, FileState.FAILED, str(result.trouble))
-            failed.append(_outcome(pending, item, "failed", str(result.trouble)))
+            ended.append(_ending(pending, item, FileState.FAILED, str(result.trouble)))
         case Verdict.OPEN | Verdict.WRITTEN | Verdict.REMOVED | Verdict.SUMMED:
             raise AssertionError(f"a file was left unfinished: {result.verdict}")
 
 
-def _outcome(pending: Pending, item: Item, outcome: str, reason: str) -> Entry:
-    return Entry(outcome, item.path, pending.entry.target or b"", item.fingerprint, None, reason)
+def _ending(pending: Pending, item: Item, state: FileState, reason: str) -> Ending:
+    entry = Entry(str(state), item.path, pending.entry.target or b"", item.fingerprint, None, reason)
+    return Ending(pending, state, entry)
 
 
 def _cope(pending: Pending, trouble: Trouble, backlog: Backlog, tools: Tools) -> bool:
     """Put a file with a trouble back, as far as there is hope. Returns True if there is none."""
     entry = pending.entry
     match classify(trouble):
+        case Remedy.SOURCE if tools.storage.hung.note(trouble) is not None:
+            pending.alone = True  # what shares a bundle with it would wait with it
+            entry.attempt += tools.once
+            if entry.attempt > tools.config.retry.retries:
+                return True
+            backlog.postpone(pending, Wait.SOURCE, f"source: {trouble}", _pause(entry.attempt, tools))
         case Remedy.DESTINATION | Remedy.SOURCE as end:
             tools.storage.suspect(trouble)
             # If every probe has succeeded since the last time, it is not the end, it is this file there; unless it is
@@ -152,7 +182,8 @@ def _cope(pending: Pending, trouble: Trouble, backlog: Backlog, tools: Tools) ->
             wait = Wait.DESTINATION if end == Remedy.DESTINATION else Wait.SOURCE
             backlog.postpone(pending, wait, f"{end}: {trouble}", _pause(entry.attempt, tools))
         case Remedy.SPACE:
-            tools.storage.ran_out()
+            if trouble.op not in ("create", "mkdir"):  # there, names may be what there are none of: a probe finds out
+                tools.storage.ran_out()
             backlog.postpone(pending, Wait.SPACE, f"space: {trouble}", tools.config.destination.check_interval)
         case Remedy.RETRY:
             entry.attempt += 1
@@ -177,7 +208,7 @@ def _may_concern_all(trouble: Trouble) -> bool:
 
 
 def _is_of_another(trouble: Trouble, pending: Pending) -> bool:
-    return is_partial(trouble.path) and trouble.path != pending.partial
+    return is_own(trouble.path) and trouble.path != pending.partial
 
 
 def _pause(attempt: int, tools: Tools) -> float:

@@ -15,10 +15,8 @@ copied while it is being written, in a lane of its own.
 
 from __future__ import annotations
 
-import math
 import time
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import attrs
 import trio
@@ -27,22 +25,21 @@ from trioft.config import options
 from trioft.config.options import Config
 from trioft.core import answers
 from trioft.core.answers import Folder, Listing
-from trioft.core.errors import FileTrouble, Trouble
+from trioft.core.errors import FileTrouble, Trouble, show_path
 from trioft.core.model import BUNDLE_FILE_SIZE, FileState, Fingerprint, Found, Job, Manner
 from trioft.core.naming import Wanted
 from trioft.movers.client import Destination, Source
 from trioft.movers.events import Changes
 from trioft.pipeline.backlog import UNMARKED, Backlog, Pending
+from trioft.pipeline.pace import Pace, Told
 from trioft.pipeline.storage import Storage
 from trioft.pipeline.walk import Walk
+from trioft.state import proofs
 from trioft.state.board import Board
 from trioft.state.ledger import ARRIVED, Known, Ledger, Port
 
-# Of a core, what scanning may take at most: where nothing but scans tells of new files, and where events do.
-_SHARE, _SHARE_WITH_EVENTS = 0.05, 0.01
 _STAMPS = 50_000  # folders of which is remembered that there is nothing to do
 _LOOKS = 256  # files looked at in one call
-_RETOLD = 10_000  # skipped files and unreadable folders that are remembered, so that each is told once
 
 _HELD = "somebody has it open for writing"
 
@@ -65,12 +62,13 @@ class Scanner:
     changes: Changes
     # Folders in which there was nothing to do, with their stamps: while these hold, the ledger is not asked again.
     _idle: dict[bytes, bytes] = attrs.field(factory=dict, init=False)
-    _told: OrderedDict[bytes, None] = attrs.field(factory=OrderedDict, init=False)
+    _told: Told = attrs.field(factory=Told, init=False)  # skipped files and unreadable folders
     _incomplete: bool = attrs.field(default=False, init=False)  # the last scan found more than there was room for
+    _is_cut: bool = attrs.field(default=False, init=False)  # it ended before it had looked at everything
     _jobs: trio.MemorySendChannel[Job] = attrs.field(init=False)
     _growing: trio.MemorySendChannel[Job] = attrs.field(init=False)
-    _scanned_for: options.Source = attrs.field(init=False)  # the settings that the last scan was made with
-    _unseen: dict[bytes, int] = attrs.field(factory=dict, init=False)  # what a sync could not look at, and how often
+    # The settings that the last scan was made with.
+    _scanned_for: options.Source | None = attrs.field(default=None, init=False)
     _walk: Walk = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -100,29 +98,32 @@ class Scanner:
         """
         self._jobs, self._growing = jobs, growing
         with jobs, growing, self.ledger:
-            next_scan = rested = -math.inf
+            pace = Pace(once=self.once)
             while True:
                 self._note_progress()
-                if trio.current_time() >= next_scan:
-                    self._incomplete, begun, self._scanned_for = False, trio.current_time(), self.config.source
+                if trio.current_time() >= pace.due:
+                    begun, is_same = trio.current_time(), self._scanned_for is self.config.source
+                    self.changes.scan_begins(after_all=is_same and not (self._incomplete or self._is_cut))
+                    self._incomplete = self._is_cut = False
+                    self._scanned_for = self.config.source
                     cost = await self._scan_all()
                     self.board.scanned, self.board.scan_seconds = True, trio.current_time() - begun
-                    share = _SHARE_WITH_EVENTS if self.changes.are_told else _SHARE
-                    rested = trio.current_time() + cost / share
-                    pause = self.config.source.scan_interval
-                    next_scan = math.inf if self.once else max(rested, trio.current_time() + pause)
+                    pace.scanned(cost)
                 if await self._look_at_changes():
-                    next_scan = min(next_scan, rested)
+                    pace.hurry()
+                if (text := self.changes.missed()) is not None:
+                    self.board.notice_once("events", f"{text}; the source is scanned instead", event="events.missed")
+                pace.keep(self.config.source.scan_interval, are_told=self.changes.are_told)
                 if self._scanned_for is not self.config.source and not self.once:  # a sync would count files twice
-                    next_scan = -math.inf
+                    pace.at_once()
                 await self._serve()
                 if self.once and not self.backlog and not self.changes:
                     return
                 if self._incomplete and len(self.backlog) == 0:
-                    next_scan = -math.inf
+                    pace.at_once()
                     continue
                 if not self.changes:
-                    await self._rest_until(min(next_scan, self.backlog.next_due()))
+                    await self._rest_until(min(pace.due, self.backlog.next_due(), self.changes.judged_at))
                 self.backlog.changed = trio.Event()
 
     async def _rest_until(self, time: float) -> None:
@@ -143,33 +144,41 @@ class Scanner:
             await self._look_at([self.only])
             return 0.0
         former, self._idle = self._idle, {}
-        return await self._scan([b""], former)
+        self._walk.is_partial = False
+        cost = await self._scan([b""], former, is_all=True)
+        self._is_cut = self._is_cut or self._walk.is_partial
+        return cost
 
-    async def _scan(self, folders: list[bytes], idle: dict[bytes, bytes]) -> float:
+    async def _scan(self, folders: list[bytes], idle: dict[bytes, bytes], *, is_all: bool = False) -> float:
         """Scan *folders* and those below them, but for files of *idle* ones; return the processor time it took."""
         cost = 0.0
         while folders:
             self._note_progress()
             listings = await self._walk.read(folders, idle)
             if listings is None:
+                self._is_cut = True
                 return cost
+            for trouble in self._walk.given_up():
+                self.board.fail_folder(trouble)
             for listing in listings:
                 begun = time.process_time()
-                self.board.totals.already += listing.already
-                await self._take_in(listing, idle)
+                await self._take_in(listing, idle, is_all=is_all)
+                await self._take_in_twins(listing.twins)
                 cost += listing.seconds + time.process_time() - begun
                 await self._serve()
         return cost
 
-    async def _take_in(self, listing: Listing, idle: dict[bytes, bytes]) -> None:
+    async def _take_in(self, listing: Listing, idle: dict[bytes, bytes], *, is_all: bool) -> None:
+        if listing.going:
+            await self._put_back(listing)
         for path, reason in listing.skipped:
-            if self._tell_once(path, reason):
+            if self._told.is_new(path):
                 self.board.skip(path, reason)
         troubles = listing.troubles
         if listing.missing and not self.config.source.include:
             troubles = troubles + await self._walk.make_folders(listing.missing)
         for trouble in troubles:
-            if self._tell_once(trouble.path, str(trouble)):
+            if self._told.is_new(trouble.path):
                 self.board.fail_folder(trouble)
         if listing.alike:
             await self._take_in_alike(listing)
@@ -177,7 +186,8 @@ class Scanner:
         known: dict[bytes, Known] = {}
         filled = [folder.path for folder in listing.folders if folder.files]
         if filled and (not self.once or any(found.there for folder in listing.folders for found in folder.files)):
-            known = await self.ledger.call(Ledger.known_in, filled)
+            paths = [found.path for folder in listing.folders for found in folder.files]
+            known = await self.backlog.ask(self.ledger, Ledger.known_in, filled, paths)
         for folder in listing.folders:
             is_idle = True
             for found in folder.files:
@@ -185,13 +195,40 @@ class Scanner:
                 if found.there and before is not None and before.is_still(found.fingerprint):
                     self.board.totals.already += 1  # it had its marker: who waited for that has taken it away
                     continue
-                while self.once and self.backlog.is_full:  # there is no other scan that would find the rest
-                    await self._serve()
-                    await self._rest_until(self.backlog.next_due())
-                    self.backlog.changed = trio.Event()
+                await self._wait_for_room()
+                is_new = before is None and found.marked is not False and self.backlog.get(found.path) is None
+                if is_new and not self.once and is_all:
+                    self.changes.found(found.path)
                 is_idle = not self._consider(found, None if self.once else before) and is_idle
             if is_idle and folder.stamp:
                 self._remember([(folder.path, folder.stamp)])
+
+    async def _take_in_twins(self, twins: Sequence[Found]) -> None:
+        """The destination has these, as far as size and time tell. Does the ledger know of another version?"""
+        changed = await self.ledger.call(proofs.changed_since, twins) if twins else {}
+        for found in twins:
+            if found.path in changed:
+                await self._wait_for_room()
+                self._consider(found, changed[found.path])
+            else:
+                self.board.totals.already += 1
+
+    async def _wait_for_room(self) -> None:
+        """Return when the backlog takes another file: in a sync there is no other scan that would find the rest."""
+        while self.once and self.backlog.is_full:
+            await self._serve()
+            await self._rest_until(self.backlog.next_due())
+            self.backlog.changed = trio.Event()
+
+    async def _put_back(self, listing: Listing) -> None:
+        """What a run that was killed had taken aside, to be removed, gets its name again, and is looked at."""
+        names, are_all = await self._walk.put_back(list(listing.going))
+        for name in names:
+            text = f"{show_path(name)}: put back: a run that was to remove it was killed"
+            self.board.notice("source", text, level="info", event="source.kept", path=show_path(name))
+        self.changes.add(names)
+        if not are_all:
+            await self._scan(list({folder.rpartition(b"/")[0] for folder in listing.going}), {})
 
     async def _take_in_alike(self, listing: Listing) -> None:
         """Something like these files is at the destination. Is it them? The ledger knows, or else a copier compares."""
@@ -210,14 +247,6 @@ class Scanner:
         if len(self._idle) < _STAMPS:
             self._idle.update(idle)
 
-    def _tell_once(self, path: bytes, text: str) -> bool:
-        if path in self._told:
-            return False
-        self._told[path] = None
-        if len(self._told) > _RETOLD:
-            self._told.popitem(last=False)
-        return True
-
     # --- deciding
 
     def _consider(self, found: Found, known: Known | None, writer: str = answers.UNKNOWN) -> bool:
@@ -231,8 +260,7 @@ class Scanner:
             elif pending.found.marked != found.marked and pending.entry.state != FileState.READY:
                 self.backlog.look_again(pending, trio.current_time())
             return True
-        # One whose removal is pending was delivered by a run that was killed then: its delivery is proved once more.
-        if known is not None and known.is_still(found.fingerprint) and known.removal != "pending":
+        if known is not None and not proofs.is_news(known, found.fingerprint):
             return False
         if self.backlog.is_full:
             self._incomplete = True
@@ -242,7 +270,7 @@ class Scanner:
         now = trio.current_time()
         pending = self.backlog.add(found, now + self.config.source.settle_closed)
         # One that failed would only fail again, at each write; one that was delivered has to be closed to be removed.
-        pending.closed_only = known is not None and (known.outcome == "failed" or known.is_still(found.fingerprint))
+        pending.closed_only = known is not None and (known.outcome == "failed" or known.is_alike(found.fingerprint))
         if writer == answers.BUSY and self._may_be_followed(pending):
             self.backlog.make_growing(pending)
         elif found.marked:
@@ -300,30 +328,39 @@ class Scanner:
 
     async def _look_at(self, paths: list[bytes]) -> list[bytes]:
         """Look at *paths*, and return those of them that are folders."""
-        source = self.config.source
+        source, hung = self.config.source, self.storage.hung
+        if hung:
+            paths, left = hung.sort_out(paths)
+            for path in left:
+                self._look_later(path)
+            if not paths:
+                return []
         try:
             markers, routes = self.manner.markers, self.manner.routes
             looks = await self.source.look(paths, source.include, self._walk.exclude, markers, routes)
         except FileTrouble as error:
-            if self.once and not self.backlog:
+            if self.once and self.only is not None and not self.backlog:
                 raise  # the one file to transfer: nothing would be left to wait for, as if it had arrived
+            if hung.note(error.trouble) is not None:
+                return await self._look_at(paths)
             self.storage.suspect(error.trouble)
-            for path in paths:
-                if (pending := self.backlog.get(path)) is not None and not pending.in_work:
-                    self.backlog.look_again(pending, trio.current_time() + source.scan_interval)
+            new = [path for path in paths if not self._look_later(path)]
+            if self.once and new:
+                await self._see_later({path: error.trouble._replace(path=path) for path in new})
             return []
         known: dict[bytes, Known] = {}
-        new = [look.path for look in looks if look.found and self.backlog.get(look.path) is None]
-        if new and not self.once:
-            known = await self.ledger.call(Ledger.known, new)
+        seen = [look.path for look in looks if look.found]
+        if not self.once:
+            new = [path for path in seen if self.backlog.get(path) is None]
+            known = await self.backlog.ask(self.ledger, Ledger.known, new, seen)
         for look in looks:
             pending = self.backlog.get(look.path)
             if pending is None:
                 if look.found is not None:
-                    self._unseen.pop(look.path, None)
+                    self._walk.unseen.pop(look.path, None)
                     self._consider(look.found, known.get(look.path), look.writer)
                 elif look.trouble is not None and self.once:
-                    await self._see_later(look.path, look.trouble)
+                    await self._see_later({look.path: look.trouble})
             elif pending.in_work or pending.is_paused:
                 continue  # its copier will notice by itself
             elif look.kind == "unreadable":
@@ -337,14 +374,17 @@ class Scanner:
                 self._decide(pending, look.writer)
         return [look.path for look in looks if look.kind == "folder"]
 
-    async def _see_later(self, path: bytes, trouble: Trouble) -> None:
-        """A sync was told of a file that cannot be looked at, and there is no other scan that would find it."""
-        retry = self.config.retry
-        self._unseen[path] = self._unseen.get(path, 0) + 1
-        if self._unseen[path] <= retry.retries:
-            await trio.sleep(retry.pause(self._unseen[path]))
-            self.changes.add([path])
-        else:
+    def _look_later(self, path: bytes) -> bool:
+        """A file cannot be looked at now: do so in a while, if it was known before. Return whether it was."""
+        if (pending := self.backlog.get(path)) is not None and not pending.in_work:
+            self.backlog.look_again(pending, trio.current_time() + self.config.source.scan_interval)
+        return pending is not None
+
+    async def _see_later(self, troubles: dict[bytes, Trouble]) -> None:
+        """A sync was told of files that cannot be looked at: have that tried again, as far as there is hope."""
+        again, given_up = await self._walk.look_again(troubles)
+        self.changes.add(again)
+        for trouble in given_up:
             self.board.fail_folder(trouble)
 
     def _decide(self, pending: Pending, writer: str) -> None:

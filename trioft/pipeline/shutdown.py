@@ -27,6 +27,11 @@ class Shutdown:
     def stopped(self) -> bool:
         return self.begun.is_set()
 
+    @property
+    def is_over(self) -> bool:
+        """Has the period of grace ended?"""
+        return trio.current_time() >= self._deadline
+
     @contextlib.contextmanager
     def until_stopped(self) -> Iterator[None]:
         """What is inside is cancelled by a stop; then the block is left."""

@@ -36,7 +36,7 @@ async def bundle(job: Job, tools: Tools) -> list[Result]:
     """Many small files: one call, one durability barrier, one read-back."""
     await tools.throttle.take(job.size)
     async with tools.shutdown.shield():  # it is short: better finished than littered about
-        results = await tools.destination.write_bundle(list(job.items), tools.manner)
+        results = await tools.destination.write_bundle(list(job.items), tools.manner, tools.storage.stirs)
     for item, result in zip(job.items, results, strict=True):
         if result.verdict == Verdict.WRITTEN:
             tools.board.copied(tools.entry(item), item.fingerprint.size)
@@ -54,7 +54,9 @@ async def whole(job: Job, tools: Tools) -> list[Result]:
     async with kept_when_cancelled(transfer):
         await transfer.copy()
     digest = transfer.digest() if tools.manner.verify != "size" else None
-    return [Result(Verdict.WRITTEN, digest=digest, closed=prepared.closed, sum=transfer.sum())]
+    seal = transfer.seal or transfer.last_seal
+    written = Result(Verdict.WRITTEN, digest=digest, closed=prepared.closed, sum=transfer.sum(), lost=prepared.lost)
+    return [written._replace(seal=seal)]
 
 
 STRATEGIES: dict[str, Strategy] = {"bundle": bundle, "whole": whole, "follow": follow}

@@ -11,17 +11,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 import trio
 
-from trioft.core.answers import Prepared, Step, Written
+from trioft.core.answers import Prepared, Sealed, Step, Written
 from trioft.core.digests import file_digest
 from trioft.core.errors import FileTrouble, first_of, mismatch, show_path
 from trioft.core.manifest import BLOCK_SUMS
-from trioft.core.model import BLOCK_SIZE, SPAN_SIZE, Checkpoint, FileState, Item, Result
+from trioft.core.model import BLOCK_SIZE, SPAN_SIZE, Checkpoint, FileState, Fingerprint, Item, Result
 from trioft.core.naming import former_partial_for, partial_for
+from trioft.movers.client import TellWriting
 from trioft.pipeline.context import Stopped, Tools, open_nursery_for_one_trouble, why_stopped
 from trioft.state.ledger import Ledger
 
@@ -113,6 +114,10 @@ class Transfer:
         self.tools = tools
         self.entry = tools.entry(item)
         self.target, self.ended = target, ended
+        # What the partial is; None where only the end is sealed: where two write to it at a time, or nothing tells.
+        is_far = tools.storage.ends.destination.is_far
+        self.seal = None if is_far else prepared.seal
+        self.last_seal: Fingerprint | None = None  # what it was before the last read-back, where it is not watched
         self.settled = prepared.offset  # durable and verified below this
         self.written = prepared.offset  # without a gap below this
         self.blocks = {
@@ -236,15 +241,21 @@ class Transfer:
         if (result := why_stopped(self.entry, self.written)) is not None:
             raise Stopped(result)
 
-    async def copy_span(self, start: int, end: int, tell: Callable[[Step | Written], None]) -> None:
+    async def copy_span(self, start: int, end: int, tell: TellWriting) -> None:
         """Call the operation that copies a span of a finished file."""
         tools = self.tools
-        await tools.destination.copy_span(self.item, self.partial, start, end, tools.manner, tell)
+        await tools.destination.copy_span(self.watched, self.partial, start, end, tools.manner, tell)
 
-    def _told(self, blocks: dict[int, Block], message: Step | Written) -> None:
+    def _told(self, blocks: dict[int, Block], message: Step | Written | Sealed) -> None:
         match message:
             case Step("bytes", count):
                 self.tools.board.copied(self.entry, count)
+            case Sealed(seal):
+                self.seal = seal
+            case Step("holes", count):
+                self.tools.storage.left_out(count)
+            case Step():
+                self.tools.storage.stirs(message)
             case Written(number, length, digest, pieces):
                 blocks[number] = Block(length, digest, pieces)
 
@@ -267,9 +278,12 @@ class Transfer:
         return self.written if self.is_written else self.written // BLOCK_SIZE * BLOCK_SIZE
 
     async def _settle(self) -> None:
-        """Settle what is written, whenever there is enough of it. Ends when everything is."""
+        """Settle what is written, whenever there is enough of it. Ends when everything is, and is sealed."""
         last = trio.current_time()
-        while not (self.ended and self.settled == self.target):
+        while not (self.ended and self.settled == self.target and self._is_sealed):
+            if self.ended and self.settled == self.target:
+                # All of it had settled before this was known to be its end, or in an earlier run: it has no seal yet.
+                self.settled = max(0, self.target - 1) // BLOCK_SIZE * BLOCK_SIZE
             end = self._may_be_settled()
             waiting = end - self.settled
             due = last + self.tools.config.copy.checkpoint_time if waiting else math.inf
@@ -285,6 +299,8 @@ class Transfer:
         start = self.settled
         if self.ended and end == self.target and self.entry.state != FileState.VERIFYING:
             self.tools.board.move(self.entry, FileState.VERIFYING)
+        if self.ended and end == self.target:
+            await self.set_seal()
         bad = await self.settle_span(start, end)
         good = min(bad) * BLOCK_SIZE if bad else end
         if good > start:
@@ -296,6 +312,25 @@ class Transfer:
             self.stir()
         if bad:
             raise FileTrouble(mismatch(self.partial, good))
+
+    @property
+    def mtime_ns(self) -> int:
+        """The time of the version that is to arrive."""
+        return self.item.fingerprint.mtime_ns
+
+    @property
+    def watched(self) -> Item:
+        """The file, with what its partial is where that is watched."""
+        return self.item._replace(seal=self.seal)
+
+    @property
+    def _is_sealed(self) -> bool:
+        return self.seal is not None or self.last_seal is not None
+
+    async def set_seal(self) -> None:
+        """Before the last read-back: where writes are not watched, whoever writes from now on is found out."""
+        if self.seal is None:
+            self.last_seal = await self.tools.destination.seal(self.partial, self.mtime_ns)
 
     async def settle_span(self, start: int, end: int) -> list[int]:
         """Make a range durable and read it back; return the numbers of the blocks that differ."""

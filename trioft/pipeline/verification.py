@@ -76,6 +76,8 @@ def judge(delivery: Delivery, seen: Seen, digest: bytes | None) -> Judgement:
         return Judgement(delivery, UNREADABLE, str(seen.trouble))
     if seen.size is None:
         return Judgement(delivery, MISSING, "there is no regular file of this name")
+    if seen.in_source:
+        return Judgement(delivery, MISSING, "its folder at the destination lies in the source itself: there is no copy")
     if seen.size != delivery.size:
         what = f"{seen.size:,} bytes instead of {delivery.size:,}"
     elif delivery.digest is None:
@@ -163,9 +165,12 @@ class Verification:
         """Verify what is handed out. Ends when there is no more."""
         with jobs:
             async for deliveries in jobs:
+                # What is delivered while it is read comes after that, by the ledger's own count.
+                after = await self._ask(self.records.newest)
                 judgements = [await self._reconsider(judged) for judged in await self._judge(deliveries)]
                 findings = [
-                    Finding(d.target, d.digest, now(), verdict, d.size, detail) for d, verdict, detail, _ in judgements
+                    Finding(d.target, d.digest, now(), verdict, d.size, detail, after)
+                    for d, verdict, detail, _ in judgements
                 ]
                 await self._ask(functools.partial(self.findings.add, findings))
                 for judgement in judgements:
@@ -188,7 +193,7 @@ class Verification:
         for start in range(0, delivery.size if delivery.digest is not None else 1, SPAN_SIZE):
             end = min(start + SPAN_SIZE, delivery.size) if delivery.digest is not None else 0
             (seen,) = await self._read([Piece(delivery.target, start, end)])
-            if seen.size != delivery.size:
+            if seen.size != delivery.size or seen.in_source:
                 break
             digests += seen.digests
         return judge(delivery, seen, file_digest(digests))
@@ -206,12 +211,12 @@ class Verification:
             left = [n for n in left if _may_pass(seen[n].trouble)]
             if not left:
                 break
-            await self._recognize()
+            self._root = await self._recognize()  # the same share, mounted again, is another root
         return [seen[n] for n in range(len(pieces))]
 
     async def _call(self, pieces: list[Piece]) -> list[Seen]:
         try:
-            return await self.movers.call(ask.READ_DELIVERED, self._root, pieces, tell=self._count)
+            return await self.movers.call(ask.READ_DELIVERED, self._root, pieces, self.records.source, tell=self._count)
         except FileTrouble as error:
             return [Seen(None, trouble=error.trouble._replace(op="read", path=piece.target)) for piece in pieces]
 

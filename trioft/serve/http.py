@@ -68,6 +68,16 @@ class Upgrade(NamedTuple):
     converse: Conversation
 
 
+class Later(NamedTuple):
+    """In place of an answer: it takes a moment."""
+
+    answer: Callable[[], Awaitable[Answer]]
+    known: bool = False  # as an ``Answer`` has it
+
+
+Outcome = Answer | Later | Upgrade
+
+
 class _Refused(Exception):
     """The request is answered with an error, and the connection closed."""
 
@@ -93,7 +103,7 @@ class Front:
     """
 
     def __init__(
-        self, respond: Callable[[Request], Answer | Upgrade], told: Callable[[str], None], most: int | None = None
+        self, respond: Callable[[Request], Outcome], told: Callable[[str], None], most: int | None = None
     ) -> None:
         self._respond = respond
         self._told = told
@@ -153,8 +163,8 @@ class Front:
                     continue
                 await trio.sleep(_CROWDED_SECONDS)  # those who come back at once do not keep the agent busy
             connection = _Connection(stream, self._respond, self._readers)
-            self._open[connection] = trio.CancelScope()
-            connections.start_soon(self._connected, connection, stream)
+            self._open[connection] = scope = trio.CancelScope()
+            connections.start_soon(self._connected, connection, stream, scope)
 
     def _make_room(self) -> bool:
         """Cut the oldest connection that has not brought the token; return whether there is one."""
@@ -165,9 +175,9 @@ class Front:
                 return True
         return False
 
-    async def _connected(self, connection: _Connection, stream: trio.abc.Stream) -> None:
+    async def _connected(self, connection: _Connection, stream: trio.abc.Stream, scope: trio.CancelScope) -> None:
         try:
-            with self._open[connection]:
+            with scope:
                 await connection.run()
         except* _GONE:
             pass
@@ -181,9 +191,7 @@ class Front:
 class _Connection:
     """One client: requests, one after the other, until one of them becomes a WebSocket."""
 
-    def __init__(
-        self, stream: trio.abc.Stream, respond: Callable[[Request], Answer | Upgrade], readers: trio.Nursery
-    ) -> None:
+    def __init__(self, stream: trio.abc.Stream, respond: Callable[[Request], Outcome], readers: trio.Nursery) -> None:
         self._stream = stream
         self._respond = respond
         self._readers = readers
@@ -212,7 +220,8 @@ class _Connection:
                     await self._send(Answer(error.error_status_hint, f"{error}\n".encode()), close=True)
                     await self._linger()
                 return
-            await self._send(outcome, head=request.method == "HEAD")
+            answer = await outcome.answer() if isinstance(outcome, Later) else outcome
+            await self._send(answer, head=request.method == "HEAD")
             if self._http.our_state is h11.MUST_CLOSE:
                 await self._linger()
                 return

@@ -57,7 +57,7 @@ class Health:
     def fill(self, metrics: Metrics) -> None:
         """Add what there is to measure of the job. No file's name is in it."""
         run, board, totals, storage = self._run, self._run.board, self._run.board.totals, self._run.storage
-        labels = {} if board.job is None else {"job": board.job}
+        labels = {} if board.job is None else {"transfer_job": board.job}
         gauge, counter = functools.partial(metrics.gauge, labels), functools.partial(metrics.counter, labels)
         live = list(board.live.values())
         counter("copied_bytes", "Bytes written to the destination.", totals.bytes)

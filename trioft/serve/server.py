@@ -26,9 +26,10 @@ from trioft.core.model import FINAL
 from trioft.movers.descriptors import connections_beside
 from trioft.serve.access import COOKIE, Guard, Guesses, address_of, is_loopback
 from trioft.serve.feed import Cursor, Feed
-from trioft.serve.http import CONNECTIONS, Answer, Front, Request, Upgrade, is_handshake
+from trioft.serve.http import CONNECTIONS, Answer, Front, Later, Outcome, Request, Upgrade, is_handshake
 from trioft.serve.metrics import Health, metrics
 from trioft.serve.sections import View
+from trioft.serve.verdicts import Verdicts
 from trioft.state.board import Board, Entry
 from trioft.state.overview import Overview
 
@@ -146,14 +147,16 @@ class Server:
         self._guesses = Guesses(trio.current_time)
         self._base = config.feed.base_path or ""
         self._front = Front(self._respond, lambda text: board.notice("feed", text, event="feed.failed"), most)
-        self._routes: dict[str, Callable[[Request], Answer | Upgrade]] = {
+        self._routes: dict[str, Callable[[Request], Outcome]] = {
             **dict.fromkeys(_FILES, _file),
             "/feed": self._open_feed,
             "/status": self._status,
             "/metrics": self._metrics,
             "/healthz": self._healthz,
             "/login": self._login,
+            "/api/v1/safe": self._safe,
         }
+        self._verdicts = Verdicts(runs)
         self.clients = 0
         self._parked = trio.lowlevel.ParkingLot()
 
@@ -161,6 +164,7 @@ class Server:
         """Serve until cancelled; then clients of the feed get a Close frame (1001) first."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tick)
+            nursery.start_soon(self._verdicts.run)
             await self._front.serve(listeners)
 
     def wrapped(self, listeners: list[trio.SocketListener]) -> list[trio.abc.Listener[trio.abc.Stream]]:
@@ -188,7 +192,7 @@ class Server:
 
     # --- requests
 
-    def _respond(self, request: Request) -> Answer | Upgrade:
+    def _respond(self, request: Request) -> Outcome:
         refused = self._guard.why_not(request.headers)
         if refused is not None:
             return _text(*refused)
@@ -209,7 +213,7 @@ class Server:
             return request._replace(path=request.path[len(self._base) :])
         return request
 
-    def _answer_to(self, request: Request, known: bool) -> Answer | Upgrade:
+    def _answer_to(self, request: Request, known: bool) -> Outcome:
         if not request.path and self._base:
             return Answer(308, b"", headers={"location": f"{self._base}/"})
         methods = ("POST",) if request.path == "/login" else ("GET", "HEAD")
@@ -231,6 +235,13 @@ class Server:
 
     def _metrics(self, _: Request) -> Answer:
         return Answer(200, metrics(self._health, self.clients), "text/plain; version=0.0.4; charset=utf-8")
+
+    def _safe(self, _: Request) -> Later:
+        """May the sources be removed? What is known of that; asking has it looked at once more."""
+        return Later(self._answer_safe)
+
+    async def _answer_safe(self) -> Answer:
+        return Answer(200, json.dumps(await self._verdicts.fields()).encode() + b"\n", "application/json")
 
     def _healthz(self, request: Request) -> Answer:
         """Anybody may know whether all is well; why not, says paths, and is for those with the token."""

@@ -32,6 +32,7 @@ class Entry:
     wait: Wait | None = None  # what it waits for, where it does
     strategy: str | None = None
     target: bytes | None = None  # its final name at the destination
+    holes: int = 0  # bytes that need no room at the destination, where that was asked for
     bytes_copied: int = 0  # resumed ones included
     bytes_verified: int = 0
     bytes_compared: int | None = None  # with the source, once a file that grew is closed

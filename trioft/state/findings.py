@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import uuid
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -21,7 +22,8 @@ VERIFIED = "verified"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (     -- the one that is under way; none, once one has come to its end
     wish    TEXT NOT NULL,           -- what it was asked to verify
-    begun   TEXT NOT NULL
+    begun   TEXT NOT NULL,
+    id      TEXT NOT NULL DEFAULT '' -- no other one has it
 ) STRICT;
 CREATE TABLE IF NOT EXISTS finding ( -- the newest about each file at the destination
     target  BLOB PRIMARY KEY,
@@ -29,7 +31,9 @@ CREATE TABLE IF NOT EXISTS finding ( -- the newest about each file at the destin
     time    TEXT NOT NULL,           -- RFC 3339, UTC
     verdict TEXT NOT NULL,
     size    INTEGER NOT NULL,
-    detail  TEXT NOT NULL
+    detail  TEXT NOT NULL,
+    after   INTEGER,                 -- the newest line of the ledger's history when it was looked at
+    run     TEXT NOT NULL DEFAULT '' -- the id of the verification that has found it
 ) STRICT, WITHOUT ROWID;
 """
 
@@ -43,6 +47,17 @@ class Finding(NamedTuple):
     verdict: str
     size: int
     detail: str
+    after: int | None = None  # the newest line of history then: later deliveries have higher numbers
+    run: str = ""
+
+
+# What files of earlier versions lack.
+_ADDED = (
+    ("run", "id", "TEXT NOT NULL DEFAULT ''"),
+    ("finding", "after", "INTEGER"),
+    ("finding", "run", "TEXT NOT NULL DEFAULT ''"),
+)
+_COLUMNS = "target, digest, time, verdict, size, detail"
 
 
 def findings_path(ledger: str) -> str:
@@ -52,16 +67,24 @@ def findings_path(ledger: str) -> str:
 
 def last_finding(ledger: str, target: bytes) -> Finding | None:
     """Return what the last verification found about *target*. Makes no file."""
+    return last_findings(ledger, [target]).get(target)
+
+
+def last_findings(ledger: str, targets: Iterable[bytes]) -> dict[bytes, Finding]:
+    """Return what the last verification found about *targets*, by name. Makes no file."""
     path = findings_path(ledger)
     if not os.path.exists(path):
-        return None
+        return {}
     with _translated(path), contextlib.closing(open_to_read(path)) as db:
-        return _about(db, target)
+        found = ((target, _about(db, target)) for target in targets)
+        return {target: finding for target, finding in found if finding is not None}
 
 
 def _about(db: sqlite3.Connection, target: bytes) -> Finding | None:
-    query = "SELECT target, digest, time, verdict, size, detail FROM finding WHERE target = ?"
-    row = db.execute(query, (target,)).fetchone()
+    columns = _COLUMNS
+    if any(row[1] == "after" for row in db.execute("PRAGMA table_info(finding)")):
+        columns += ", after, run"
+    row = db.execute(f"SELECT {columns} FROM finding WHERE target = ?", (target,)).fetchone()
     return None if row is None else Finding(*row)
 
 
@@ -79,11 +102,14 @@ class Findings:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._begun = ""
+        self._run = ""
         with _translated(self._path):
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
             try:
                 self._db.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {_SCHEMA}")
+                for table, column, kind in _ADDED:
+                    if all(row[1] != column for row in self._db.execute(f"PRAGMA table_info({table})")):
+                        self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
             except BaseException:
                 self._db.close()
                 raise
@@ -94,12 +120,12 @@ class Findings:
     def begin(self, wish: str, *, again: bool) -> None:
         """Begin to verify, or, if not *again*, go on with what was interrupted, and had the same *wish*."""
         with _translated(self._path):
-            row = self._db.execute("SELECT begun FROM run WHERE wish = ?", (wish,)).fetchone()
+            row = self._db.execute("SELECT id FROM run WHERE wish = ? AND id <> ''", (wish,)).fetchone()
             goes_on = row is not None and not again
-            self._begun = row[0] if goes_on else now()
+            self._run = row[0] if goes_on else uuid.uuid4().hex
             if not goes_on:
                 self._db.executescript("DELETE FROM run")
-                self._db.execute("INSERT INTO run VALUES (?, ?)", (wish, self._begun))
+                self._db.execute("INSERT INTO run VALUES (?, ?, ?)", (wish, now(), self._run))
 
     def end(self) -> None:
         """It has come to its end: the next one begins anew."""
@@ -107,13 +133,14 @@ class Findings:
             self._db.execute("DELETE FROM run")
 
     def has(self, target: bytes, digest: bytes | None) -> bool:
-        """Was this verified since this verification began? What was not good then is looked at once more."""
+        """Has this verification, before it was interrupted, found it well? What was not is looked at once more."""
         with _translated(self._path):
             last = _about(self._db, target)
-        return last is not None and (last.digest, last.verdict) == (digest, VERIFIED) and last.time >= self._begun
+        return last is not None and (last.digest, last.verdict) == (digest, VERIFIED) and last.run == self._run
 
     def add(self, findings: Iterable[Finding]) -> None:
         with _translated(self._path):
             self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany("INSERT OR REPLACE INTO finding VALUES (?, ?, ?, ?, ?, ?)", findings)
+            query = f"INSERT OR REPLACE INTO finding ({_COLUMNS}, after, run) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+            self._db.executemany(query, (finding._replace(run=self._run) for finding in findings))
             self._db.execute("COMMIT")

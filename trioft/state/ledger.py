@@ -2,8 +2,8 @@
 The ledger: what was delivered, what failed, and from where each transfer can be continued. SQLite, one file for each
 pair.
 
-``Ledger`` is the file: plain methods, one transaction at a time. ``run_ledger`` is the task that owns it while an agent
-runs: everything that piles up while one transaction is written goes into the next one. ``Port`` is how tasks reach it.
+``Ledger`` is the file: plain methods, one transaction at a time. ``Port`` is how tasks reach the one that owns it while
+an agent runs (``keeper``).
 
 It is written with ``synchronous=FULL``: a source may be removed because of a row, so the row must survive a power cut.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.resources
 import json
 import os
 import sqlite3
@@ -22,34 +21,20 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import trio
 
-from trioft import __version__
-from trioft.core.errors import LedgerError
+from trioft.core.errors import LedgerError, show_path
 from trioft.core.model import Checkpoint, Fingerprint, Identity
 from trioft.core.units import timestamp
+from trioft.state import rowsums, schema
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_APPLICATION_ID = 0x7472696F
-VERSION = 4
 ARRIVED = ("delivered", "already")  # outcomes of a file that the destination has
-# Files that did not keep their path: what the index of them is asked with has to be written as in its making.
-ELSEWHERE = "target <> x'' AND target <> CAST(iif(folder = x'', name, folder || '/' || name) AS BLOB)"
-# What brings a ledger of one version to the next.
-_MIGRATIONS = {
-    1: "ALTER TABLE file ADD COLUMN closed TEXT NOT NULL DEFAULT '';"
-    "ALTER TABLE checkpoint ADD COLUMN growing INTEGER NOT NULL DEFAULT 0;"
-    "CREATE INDEX checkpoint_by_identity ON checkpoint (dev, ino);",
-    2: "CREATE TABLE unlisted (target BLOB NOT NULL, state TEXT NOT NULL, size INTEGER NOT NULL,"
-    " mtime_ns INTEGER NOT NULL, digest BLOB, sum BLOB, time TEXT NOT NULL, PRIMARY KEY (target, state))"
-    " STRICT, WITHOUT ROWID; CREATE INDEX unlisted_to_read ON unlisted (time) WHERE sum IS NULL;",
-    3: f"CREATE INDEX file_by_target ON file (target) WHERE {ELSEWHERE};",
-}
-_BATCH = 256  # requests of one transaction at most
 # Old history goes in pieces, so that no checkpoint waits long for one, and as often as this, in seconds.
 _FORGOTTEN_AT_A_TIME = 2_000
 _FORGET_EVERY = 3600.0
 _64_BITS = 2**64 - 1
+_DOUBTS = 1000  # damaged rows of which it is remembered that they have been told of
 
 
 class Known(NamedTuple):
@@ -63,13 +48,12 @@ class Known(NamedTuple):
     target: bytes = b""  # where it was delivered
 
     def is_still(self, fingerprint: Fingerprint) -> bool:
-        """
-        Is a source file with *fingerprint* the one that this is known about?
+        """Is a source file with *fingerprint* the version that this is known about, as far as all its times tell?"""
+        return self.is_alike(fingerprint) and self.ctime_ns == fingerprint.ctime_ns
 
-        A delivered one that only got other permissions, or another name, is. One that failed may work then.
-        """
-        same = (self.size, self.mtime_ns) == (fingerprint.size, fingerprint.mtime_ns)
-        return same and (self.outcome in ARRIVED or self.ctime_ns == fingerprint.ctime_ns)
+    def is_alike(self, fingerprint: Fingerprint) -> bool:
+        """Is it so as far as size and modification time tell? Other content may be given these."""
+        return (self.size, self.mtime_ns) == (fingerprint.size, fingerprint.mtime_ns)
 
 
 class Entry(NamedTuple):
@@ -123,34 +107,13 @@ def ledger_path(state_dir: str, source: bytes, destination: bytes) -> str:
     return os.path.join(state_dir, f"{name}.sqlite")
 
 
-def version_of(db: sqlite3.Connection, path: str) -> int:
-    """Return the version of the ledger *path*, 0 if it is empty. Raises ``LedgerError`` if it is none that we know."""
-    (application,) = db.execute("PRAGMA application_id").fetchone()
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if tables and application != _APPLICATION_ID:
-        raise LedgerError(
-            f"{path} is an SQLite file, but no ledger of trioft",
-            hint="move it away, or choose another state directory with --state-dir",
-        )
-    if version > VERSION:
-        raise LedgerError(
-            f"{path} was written by a newer trioft (ledger version {version}, this one knows {VERSION})",
-            hint="use the newer trioft for this pair",
-        )
-    return int(version) if tables else 0
-
-
-def unusable(path: str, error: sqlite3.DatabaseError) -> LedgerError:
-    """Return what an error of SQLite means to a person."""
-    if isinstance(error, sqlite3.OperationalError):
-        hint = "see to its disk and its permissions, then start trioft again"
-    else:
-        hint = (
-            "move it away and start again: trioft then compares partials and files at the destination"
-            " with the source before it uses them, and copies what is missing"
-        )
-    return LedgerError(f"the ledger {path} cannot be used: {error}", hint=hint)
+def identity_in(value: bytes | None) -> Identity | None:
+    """Return the identity that the table `about` has as *value*."""
+    if value is None:
+        return None
+    fields = json.loads(value)
+    place, point = (os.fsencode(fields[key]) for key in ("place", "point"))
+    return Identity(fields["kind"], fields["source"], fields["uuid"], place, point)
 
 
 class Ledger:
@@ -162,37 +125,40 @@ class Ledger:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.id = b""
+        self._doubts: dict[tuple[str, bytes], None] = {}  # rows that are not believed, and have not been told of
+        self._told: set[tuple[str, bytes]] = set()
         try:
             # Not there, or there and ours; a file that is neither is refused, not overwritten.
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=2)
             try:
-                self._open()
+                self.id = schema.open_up(self._db, path)
             except BaseException:
                 self._db.close()
                 raise
         except sqlite3.DatabaseError as error:
-            raise unusable(self.path, error) from error
+            raise schema.unusable(self.path, error) from error
 
-    def _open(self) -> None:
-        version = version_of(self._db, self.path)
-        for old in range(version, VERSION) if version else ():
-            self._db.executescript(f"BEGIN; {_MIGRATIONS[old]} PRAGMA user_version = {old + 1}; COMMIT")
-        if not version:
-            # Pages that are not used any more are given back; it has to be said before there is a table.
-            self._db.execute("PRAGMA auto_vacuum = FULL")
-            schema = importlib.resources.files("trioft.state").joinpath("ledger.sql").read_text("utf-8")
-            self._db.executescript(
-                f"BEGIN; {schema}"
-                f"INSERT INTO about VALUES ('made_by', CAST('trioft {__version__}' AS BLOB));"
-                f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT"
-            )
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
+    def doubts(self) -> list[str]:
+        """Return, once, what has to be said about rows that are not believed."""
+        new, self._doubts = self._doubts, {}
+        self._told.update(new)
+        return [
+            f"the row about {show_path(path)} in the ledger is damaged ({table}, {self.path}): it is not believed,"
+            " and what it said is found out anew"
+            for table, path in new
+        ]
+
+    def _doubt(self, table: str, path: bytes) -> None:
+        if (table, path) not in self._told and len(self._told) < _DOUBTS:
+            self._doubts[table, path] = None
 
     @contextlib.contextmanager
     def transaction(self) -> Any:
         """All or nothing. Raises ``LedgerError``."""
         try:
+            if self._db.in_transaction:  # not even the end of the last one could be written
+                self._db.execute("ROLLBACK")
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -202,7 +168,7 @@ class Ledger:
                 raise
             self._db.execute("COMMIT")
         except sqlite3.DatabaseError as error:
-            raise unusable(self.path, error) from error
+            raise schema.unusable(self.path, error) from error
 
     def close(self) -> None:
         self._db.close()
@@ -218,6 +184,9 @@ class Ledger:
         for key, value in (("source", source), ("destination", destination)):
             self._db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, value))
         self._db.execute("DELETE FROM file WHERE outcome IN ('failed', 'skipped')")
+        for (path,) in self._db.execute("SELECT path FROM checkpoint").fetchall():
+            if self.checkpoint_of(path) is None:  # its partial is compared with the source, block by block
+                self.drop_checkpoint(path)
 
     def forget_history(self, keep: float) -> int:
         """Forget some of the history that is older than *keep* seconds; return how many rows: 0 if none is left."""
@@ -228,11 +197,7 @@ class Ledger:
     def identity_of(self, side: str) -> Identity | None:
         """Return which filesystem the *side* was on when it was used last, or None if it never was."""
         row = self._db.execute("SELECT value FROM about WHERE key = ?", (f"{side}_filesystem",)).fetchone()
-        if row is None:
-            return None
-        fields = json.loads(row[0])
-        place, point = (os.fsencode(fields[key]) for key in ("place", "point"))
-        return Identity(fields["kind"], fields["source"], fields["uuid"], place, point)
+        return identity_in(row and row[0])
 
     def note_identity(self, side: str, identity: Identity) -> None:
         """From now on, this is the filesystem that the *side* is on."""
@@ -243,33 +208,45 @@ class Ledger:
     def known_in(self, folders: Iterable[bytes]) -> dict[bytes, Known]:
         """Return what is known about the files of *folders*, by path."""
         known = {}
-        query = f"SELECT name, {', '.join(Known._fields)} FROM file WHERE folder = ?"
+        query = f"SELECT name, {rowsums.IS_SOUND}, {', '.join(Known._fields)} FROM file WHERE folder = ?"
         for folder in folders:
             prefix = folder + b"/" if folder else b""
-            for name, *rest in self._db.execute(query, (folder,)):
-                known[prefix + name] = Known(*rest)
+            for name, is_sound, *rest in self._db.execute(query, (folder,)):
+                if is_sound:
+                    known[prefix + name] = Known(*rest)
+                else:
+                    self._doubt("file", prefix + name)
         return known
 
     def known(self, paths: Iterable[bytes]) -> dict[bytes, Known]:
         """Return what is known about *paths*."""
         known = {}
-        query = f"SELECT {', '.join(Known._fields)} FROM file WHERE folder = ? AND name = ?"
+        query = f"SELECT {rowsums.IS_SOUND}, {', '.join(Known._fields)} FROM file WHERE folder = ? AND name = ?"
         for path in paths:
             row = self._db.execute(query, os.path.split(path)).fetchone()
-            if row is not None:
-                known[path] = Known(*row)
+            if row is not None and row[0]:
+                known[path] = Known(*row[1:])
+            elif row is not None:
+                self._doubt("file", path)
         return known
 
     def checkpoint_of(self, path: bytes) -> Checkpoint | None:
+        """Return where the transfer of *path* can be continued; None where nothing is known, or nothing sound."""
         row = self._db.execute(
-            "SELECT partial, dev, ino, size, mtime_ns, ctime_ns, offset, digests, growing"
-            " FROM checkpoint WHERE path = ?",
+            f"SELECT sum = sum_of({rowsums.CHECKPOINT}),"
+            " partial, dev, ino, size, mtime_ns, ctime_ns, offset, digests, growing FROM checkpoint WHERE path = ?",
             (path,),
         ).fetchone()
         if row is None:
             return None
-        partial, dev, ino, *rest, offset, digests, growing = row
-        return Checkpoint(partial, Fingerprint(dev & _64_BITS, ino & _64_BITS, *rest), offset, digests, bool(growing))
+        is_sound, partial, dev, ino, *rest, offset, digests, growing = row
+        if is_sound:
+            fingerprint = Fingerprint(dev & _64_BITS, ino & _64_BITS, *rest)
+            checkpoint = Checkpoint(partial, fingerprint, offset, digests, bool(growing))
+            if checkpoint.is_coherent():
+                return checkpoint
+        self._doubt("checkpoint", path)
+        return None
 
     def transfer_of(self, path: bytes, dev: int, ino: int) -> tuple[bytes, Checkpoint] | None:
         """
@@ -288,16 +265,19 @@ class Ledger:
 
     def save_checkpoint(self, path: bytes, checkpoint: Checkpoint) -> None:
         dev, ino, *rest = checkpoint.fingerprint
+        row: list[rowsums.Value] = [path, checkpoint.partial, _signed(dev), _signed(ino), *rest]
+        row += [checkpoint.offset, checkpoint.digests, now(), int(checkpoint.growing)]
         self._db.execute(
-            "INSERT OR REPLACE INTO checkpoint VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                *(path, checkpoint.partial, _signed(dev), _signed(ino), *rest),
-                *(checkpoint.offset, checkpoint.digests, now(), checkpoint.growing),
-            ),
+            "INSERT OR REPLACE INTO checkpoint VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*row, rowsums.sum_of(*row)),
         )
 
     def drop_checkpoint(self, path: bytes) -> None:
         self._db.execute("DELETE FROM checkpoint WHERE path = ?", (path,))
+
+    def drop_checkpoints_into(self, partials: Iterable[bytes]) -> None:
+        """Forget the transfers that write *partials*."""
+        self._db.executemany("DELETE FROM checkpoint WHERE partial = ?", ((partial,) for partial in partials))
 
     def transfers_into(self, partials: Iterable[bytes]) -> dict[bytes, tuple[bytes, Checkpoint]]:
         """Return, for those of *partials* that a transfer in progress writes, its file and its checkpoint."""
@@ -312,22 +292,23 @@ class Ledger:
         """Record outcomes: the newest knowledge about each file, and one line of history."""
         time = now()
         entries = list(entries)
-        self._db.executemany(
-            "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        rows = (
             (
-                (
-                    *os.path.split(e.path),
-                    e.outcome,
-                    e.removal,
-                    e.target,
-                    e.fingerprint.size,
-                    e.fingerprint.mtime_ns,
-                    e.fingerprint.ctime_ns,
-                    e.digest,
-                    e.closed,
-                )
-                for e in entries
-            ),
+                *os.path.split(e.path),
+                e.outcome,
+                e.removal,
+                e.target,
+                e.fingerprint.size,
+                e.fingerprint.mtime_ns,
+                e.fingerprint.ctime_ns,
+                e.digest,
+                e.closed,
+            )
+            for e in entries
+        )
+        self._db.executemany(
+            "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            ((*row, rowsums.sum_of(*row)) for row in rows),
         )
         self._db.executemany("DELETE FROM checkpoint WHERE path = ?", ((e.path,) for e in entries))
         self.add_history(
@@ -342,8 +323,10 @@ class Ledger:
     def record_removals(self, removals: Iterable[Removal]) -> None:
         """Record which sources were removed, with the proofs, or why they were not."""
         removals = list(removals)
+        sum_of = rowsums.FILE.replace("removal", "?1")
         self._db.executemany(
-            "UPDATE file SET removal = ? WHERE folder = ? AND name = ?",
+            f"UPDATE file SET removal = ?1, sum = sum_of({sum_of}) WHERE folder = ?2 AND name = ?3"
+            f" AND {rowsums.IS_SOUND}",  # what is damaged does not become sound
             ((r.outcome, *os.path.split(r.path)) for r in removals),
         )
         time = now()
@@ -356,7 +339,7 @@ class Ledger:
         )
 
 
-class _Request:
+class Request:
     """One call of a ``Ledger`` method, and where its answer goes."""
 
     def __init__(self, call: Callable[[Ledger], Any]) -> None:
@@ -369,7 +352,7 @@ class _Request:
 class Port:
     """How tasks reach the ledger task. Each task holds a clone; the ledger task ends when all are closed."""
 
-    def __init__(self, requests: trio.MemorySendChannel[_Request]) -> None:
+    def __init__(self, requests: trio.MemorySendChannel[Request]) -> None:
         self._requests = requests
 
     def __enter__(self) -> Port:
@@ -387,7 +370,7 @@ class Port:
 
         Raises ``LedgerError`` if the ledger has failed. When cancelled, the method may have run or not.
         """
-        request = _Request(lambda ledger: method(ledger, *args, **kwargs))
+        request = Request(lambda ledger: method(ledger, *args, **kwargs))
         try:
             await self._requests.send(request)
         except trio.BrokenResourceError:
@@ -399,9 +382,9 @@ class Port:
         return value
 
 
-def open_port(capacity: int) -> tuple[Port, trio.MemoryReceiveChannel[_Request]]:
+def open_port(capacity: int) -> tuple[Port, trio.MemoryReceiveChannel[Request]]:
     """Return the two ends of the way to the ledger task."""
-    send, receive = trio.open_memory_channel[_Request](capacity)
+    send, receive = trio.open_memory_channel[Request](capacity)
     return Port(send), receive
 
 
@@ -412,39 +395,3 @@ async def forget_old_history(ledger: Port, keep: float) -> None:
             while await ledger.call(Ledger.forget_history, keep):
                 pass
             await trio.sleep(_FORGET_EVERY)
-
-
-async def run_ledger(ledger: Ledger, requests: trio.MemoryReceiveChannel[_Request]) -> None:
-    """
-    Serve *requests*, many in one transaction.
-
-    Shielded: a pipeline that ends, in whatever way, still gets its last rows committed. An error of SQLite closes the
-    ledger for good and leaves as ``LedgerError``, to all who wait and as this task's end.
-
-    Ends when every port has been closed.
-    """
-    with trio.CancelScope(shield=True), requests, contextlib.closing(ledger):
-        async for request in requests:
-            batch = [request]
-            with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
-                while len(batch) < _BATCH:
-                    batch.append(requests.receive_nowait())
-            try:
-                await trio.to_thread.run_sync(_commit, ledger, batch)
-            except BaseException as error:
-                with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
-                    while True:
-                        batch.append(requests.receive_nowait())
-                for failed in batch:
-                    hint = error.hint if isinstance(error, LedgerError) else None
-                    failed.error = LedgerError(f"the ledger has failed: {error}", hint=hint)
-                    failed.done.set()
-                raise
-            for served in batch:
-                served.done.set()
-
-
-def _commit(ledger: Ledger, batch: list[_Request]) -> None:
-    with ledger.transaction():
-        for request in batch:
-            request.value = request.call(ledger)

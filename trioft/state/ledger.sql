@@ -5,7 +5,12 @@
 -- Which two ends this ledger is about, and what trioft has noted about them.
 CREATE TABLE about (
     key   TEXT PRIMARY KEY,         -- source, destination: their paths; source_filesystem, destination_filesystem: what
-                                    -- was mounted there, as JSON, so that another one is not mistaken for it; made_by
+                                    -- was mounted there, as JSON, so that another one is not mistaken for it;
+                                    -- destination_resolution: of its times, in nanoseconds; destination_mounts: what is
+                                    -- mounted below it and was delivered to; source_volumes: all that were mounted
+                                    -- there, in order; source_volume: the number of the present one, once there were
+                                    -- two (then a table `origin` says from which a name was delivered); made_by; id:
+                                    -- 16 random bytes, of which the names of this ledger's partials have a mark
     value BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 
@@ -23,6 +28,7 @@ CREATE TABLE file (
     closed    TEXT NOT NULL DEFAULT '', -- that nobody was writing it was 'proved' (the kernel says so), 'marked' (its marker
                                     -- does), 'likely' (no process of this machine, and quiet time) or a 'timeout' (quiet
                                     -- time alone); '' where unknown
+    sum       BLOB,                 -- digest of the columns above: what does not fit is not believed; NULL before version 5
     PRIMARY KEY (folder, name)
 ) STRICT, WITHOUT ROWID;
 
@@ -46,7 +52,8 @@ CREATE TABLE checkpoint (
     digests   BLOB NOT NULL,        -- xxh3-128 of each 8 MiB block below `offset`, 16 bytes each; empty at level `size`;
                                     -- 16 zero bytes: the block is being written again, as its recorder has rewritten it
     time      TEXT NOT NULL,
-    growing   INTEGER NOT NULL DEFAULT 0 -- 1: it was being written; all will be compared with the source once it is closed
+    growing   INTEGER NOT NULL DEFAULT 0, -- 1: it was being written; all will be compared with the source once it is closed
+    sum       BLOB                  -- digest of the columns above: a row that does not fit it is not believed
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX checkpoint_by_partial ON checkpoint (partial);

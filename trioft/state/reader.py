@@ -8,6 +8,7 @@ what is written meanwhile, and its log grows.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import sqlite3
@@ -16,8 +17,11 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from trioft.core.errors import LedgerError
-from trioft.core.model import Checkpoint, Identity
-from trioft.state.ledger import VERSION, Known, Ledger, Line, unusable, version_of
+from trioft.core.model import Checkpoint, Fingerprint, Identity
+from trioft.state import rowsums
+from trioft.state.ledger import Known, Ledger, Line
+from trioft.state.proofs import RESOLUTION, Proof, how_verified
+from trioft.state.schema import VERSION, unusable, version_of
 
 _PAGE = 1000  # rows
 _LARGE_PAGE = 50_000  # where each page costs a look at everything
@@ -64,6 +68,7 @@ class Records(Ledger):
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._doubts, self._told = {}, set()
         with self._translated():
             self._db = open_to_read(path)
             try:
@@ -74,10 +79,14 @@ class Records(Ledger):
             except BaseException:
                 self._db.close()
                 raise
+        rowsums.teach(self._db)
         self._db.create_function("folder_of", 1, os.path.dirname, deterministic=True)
         self._db.create_function("name_of", 1, os.path.basename, deterministic=True)
         self.source: bytes = about.get("source", b"")
         self.destination: bytes = about.get("destination", b"")
+        # How exactly the destination was found to keep modification times; None where that was never noted.
+        self.resolution_ns = int(about[RESOLUTION]) if RESOLUTION in about else None
+        self.id = about.get("id", b"")
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -143,13 +152,51 @@ class Records(Ledger):
         rows = self._files("folder = ? AND name = ?", *os.path.split(path))
         return rows[0] if rows else None
 
+    def files_in(self, folder: bytes) -> dict[bytes, Recorded]:
+        """Return what is known about the source files in one folder, by path."""
+        return {recorded.path: recorded for recorded in self._files("folder = ?", folder)}
+
+    def has_files_below(self, folder: bytes) -> bool:
+        """Is anything on record about a source file in this folder, or below it?"""
+        after = folder + b"/"
+        query = "SELECT 1 FROM file WHERE folder = ? OR (folder >= ? AND folder < ?) LIMIT 1"
+        return bool(self._ask(query, folder, after, folder + b"0"))  # "0" comes after "/"
+
+    def newest(self) -> int:
+        """Return the number of the newest line of history: what comes later has a higher one, whatever clocks say."""
+        ((number,),) = self._ask("SELECT ifnull(max(id), 0) FROM history")
+        return int(number)
+
+    def proof_of(self, recorded: Recorded) -> Proof:
+        """Return what stands behind the delivery that is on record."""
+        query = f"""SELECT id, event, detail FROM history WHERE path = ? AND target = ? AND size = ? AND digest IS ?
+            AND event IN {_DELIVERED} ORDER BY id DESC LIMIT 1"""
+        known = recorded.path, recorded.target, recorded.known.size, recorded.digest
+        for number, event, detail in self._ask(query, *known):
+            return Proof(how_verified(event, detail, recorded.digest), number)
+        return Proof()
+
+    def archives(self) -> list[bytes]:
+        """Return the folders that delivered sources were moved to. Reads all of the history."""
+        query = "SELECT DISTINCT json_extract(detail, '$.archived_below') FROM history WHERE event = 'removed'"
+        return sorted(os.fsencode(folder) for (folder,) in self._ask(query) if folder)
+
+    def archive_of(self, path: bytes) -> tuple[bytes, Fingerprint | None]:
+        """Return the folder that a source was moved to when it had been delivered, and which file it was then."""
+        query = "SELECT detail FROM history WHERE path = ? AND event = 'removed' ORDER BY id DESC LIMIT 1"
+        for (detail,) in self._ask(query, path):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                proofs = json.loads(detail)
+                return os.fsencode(proofs["archived_below"] or ""), Fingerprint(**proofs["source"])
+        return b"", None
+
     def files_at(self, target: bytes) -> list[Recorded]:
         """Return the source files that were delivered under the final name *target*. Reads the whole table."""
         return self._files(f"target = ? AND outcome IN {_DELIVERED}", target)
 
     def _files(self, where: str, *values: object) -> list[Recorded]:
         columns = f"{_PATH}, target, digest, closed, {', '.join(Known._fields)}"
-        rows = self._ask(f"SELECT {columns} FROM file WHERE {where}", *values)
+        rows = self._ask(f"SELECT {columns} FROM file WHERE {where} AND {rowsums.IS_SOUND}", *values)
         return [Recorded(path, target, digest, closed, Known(*known)) for path, target, digest, closed, *known in rows]
 
     def checkpoint_of(self, path: bytes) -> Checkpoint | None:
@@ -189,7 +236,7 @@ class Records(Ledger):
         last = (b"", b"")
         query = f"""SELECT folder, name, {_PATH} AS path, target, size, digest, mtime_ns FROM file
             WHERE (folder, name) > (?, ?) AND outcome IN {_DELIVERED} AND target <> x'' AND is_wanted(path)
-            AND (? OR {since}) ORDER BY folder, name LIMIT {_PAGE}"""
+            AND {rowsums.IS_SOUND} AND (? OR {since}) ORDER BY folder, name LIMIT {_PAGE}"""
         while rows := self._ask(query, *last, is_all, wanted.since, wanted.until):
             for _, _, path, target, size, digest, mtime_ns in rows:
                 yield Delivery(path, target, size, digest, mtime_ns, "")

@@ -18,6 +18,7 @@ PATHS = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin
 SECONDS = 220  # that a guest may run for, on a loaded machine; it ends itself a little earlier
 NEEDS = {
     "cifs": ("linux.uml", "modprobe", "smbd", "smbpasswd", "mount.cifs"),
+    "disk": ("linux.uml", "modprobe", "mkfs.vfat", "losetup"),
     "nfs": ("linux.uml", "modprobe", "rpcbind", "rpc.nfsd", "rpc.mountd", "exportfs", "mount.nfs"),
 }
 

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from support import PATIENCE, Done, Running, Site, make_tree, pattern, wait_until
 from trioft.core.model import BLOCK_SIZE, MIB
-from trioft.core.naming import is_partial
+from trioft.core.naming import PROBE, is_own, is_partial
 from trioft.movers.ops import linux
 
 if TYPE_CHECKING:
     from uml.servers import Share
 
 Seen = TypeVar("Seen")
+Tree = dict[str | bytes, bytes | int | None]
 
 # It looks, and tries again, soon; and follows small recordings, too.
 OPTIONS = """
@@ -36,7 +37,7 @@ state: {shutdown_grace: 2s}
 """
 # The first block of a file goes at once, the second after more than a second: time for something to go wrong.
 SLOWLY = ("--bwlimit", "6MiB/s")
-RESOLUTION = {"cifs": 100}  # ns of a modification time; 1 elsewhere
+RESOLUTION = {"cifs": 100, "vfat": 2_000_000_000}  # ns of a modification time; 1 elsewhere
 THREE_BLOCKS = pattern(2 * BLOCK_SIZE + 70_001, 1)
 
 
@@ -50,7 +51,7 @@ class Ground(Site):
         self.share = share
         self.resolution = RESOLUTION.get(share.name, 1)
         self.behind, self.dest = share.behind / name, share.where / name
-        self.behind.mkdir()
+        self.behind.mkdir(exist_ok=True)
         self.config = root / "trioft.yaml"
         self.config.write_text(OPTIONS)
 
@@ -59,12 +60,16 @@ class Ground(Site):
 
     def finished(self) -> dict[bytes, bytes]:
         """What the server has under final names."""
-        return self._see(lambda path: None if is_partial(path) else Path(os.fsdecode(path)).read_bytes())
+        return self._see(lambda path: None if is_own(path) else Path(os.fsdecode(path)).read_bytes())
 
     def partials(self) -> dict[bytes, int]:
-        """The partials that the server has, with their sizes. Not a probe's whose mover died: those are swept later."""
-        seen = self._see(lambda path: os.stat(path).st_size if is_partial(path) else None)
-        return {path: size for path, size in seen.items() if not path.startswith(b".trioft-probe-")}
+        """The partials that the server has, with their sizes."""
+        return self._see(lambda path: os.stat(path).st_size if is_partial(path) else None)
+
+    def left(self) -> dict[bytes, int]:
+        """All that trioft has for itself there. Not a probe's file whose mover died: those are swept later."""
+        seen = self._see(lambda path: os.stat(path).st_size if is_own(path) else None)
+        return {path: size for path, size in seen.items() if not path.startswith(PROBE)}
 
     def _see(self, look: Callable[[bytes], Seen | None]) -> dict[bytes, Seen]:
         base = os.fsencode(self.behind)
@@ -150,7 +155,7 @@ def judged(ground: Ground, contents: dict[bytes, bytes]) -> Iterator[None]:
         yield
     assert wrong() == [], wrong()
     assert ground.finished().keys() == contents.keys(), ground.finished().keys()
-    assert ground.partials() == {}, ground.partials()
+    assert ground.left() == {}, ground.left()
 
 
 # --- what arrives -----------------------------------------------------------------------------------------------------
@@ -335,11 +340,75 @@ def a_share_that_is_unmounted_under_a_watch_is_waited_for(ground: Ground) -> Non
         ground.share.mount()
 
 
+# --- on disks with FAT ------------------------------------------------------------------------------------------------
+
+
+@check
+def of_names_that_are_one_on_fat_no_content_is_lost(ground: Ground) -> None:
+    """By case, by dots at the end, and where one is the short name of another: in one run, and in two."""
+    first: Tree = {"A.mov": b"1", "take": b"2", "long file name.mov": b"3", "a long folder/x.mov": b"4", "good": b"5"}
+    second: Tree = {"a.mov": b"6", "take.": b"7", "LONGFI~1.MOV": b"8", "ALONGF~1/x.mov": b"9", "b:d": b"10"}
+    everything = {*first.values(), *second.values()}
+    for policy in ("overwrite", "rename"):
+        for trees in ([first, second], [{**first, **second}]):
+            for tree in trees:
+                make_tree(ground.source, tree)
+                done = ground.start("sync", "--on-success", "delete", "--if-exists", policy).end(0)
+                failed = done.files("failed")
+                assert done.code == (1 if failed else 0)
+            assert "does not accept this name" in failed["b:d"]["error"]["hint"], failed
+            there = ground.finished()
+            assert b"good" in there
+            left = {path.read_bytes() for path in ground.source.rglob("*") if path.is_file()}
+            assert {*there.values(), *left} == everything, (policy, len(trees), there, left)
+            for folder in (ground.source, ground.dest, ground.state):
+                shutil.rmtree(folder)
+            for folder in (ground.source, ground.dest):
+                folder.mkdir()
+
+
+@check
+def times_that_fat_has_not_are_delivered_once(ground: Ground) -> None:
+    """Before 1980, after 2107, and odd seconds: the second sync finds all of them there."""
+    years = {"1970": 0, "1979": 315_500_000, "odd": 1_700_000_001, "2039": 2_180_000_000, "2200": 7_258_118_400}
+    make_tree(ground.source, {name: name.encode() for name in years})
+    for name, seconds in years.items():
+        os.utime(ground.source / name, (seconds, seconds + 0.5))
+    assert complete(ground.start("sync")).summary["delivered"] == len(years)
+    done = complete(ground.start("sync"))
+    assert (done.summary["delivered"], done.summary["already"]) == (0, len(years))
+
+
+@check
+def a_version_of_the_same_size_within_two_seconds_arrives(ground: Ground) -> None:
+    """FAT keeps times in steps of two seconds: they do not tell the two apart."""
+    running = ground.start("watch", "--if-exists", "overwrite")
+    new_content = []
+    for content, time_then in ((b"one", 1_700_000_000.0), (b"two", 1_700_000_001.5)):
+        new = ground.root / "new"
+        new_content.append(content)
+        new.write_bytes(content)
+        os.utime(new, (time_then, time_then))
+        new.rename(ground.source / "file")
+        wait_until(lambda: ground.finished() == {b"file": new_content[-1]})
+    assert running.end().code == 0
+
+
+FOR_DISKS = ("of-names-that-are-one", "times-that-fat", "a-version-of-the-same-size")
+ON_SHARES = [name for name in CHECKS if not name.startswith(FOR_DISKS)]
+
 # What is checked: the servers, their shares as they are mounted, and the checks on each.
 PLAN = {
-    "cifs": {"cifs": list(CHECKS)},
+    "cifs": {"cifs": ON_SHARES},
+    "disk": {
+        "vfat": [
+            name
+            for name in CHECKS
+            if name.startswith((*FOR_DISKS, "small-and-large", "what-has-arrived", "a-share-that-is-unmounted"))
+        ],
+    },
     "nfs": {
-        "nfs4": list(CHECKS),
+        "nfs4": ON_SHARES,
         # With the option "soft": errors instead of patience.
         "nfs3": [name for name in CHECKS if name.startswith(("small-and-large", "a-server-that"))],
     },

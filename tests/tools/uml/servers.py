@@ -56,7 +56,8 @@ class Share:
 
     def mount(self) -> None:
         command(*self._mount)
-        assert os.stat(WHERE).st_dev not in (os.stat("/run").st_dev, os.stat(BEHIND).st_dev), "nothing is mounted"
+        others = {os.stat(folder).st_dev for folder in ("/run", BEHIND) if os.path.isdir(folder)}
+        assert os.stat(WHERE).st_dev not in others, "nothing is mounted"
 
     def unmount(self, *options: str) -> None:
         command("umount", *options, WHERE)
@@ -84,6 +85,20 @@ class Share:
             yield
         finally:
             filler.unlink(missing_ok=True)
+
+
+class Disk(Share):
+    """A disk, or card, with FAT: no server, and what it has is seen in one place only."""
+
+    def __init__(self) -> None:
+        load("loop", "vfat", "nls_cp437", "nls_utf8")
+        image = Path("/run/disk")
+        with image.open("wb") as file:
+            file.truncate(160 << 20)
+        command("mkfs.vfat", "-F", "32", image)
+        self.name, self.is_patient = "vfat", False
+        self.behind = self.where = WHERE
+        self._mount = ["mount", "-t", "vfat", str(image), str(WHERE), "-o", "loop,utf8"]
 
 
 class Samba:
@@ -170,8 +185,10 @@ def _answers(port: int) -> bool:
 
 def shares_of(server: str) -> list[Share]:
     """Start the server; return what it shares, in all the ways it is to be mounted."""
-    make_folder_behind()
     WHERE.mkdir()
+    if server == "disk":
+        return [Disk()]
+    make_folder_behind()
     if server == "cifs":
         samba = Samba()
         samba.start()

@@ -17,7 +17,7 @@ import contextlib
 import errno
 import os
 import stat
-import threading
+from _thread import get_ident  # all of `threading` takes a millisecond to load
 from collections.abc import Iterator
 
 from trioft.core.errors import show_path
@@ -28,9 +28,15 @@ _LINKS = 40  # as many as the kernel follows
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _SEARCH = getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC  # enough to go on from, and asks for no right to read
 
+_NO_NAMES = {b"", b".", b".."}
+
 
 class LinkRefused(OSError):
     """A symbolic link is in the way that may not be followed."""
+
+
+class VolumeLost(OSError):
+    """What was mounted in a folder is not there any more, or something else is."""
 
 
 class Top(int):
@@ -42,38 +48,59 @@ class Top(int):
     """
 
     is_source: bool
+    separate: set[tuple[bytes, bytes]]  # folders of both ends that are known to be two, see ``folder.views``
+    names: dict[bytes, set[bytes]]  # what is in folders where capitals make no difference, see ``folder.names``
+    _mounts: tuple[tuple[bytes, int], ...]
     _folders: dict[int, dict[bytes, int]]
+    _last: tuple[bytes, int, int]
 
-    def __new__(cls, fd: int, *, is_source: bool) -> Top:
+    def __new__(cls, fd: int, *, is_source: bool, mounts: tuple[tuple[bytes, int], ...] = ()) -> Top:
         top = super().__new__(cls, fd)
-        top.is_source, top._folders = is_source, {}
+        top.is_source, top.separate, top.names = is_source, set(), {}
+        top._mounts, top._folders, top._last = mounts, {}, (b"", 0, -1)
         return top
 
     def parent(self, path: bytes) -> int:
         """Return the descriptor of the folder *path*, good for two more calls of this thread."""
-        kept = self._folders.setdefault(threading.get_ident(), {})
+        thread = get_ident()
+        last = self._last  # of whichever thread: that one keeps it open until it has used others
+        if last[0] == path and last[1] == thread:
+            return last[2]
+        kept = self._folders.setdefault(thread, {})
         if (fd := kept.pop(path, None)) is None:
             fd = _walk(self, path, _SEARCH | os.O_DIRECTORY)
             if len(kept) >= _KEPT:
                 _close(kept.pop(next(iter(kept))))
         kept[path] = fd  # the last one is the one that was used last
+        self._last = path, thread, fd
         return fd
+
+    def check_mount(self, path: bytes, fd: int) -> None:
+        """Raise ``VolumeLost`` if the folder *path*, open as *fd*, is not on the mount that it has to be on."""
+        inside = [mount for mount in self._mounts if (path + b"/").startswith(mount[0] + b"/")]
+        if inside:
+            point, number = max(inside, key=lambda mount: len(mount[0]))
+            if linux.mount_id(fd) != number:
+                text = f"what was mounted at {show_path(point)} below the destination is not there any more"
+                raise VolumeLost(errno.ENODEV, text)
 
     def forget(self) -> None:
         """Close the folders of this thread: from now on paths lead to what they lead to now."""
-        kept = self._folders.get(threading.get_ident(), {})
+        self._last = b"", 0, -1
+        kept = self._folders.get(get_ident(), {})
         while kept:
             _close(kept.popitem()[1])
 
     def close(self) -> None:
         """Close all folders, when no thread works below this root any more."""
+        self._last = b"", 0, -1
         for kept in self._folders.values():
             while kept:
                 _close(kept.popitem()[1])
 
     def kept(self, path: bytes) -> int | None:
         """Return the descriptor of the folder *path* where this thread has it open."""
-        return self._folders.get(threading.get_ident(), {}).get(path)
+        return self._folders.get(get_ident(), {}).get(path)
 
 
 def open_folder(path: bytes, *, dir_fd: int) -> int:
@@ -187,13 +214,14 @@ def look_anew(dir_fd: int) -> None:
 
 def _split(path: bytes, dir_fd: int) -> tuple[int, bytes]:
     """Return the descriptor of the folder that *path* lies in, and its name in it."""
-    above, slash, name = path.rpartition(b"/")
-    if not slash:
+    at = path.rfind(b"/")
+    if at < 0:
         return dir_fd, path
-    if name in (b"", b".", b".."):
+    name = path[at + 1 :]
+    if name in _NO_NAMES:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     if isinstance(dir_fd, Top):
-        return dir_fd.parent(above), name
+        return dir_fd.parent(path[:at]), name
     raise ValueError("a path with folders in it needs a root that keeps them open")
 
 
@@ -203,15 +231,22 @@ def _walk(top: int, path: bytes, flags: int) -> int:
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
     try:
         try:
-            return linux.openat2(path, flags, top, linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS)
+            fd = linux.openat2(path, flags, top, linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS)
         except OSError as error:
             if error.errno not in (errno.ELOOP, errno.ENOSYS, errno.EPERM, errno.E2BIG, errno.EAGAIN, errno.EXDEV):
                 raise
-        return _walk_slowly(top, path, flags)
+            fd = _walk_slowly(top, path, flags)
     except LinkRefused:
         if isinstance(top, Top) and top.is_source:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
         raise
+    if isinstance(top, Top):
+        try:
+            top.check_mount(path, fd)
+        except BaseException:
+            _close(fd)
+            raise
+    return fd
 
 
 def _walk_slowly(top: int, path: bytes, flags: int) -> int:

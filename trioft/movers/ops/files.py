@@ -19,11 +19,12 @@ import errno
 import mmap
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 
 import xxhash
 
-from trioft.core.answers import Step, Written
+from trioft.core.answers import Sealed, Step, Written
 from trioft.core.errors import IDENTIFY, FileTrouble, Side, Trouble, trouble_of
 from trioft.core.model import (
     KIB,
@@ -32,14 +33,18 @@ from trioft.core.model import (
 )
 from trioft.movers.ops import linux
 from trioft.movers.ops.beneath import Top
+from trioft.movers.ops.mounting import mounting_of
 from trioft.movers.ops.slate import touch
 
 Progress = Callable[[Step], None]
-Writing = Callable[[Step | Written], None]  # and of blocks that were written
+# And of blocks that were written, and what the partial is then.
+Writing = Callable[[Step | Written | Sealed], None]
 
 # What is read, digested and written in one go: it stays in the cache of the processor, which a block does not, and then
 # all of it comes from memory three times.
 _PIECE = 256 * KIB
+
+_TELL_EVERY = 1.0  # seconds
 
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO in a file's place must not block
 
@@ -48,16 +53,24 @@ class Away(FileTrouble):
     """A root is not there, or is another filesystem than it was."""
 
 
-def digest_of_block(fd: int, side: Side, path: bytes, offset: int, length: int) -> bytes:
+def digest_of_block(
+    fd: int, side: Side, path: bytes, offset: int, length: int, progress: Progress | None = None
+) -> bytes:
     """
     Return the digest of a block of what is open as *fd*: read, and nothing of it kept.
+
+    A slow one is told piece by piece.
 
     Of the destination's nothing stays in the page cache either. Nobody is going to need it; and memory that is used
     over and over costs less than what has to be found for each page: 2 GiB are read back in half the time.
     """
     hasher = xxhash.xxh3_128()
-    for _, piece in pieces(fd, side, path, offset, length):
+    told = time.monotonic() if progress is not None else 0.0
+    for at, piece in pieces(fd, side, path, offset, length):
         hasher.update(piece)
+        if progress is not None and time.monotonic() - told > _TELL_EVERY:
+            progress(Step("read", at + len(piece) - offset))
+            told = time.monotonic()
     if side == Side.DESTINATION:
         with contextlib.suppress(OSError):
             forget(fd, offset, length)
@@ -79,7 +92,8 @@ def opened(root: Root, side: Side) -> Iterator[Top]:
     descriptor.
 
     A share that is not mounted leaves an ordinary folder of the local disk in its place; its device gives it away, or,
-    where it is a part of that disk, its inode.
+    where it is a part of that disk, its inode. What has been mounted there since has perhaps the same device, and is
+    told by its mounting: whether it is the same filesystem once more, the next probe says.
     """
     touch(side)
     try:
@@ -95,7 +109,10 @@ def opened(root: Root, side: Side) -> Iterator[Top]:
         if not same or (root.uuid and linux.filesystem_uuid(fd) != root.uuid):
             text = f"another filesystem is mounted at the {side} folder, or none"
             raise Away(Trouble(side, IDENTIFY, b"", None, errno.ENODEV, text))
-        top = Top(fd, is_source=side == Side.SOURCE)
+        if root.mounting and mounting_of(fd) != root.mounting:
+            text = f"another filesystem has been mounted at the {side} folder meanwhile, or the same one once more"
+            raise Away(Trouble(side, IDENTIFY, b"", None, errno.ENODEV, text))
+        top = Top(fd, is_source=side == Side.SOURCE, mounts=root.mounts)
         try:
             yield top
         finally:
@@ -111,6 +128,11 @@ def status_of(fd: int, side: Side, path: bytes) -> os.stat_result:
         return os.fstat(fd)
     except OSError as error:
         raise FileTrouble(trouble_of(error, side, "stat", path)) from error
+
+
+def is_steady(fd: int) -> bool:
+    """Does the filesystem of *fd* tell of each change of a file, by its ctime, and of none that was not made?"""
+    return linux.filesystem_magic(fd) in linux.STEADY
 
 
 def close_quietly(fd: int) -> None:

@@ -12,6 +12,7 @@ import functools
 import os
 import signal
 import sys
+from _thread import allocate_lock  # all of `threading` takes a millisecond to load
 from typing import Any
 
 # Filesystem magic numbers, from linux/magic.h.
@@ -20,13 +21,23 @@ XFS = 0x58465342
 BTRFS = 0x9123683E
 TMPFS = 0x01021994
 OVERLAYFS = 0x794C7630
+F2FS = 0xF2F52010
+ZFS = 0x2FC12FC1
+NFS = 0x6969
 FAT = 0x4D44
+EXFAT = 0x2011BAB0
 FUSE = 0x65735546
 CIFS = {0xFF534D42, 0xFE534D42}  # with SMB 1, and later
 # On these other machines may write: NFS, CIFS, SMB, SMB2, FUSE (sshfs, virtiofs, …), 9p, Ceph, AFS.
 SHARED = {0x6969, 0xFF534D42, 0x517B, 0xFE534D42, 0x65735546, 0x01021997, 0x00C36400, 0x5346414F}
 
+# On these the ctime of a file tells of each change of it, and its inode lasts.
+STEADY = {EXT4, XFS, BTRFS, TMPFS}
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+_LARGEST_ON_FAT = 2**32 - 1
+
 RENAME_NOREPLACE = 1
+_looking = allocate_lock()
 # What is answered where a file cannot have a second name, or this one cannot.
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK}
 _SYNC_FILE_RANGE = 1 | 2 | 4  # wait before, write, wait after
@@ -37,6 +48,9 @@ RESOLVE_NO_SYMLINKS = 4
 RESOLVE_BENEATH = 8
 _CACHESTAT = 451  # on every architecture that Python is built for
 _FS_IOC_GETFSUUID = 0x80111500
+_AT_EMPTY_PATH = 0x1000
+_AT_STATX_DONT_SYNC = 0x4000
+_STATX_MNT_ID_UNIQUE = 0x4000
 
 
 @functools.cache
@@ -72,6 +86,18 @@ def filesystem_magic(fd: int) -> int:
     except OSError:
         return 0
     return int(buffer[0])
+
+
+def largest_file(fd: int) -> tuple[int, str]:
+    """Return how many bytes a file on the filesystem of *fd* can have, as far as that is known, and who says so."""
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if filesystem_magic(fd) == FAT and (limit == resource.RLIM_INFINITY or limit > _LARGEST_ON_FAT):
+        return _LARGEST_ON_FAT, "the destination is a FAT, which holds"
+    if limit != resource.RLIM_INFINITY:
+        return limit, "this process may write (ulimit -f)"
+    return 2**63 - 1, ""
 
 
 def filesystem_uuid(fd: int) -> str:
@@ -150,6 +176,39 @@ def openat2(path: bytes, flags: int, dir_fd: int, resolve: int) -> int:
     how = (ctypes.c_uint64 * 3)(flags, 0, resolve)  # struct open_how: flags, mode, resolve
     arguments = ctypes.c_int(dir_fd), ctypes.c_char_p(path), ctypes.byref(how), ctypes.c_size_t(24)
     return _call("syscall", ctypes.c_long(_OPENAT2), *arguments)
+
+
+def mount_id(fd: int) -> int:
+    """Return the number of the mount that *fd* lies on; -1 where the system does not tell."""
+    with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+        for line in info:
+            if line.startswith(b"mnt_id:"):
+                return int(line.split()[1])
+    return -1
+
+
+def unique_mount_id(fd: int) -> int:
+    """Return the number of the mount that *fd* lies on, which no other ever gets; 0 before Linux 6.8, and elsewhere."""
+    import ctypes
+
+    if sys.platform != "linux":
+        return 0
+    buffer = (ctypes.c_uint64 * 32)()  # struct statx: stx_mask comes first, stx_mnt_id is at 144
+    flags = ctypes.c_int(_AT_EMPTY_PATH | _AT_STATX_DONT_SYNC)
+    arguments = ctypes.c_char_p(b""), flags, ctypes.c_uint(_STATX_MNT_ID_UNIQUE), ctypes.byref(buffer)
+    try:
+        _call("statx", ctypes.c_int(fd), *arguments)
+    except OSError:
+        return 0
+    return int(buffer[18]) if ctypes.c_uint32.from_buffer(buffer).value & _STATX_MNT_ID_UNIQUE else 0
+
+
+def punch_hole(fd: int, offset: int, length: int) -> None:
+    """Have a range of a file take no space any more, and read as zeros. Raises ``OSError`` where that is not known."""
+    import ctypes
+
+    arguments = ctypes.c_int(_KEEP_SIZE | _PUNCH_HOLE), ctypes.c_int64(offset), ctypes.c_int64(length)
+    _call("fallocate", ctypes.c_int(fd), *arguments)
 
 
 def renameat2(old: bytes, new: bytes, dir_fd: int, flags: int, new_dir_fd: int | None = None) -> None:
@@ -231,21 +290,22 @@ def _are_names_of_one_file(old: bytes, new: bytes, dir_fd: int, there: int) -> b
 
 
 def _look_and_rename(old: bytes, new: bytes, dir_fd: int, there: int, lock: int) -> None:
-    """Look at a name, and rename. Of the processes of this machine that do so, one at a time."""
+    """Look at a name, and rename. Of the processes of this machine that do so, and their threads, one at a time."""
     import fcntl
 
-    with contextlib.suppress(OSError):  # it has no locks either
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    try:
+    with _looking:  # threads share the descriptor: its lock keeps none of them away
+        with contextlib.suppress(OSError):  # it has no locks either
+            fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            os.stat(new, dir_fd=there, follow_symlinks=False)
-        except FileNotFoundError:
-            os.rename(old, new, src_dir_fd=dir_fd, dst_dir_fd=there)
-        else:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-    finally:
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_UN)
+            try:
+                os.stat(new, dir_fd=there, follow_symlinks=False)
+            except FileNotFoundError:
+                os.rename(old, new, src_dir_fd=dir_fd, dst_dir_fd=there)
+            else:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        finally:
+            with contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 def die_with_parent(parent: int) -> bool:
@@ -259,3 +319,20 @@ def die_with_parent(parent: int) -> bool:
     with contextlib.suppress(OSError):  # not Linux: then the closed pipe ends it
         _call("prctl", ctypes.c_int(_PR_SET_PDEATHSIG), ctypes.c_ulong(signal.SIGKILL))
     return os.getppid() == parent
+
+
+def process_began(pid: int) -> int | None:
+    """Return when a process began, in ticks since its machine was started; 0: nobody knows; None: it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        return None if fields[0] in (b"Z", b"X") else int(fields[19])
+    except (OSError, IndexError, ValueError):
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except (OSError, OverflowError):
+        pass
+    return 0

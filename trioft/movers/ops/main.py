@@ -18,17 +18,23 @@ from typing import Any, Never, TypeVar, TypeVarTuple
 from trioft.core import operations as asked
 from trioft.core.errors import FileTrouble
 from trioft.core.operations import Operation
-from trioft.movers.ops import linux, mounts, scan, slate, source, writers
+from trioft.movers.ops import identity, linux, mounts, removal, scan, slate, source, survey, writers
 from trioft.movers.ops.folder import (
     bundle,
+    claims,
+    existing,
     growing,
     large,
     listing,
     manifests,
     markers,
+    names,
     probe,
     publish,
     readback,
+    seals,
+    sparse,
+    views,
 )
 from trioft.movers.ops.wire import receive, send
 
@@ -57,16 +63,26 @@ def tells(
 
 does(asked.INSPECT, mounts.inspect)
 does(asked.CONTAINS, mounts.contains)
+does(asked.CAN_MOVE, mounts.can_move)
 does(asked.PROBE_SOURCE, mounts.probe_source)
 does(asked.PROBE, probe.probe)
 does(asked.RECOGNIZE, probe.recognize)
+does(asked.FIND_NAMING, names.find_naming)
+does(asked.FIND_VIEW, views.find_view)
+does(asked.CLAIM, claims.claim)
+does(asked.BEAT, claims.beat)
+does(asked.READ_CLAIMS, claims.read_claims)
+does(asked.RELEASE, claims.release)
 does(asked.SCAN, scan.scan)
 does(asked.COMPARE, scan.scan)
 does(asked.LOOK, scan.look)
+tells(asked.SURVEY, survey.survey)
 does(asked.PEEK, source.peek)
 tells(asked.LOCATE, source.locate)
 tells(asked.COMPARE_SPAN, source.compare_span)
-does(asked.REMOVE_SOURCES, source.remove_sources)
+does(asked.REMOVE_SOURCES, removal.remove_sources)
+does(asked.PUT_BACK_SOURCES, removal.put_back)
+does(asked.REMOVE_EMPTIED, source.remove_emptied)
 does(asked.MAKE_FOLDERS, listing.make_folders)
 tells(asked.WRITE_BUNDLE, bundle.write_bundle)
 tells(asked.PREPARE, large.prepare)
@@ -75,14 +91,18 @@ tells(asked.SETTLE, large.settle)
 tells(asked.COPY_GROWING, growing.copy_growing)
 tells(asked.COPY_RANGES, growing.copy_ranges)
 tells(asked.SETTLE_RANGES, growing.settle_ranges)
-does(asked.FINISH_ATTRIBUTES, growing.finish_attributes)
+tells(asked.FINISH_ATTRIBUTES, growing.finish_attributes)
 does(asked.ADOPT, growing.adopt)
 does(asked.SIZE_OF, publish.size_of)
+does(asked.HOLES_OF, sparse.holes_of)
 does(asked.DISCARD, publish.discard)
-does(asked.FIND_PARTIALS, listing.find_partials)
-does(asked.SEAL, publish.seal)
-tells(asked.IS_SEALED, publish.is_sealed)
-does(asked.PUBLISH, publish.publish)
+does(asked.FIND_LEFTOVERS, listing.find_leftovers)
+does(asked.PUT_BACK, publish.put_back)
+does(asked.SEAL, seals.seal)
+tells(asked.IS_SEALED, seals.is_sealed)
+tells(asked.ARE_SEALED, seals.are_sealed)
+tells(asked.FIND_FORMER, existing.find_former)
+tells(asked.PUBLISH, publish.publish)
 does(asked.MARK, markers.mark)
 tells(asked.READ_DELIVERED, readback.read_delivered)
 tells(asked.SUM_DELIVERED, manifests.sum_delivered)
@@ -131,6 +151,7 @@ def _run(answers: int, operation: str, arguments: tuple[object, ...]) -> tuple[s
     if operation in TELLING:
         arguments = (*arguments, lambda value: send(answers, ("progress", value)))
     slate.clear()
+    identity.begin_operation()
     try:
         return "done", OPERATIONS[operation](*arguments)
     except FileTrouble as error:

@@ -14,10 +14,12 @@ from typing import NamedTuple
 
 from trioft.core.answers import End
 from trioft.core.errors import IDENTIFY, FileTrouble, Remedy, Side, Trouble, classify, show_path, trouble_of
-from trioft.core.model import Identity, Place, Root
+from trioft.core.model import Identity, Place, Root, Volume
 from trioft.movers.ops import linux
 from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.files import close_quietly, status_of
+from trioft.movers.ops.mounting import mounting_of
+from trioft.movers.ops.serials import serial_of
 from trioft.movers.ops.slate import touch
 
 # Filesystems on which other machines write: no event tells of it, and inodes may be the client's own invention.
@@ -25,6 +27,7 @@ _REMOTE = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "fuse", "glusterfs", "virt
 # Those whose UUID is on the disk: it tells two disks apart that are called the same, and knows one that is called
 # otherwise after a restart. Others make one up at each mount.
 _UUID_ON_DISK = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs"}
+_SERIAL_ON_DISK = {"vfat", "msdos", "exfat", "ntfs3", "fuseblk"}
 
 
 # --- what is mounted where -------------------------------------------------------------------------------------------
@@ -77,16 +80,78 @@ def mounts_at(paths: Iterable[bytes]) -> list[int]:
     return [mount.id for mount in mounts if any(end.startswith(_inside(mount.point)) for end in ends)]
 
 
+def volumes_below(path: bytes) -> tuple[Volume, ...]:
+    """Return what is mounted below *path*, by name; of several in one place the one that is seen. Touches no mount."""
+    prefix = _inside(path)
+    found = {
+        mount.point[len(prefix) :]: Volume(mount.point[len(prefix) :], mount.id, mount.kind, mount.source, mount.root)
+        for mount in _mounts()
+        if mount.point.startswith(prefix) and mount.point != prefix
+    }
+    return tuple(found[point] for point in sorted(found))
+
+
+def mounts_below(path: bytes) -> dict[bytes, tuple[int, bytes, bytes]]:
+    """
+    Return number, device and root of what is mounted at *path* (b"") and below it, by the place there.
+
+    Touches no mount.
+
+    At *path* is also what that lies on. The kernel gives the number of one that is gone to the next one.
+    """
+    prefix, best = _inside(path), -1
+    found: dict[bytes, tuple[int, bytes, bytes]] = {}
+    for mount in _mounts():
+        point = _inside(mount.point)
+        if prefix.startswith(point) and len(point) >= best:
+            best, found[b""] = len(point), (mount.id, mount.device, mount.root)
+        elif point.startswith(prefix):
+            found[point[len(prefix) : -1]] = mount.id, mount.device, mount.root
+    return found
+
+
+def lies_within(fd: int, source: bytes, root: int) -> bool:
+    """
+    Does the folder that is open as *fd* lie in the folder *source*, whatever links and mounts it was reached by?
+
+    Asks the mount table, and touches no mount. *root* is the end that the folder was reached from, which itself does
+    not lie in *source* for all that is known; where it does, by a mount in there, that does not count.
+    """
+    place, end = (os.readlink(b"/proc/self/fd/%d" % its) for its in (fd, root))
+    numbers = linux.mount_id(fd), linux.mount_id(root)
+    if (place + b"/").startswith(_inside(end)) and numbers[0] == numbers[1] != -1:
+        return False
+    if (place + b"/").startswith(_inside(source)):
+        return True
+    mounts = list(_mounts())
+    its, roots = (
+        next(((m.device, os.path.join(m.root, path[len(_inside(m.point)) :])) for m in mounts if m.id == number), None)
+        for number, path in zip(numbers, (place, end), strict=True)
+    )
+    above, below = _mount_at(source)
+    tops = [(m.device, m.root) for m in mounts if m.point.startswith(_inside(source))]
+    tops = [top for top in tops if roots is None or not _is_in(roots, top)]
+    if above is not None:
+        tops.append((above.device, below))
+    return its is not None and any(_is_in(its, top) for top in tops)
+
+
+def _is_in(place: tuple[bytes, bytes], top: tuple[bytes, bytes]) -> bool:
+    """Is a place, of a device, *top* or inside of it?"""
+    return place[0] == top[0] and (place[1] + b"/").startswith(_inside(top[1]))
+
+
 def _identify(fd: int, path: bytes) -> Identity:
     """Return which folder of which filesystem is open as *fd*; not of *path*, which may lead elsewhere by now."""
-    number, where = -1, path
-    with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{fd}", "rb") as info:
-        number = next((int(line.split()[1]) for line in info if line.startswith(b"mnt_id:")), -1)
+    number, where = linux.mount_id(fd), path
+    with contextlib.suppress(OSError):
         where = os.readlink(b"/proc/self/fd/%d" % fd)
     mount = next((mount for mount in _mounts() if mount.id == number), None)
     if mount is None:  # another system, or a root of its own without a table
         return Identity("", "", "", path, b"")
     uuid = linux.filesystem_uuid(fd) if mount.kind in _UUID_ON_DISK else ""
+    if mount.kind in _SERIAL_ON_DISK:
+        uuid = serial_of(mount.source)
     place = os.path.join(mount.root, where[len(_inside(mount.point)) :])
     return Identity(mount.kind, mount.source, uuid, place, mount.point)
 
@@ -104,7 +169,10 @@ def why_not_same(was: Identity, now: Identity) -> str | None:
         return (
             f"another folder is mounted there: {show_path(now.place)} of {_show(now)} instead of {show_path(was.place)}"
         )
-    return f"another filesystem is mounted there: {_show(now)} instead of {_show(was)}"
+    shown, instead_of = _show(now), _show(was)
+    if shown == instead_of:  # two disks may be called the same, one after the other
+        shown, instead_of = (f"{_show(its)[:-1]}, UUID {its.uuid or 'unknown'})" for its in (now, was))
+    return f"another filesystem is mounted there: {shown} instead of {instead_of}"
 
 
 def why_not_mounted(was: Identity, now: Identity) -> str | None:
@@ -171,6 +239,27 @@ def contains(above: Place, below: Place) -> bool:
         return False
 
 
+def can_move(source: bytes, folder: bytes) -> bool:
+    """
+    Can a file of the folder *source* be renamed into *folder*, which need not exist yet?
+
+    Not to another filesystem, nor to the same one mounted elsewhere. What cannot be looked at is taken for movable: it
+    is told otherwise, as what it is.
+    """
+    touch(Side.SOURCE)
+    ends = [os.path.realpath(source), os.path.realpath(folder)]
+    try:
+        if not os.path.isdir(ends[0]):  # the source is this one file
+            ends[0] = os.path.dirname(ends[0])
+        while not os.path.isdir(ends[1]) and ends[1] != b"/":
+            ends[1] = os.path.dirname(ends[1])
+        one, other = (os.stat(end) for end in ends)
+    except OSError:
+        return True
+    mounts = [mount for mount, _ in map(_mount_at, ends)]
+    return one.st_dev == other.st_dev and (None in mounts or len({mount.id for mount in mounts if mount}) == 1)
+
+
 # --- whether they can be used ----------------------------------------------------------------------------------------
 
 
@@ -199,7 +288,10 @@ def _opened(path: bytes, side: Side) -> Iterator[tuple[Top, Root, Identity]]:
         identity = _identify(fd, path)
         is_remote = not identity.kind or identity.kind.startswith(_REMOTE)
         top = Top(fd, is_source=side == Side.SOURCE)
-        yield top, Root(path, status.st_dev, 0 if is_remote else status.st_ino, identity.uuid), identity
+        ino = 0 if is_remote else status.st_ino
+        # That of a card is not asked for at each operation: it stands on the device.
+        uuid = identity.uuid if identity.kind in _UUID_ON_DISK else ""
+        yield top, Root(path, status.st_dev, ino, uuid, mounting_of(fd)), identity
         top.close()
     finally:
         close_quietly(fd)

@@ -14,6 +14,10 @@ from contextvars import ContextVar
 from trioft.core.errors import Side
 
 THREADS = 15
+_LENGTH = 1 + THREADS  # two bytes: how long the path is that follows
+_PATH = _LENGTH + 2
+_LONGEST = 4096
+_SIZE = _PATH + _LONGEST
 _SIDES = (None, Side.SOURCE, Side.DESTINATION)
 _NUMBERS = {Side.SOURCE: 1, Side.DESTINATION: 2}
 
@@ -24,8 +28,8 @@ class Slate:
     def __init__(self) -> None:
         self.fd = make_memory_file("trioft-slate")
         try:
-            os.truncate(self.fd, 1 + THREADS)
-            self._memory = mmap.mmap(self.fd, 1 + THREADS)
+            os.truncate(self.fd, _SIZE)
+            self._memory = mmap.mmap(self.fd, _SIZE)
         except BaseException:
             os.close(self.fd)
             raise
@@ -33,23 +37,29 @@ class Slate:
     @property
     def side(self) -> Side | None:
         """The end that the mover is touching, or touched last; None: neither, since its operation began."""
-        own, *threads = self._memory[:]
+        own, *threads = self._memory[:_LENGTH]
         at_work = sorted(number for number in threads if number)
         return _SIDES[at_work[len(at_work) // 2] if at_work else own]  # where most of the threads are
+
+    @property
+    def path(self) -> bytes:
+        """What of the source the operation looks at; empty where it has not said."""
+        length = int.from_bytes(self._memory[_LENGTH:_PATH], "little")
+        return self._memory[_PATH : _PATH + length]
 
     def close(self) -> None:
         self._memory.close()
 
 
 # What this process writes on. Where no agent has made one, nobody reads it.
-_memory: mmap.mmap | bytearray = bytearray(1 + THREADS)
+_memory: mmap.mmap | bytearray = bytearray(_SIZE)
 _place: ContextVar[int] = ContextVar("place", default=0)
 
 
 def attach(fd: int) -> None:
     """Write on the slate that the agent has made, from now on."""
     global _memory
-    _memory = mmap.mmap(fd, 1 + THREADS)
+    _memory = mmap.mmap(fd, _SIZE)
     os.close(fd)
 
 
@@ -58,9 +68,17 @@ def touch(side: Side) -> None:
     _memory[_place.get()] = _NUMBERS[side]
 
 
+def look_at(path: bytes) -> None:
+    """Say that this operation looks at *path* of the source from now on: where it hangs, that is what hangs."""
+    if not _place.get():
+        path = path[:_LONGEST]
+        _memory[_LENGTH : _PATH + len(path)] = len(path).to_bytes(2, "little") + path
+
+
 def clear() -> None:
     """Say that this thread touches neither end."""
     _memory[_place.get()] = 0
+    look_at(b"")
 
 
 def begin_thread(number: int) -> None:

@@ -19,21 +19,22 @@ from trioft.core.answers import PIECE_SIZE, Difference, Peek, Searched, Step
 from trioft.core.digests import block_digest
 from trioft.core.errors import IDENTIFY, FileTrouble, Side, Trouble, trouble_of
 from trioft.core.model import BLOCK_SIZE, Fingerprint, Found, Item, Result, Root, Routes, Verdict
-from trioft.core.naming import numbered
+from trioft.core.naming import is_marker
 from trioft.core.routes import route
 from trioft.movers.ops import beneath, writers
+from trioft.movers.ops.beneath import Top
 from trioft.movers.ops.files import (
     READ,
     Away,
     Progress,
     advise,
     close_quietly,
-    fingerprint_of,
     opened,
     read_into,
     status_of,
 )
-from trioft.movers.ops.slate import touch
+from trioft.movers.ops.identity import goes_by_path, identify, number_of
+from trioft.movers.ops.slate import look_at, touch
 
 # What a folder answers in which nothing can be found: gone, a link by now, not ours to read, too deep for any path.
 _NOTHING_THERE = {
@@ -70,10 +71,10 @@ def peek(
             raise FileTrouble(trouble_of(error, Side.SOURCE, "open", path)) from error
         try:
             writer = writers.ask_lease(fd, identity[0])
-            if writer == answers.UNKNOWN and writers.find_writers([identity]):
+            if writer == answers.UNKNOWN and writers.has_writer(fd):
                 writer = answers.BUSY
             status = os.fstat(fd)
-            fingerprint = fingerprint_of(status)
+            fingerprint = identify(status, path, fd=fd)
             if fingerprint[:2] != identity or not stat.S_ISREG(status.st_mode):
                 return Peek(Verdict.CHANGED)
             marked = is_marked(src, path, marker, fingerprint)
@@ -141,14 +142,23 @@ def _pieces_of(block: memoryview) -> bytes:
 
 
 def locate(
-    source: Root, path: bytes, identity: tuple[int, int], everywhere: bool, progress: Callable[[Searched], None]
+    source: Root,
+    path: bytes,
+    identity: tuple[int, int],
+    everywhere: bool,
+    was: Fingerprint | None,
+    progress: Callable[[Searched], None],
 ) -> bytes | None:
     """
     Return what the file *identity*, that was called *path*, is called now, or None if the source has it no more.
 
-    Its own folder is searched first, and then, if it is to be found *everywhere*, all of the source.
+    Its own folder is searched first, and then, if it is to be found *everywhere*, all of the source. If it is known
+    what it *was*, the same version under the same name is taken for it also on another device: after a restart, or
+    another mount, a filesystem may have any number.
     """
     with opened(source, Side.SOURCE) as src:
+        if was is not None and _is_still(src, path, was):
+            return path
         folders = list(dict.fromkeys([*([b""] if everywhere else []), os.path.dirname(path)]))
         while folders:
             folder = folders.pop()
@@ -166,16 +176,27 @@ def locate(
     return None
 
 
+def _is_still(src: Top, path: bytes, was: Fingerprint) -> bool:
+    """Is *path* the version of the file that it *was*, whatever number its device has now?"""
+    try:
+        return identify(beneath.stat_of(path, dir_fd=src), path, top=src)[1:] == was[1:]
+    except OSError as error:
+        if error.errno in _NOTHING_THERE:
+            return False
+        raise FileTrouble(trouble_of(error, Side.SOURCE, "stat", path)) from error
+
+
 def _search(
     src: int, folder: bytes, prefix: bytes, identity: tuple[int, int], below: list[bytes] | None
 ) -> bytes | None:
     """Return the path of the file *identity* in *folder*, or None; the folders in it are added to *below*."""
     fd = beneath.open_folder(folder, dir_fd=src)
     try:
+        by_path = goes_by_path(fd)
         with os.scandir(fd) as entries:
             for entry in entries:
                 name = prefix + os.fsencode(entry.name)
-                if entry.inode() == identity[1]:
+                if (number_of(name) if by_path else entry.inode()) == identity[1]:
                     with contextlib.suppress(FileNotFoundError):  # renamed once more
                         if entry.stat(follow_symlinks=False).st_dev == identity[0]:
                             return name
@@ -203,6 +224,7 @@ def open_growing(src: int, item: Item) -> tuple[int, Result]:
 
 def _open_if(src: int, item: Item, look: Callable[[int, Item], Result]) -> tuple[int, Result]:
     touch(Side.SOURCE)
+    look_at(item.path)
     try:
         fd = beneath.open_file(item.path, READ, dir_fd=src)
     except FileNotFoundError:
@@ -255,12 +277,12 @@ def check_unchanged(fd: int, item: Item, offset: int) -> None:
 
 def current_fingerprint(fd: int, path: bytes) -> Fingerprint:
     """Return which version the source file *path*, open as *fd*, is now."""
-    return fingerprint_of(status_of(fd, Side.SOURCE, path))
+    return identify(status_of(fd, Side.SOURCE, path), path, fd=fd)
 
 
 def is_marked(src: int, path: bytes, suffix: bytes, fingerprint: Fingerprint) -> bool | None:
     """Has the source file *path* the marker that says that it is complete? The answer is that of ``Found.marked``."""
-    if not suffix:
+    if not suffix or is_marker(path, suffix):  # one with content is a file of its own, that has no marker
         return None
     try:
         marker = beneath.stat_of(path + suffix, dir_fd=src)
@@ -278,97 +300,21 @@ def marker_says(marker: os.stat_result | None, fingerprint: Fingerprint) -> bool
     return True if marker.st_mtime_ns >= fingerprint.mtime_ns else None
 
 
-def marker_of(src: int, path: bytes, marker: bytes) -> Fingerprint | None:
-    """Return which file is the marker of *path*, if there is one."""
-    with contextlib.suppress(OSError):
-        status = beneath.stat_of(path + marker, dir_fd=src)
-        if marker and stat.S_ISREG(status.st_mode):
-            return fingerprint_of(status)
-    return None
-
-
-def remove_sources(
-    source: Root, delivered: list[tuple[bytes, Fingerprint]], archive: bytes | None, marker: bytes = b""
-) -> list[Result]:
+def remove_emptied(source: Root, folders: list[bytes]) -> list[bytes]:
     """
-    Remove delivered sources, or move them below the folder *archive*: the last step of the one gate.
+    Remove those of *folders*, and of those above them, in which nothing is left; return which have gone.
 
-    What has a source's name and *marker* after it goes with it, as it speaks of a file that is there no more.
-
-    A file goes only if it is still the version that was delivered (device, inode, size, mtime, ctime) and nobody
-    has it open for writing: BUSY and CHANGED say that it stays, GONE that it was gone already; REMOVED
-    means that it has gone now, and *writer* says on what proof that nobody was writing it. Where that cannot be
-    proved, UNPROVEN, a file is not deleted; it may still be archived, since what somebody writes then is not lost.
+    Never the source itself. What cannot be removed, for whatever reason, stays.
     """
-    results = []
+    removed: list[bytes] = []
     with opened(source, Side.SOURCE) as src:
-        for path, fingerprint in delivered:
-            try:
-                results.append(_remove_one(src, path, fingerprint, archive, marker))
-            except OSError as error:
-                results.append(_why_not_removed(src, path, archive, error))
-    return results
-
-
-def _why_not_removed(src: int, path: bytes, archive: bytes | None, error: OSError) -> Result:
-    if error.errno == errno.ELOOP:  # a link is in its place
-        return Result(Verdict.CHANGED)
-    if isinstance(error, FileNotFoundError):  # the source, or the archive folder
-        try:
-            beneath.stat_of(path, dir_fd=src)
-        except FileNotFoundError:
-            return Result(Verdict.GONE)
-        except OSError:
-            pass
-    op = "rename" if archive else "unlink"
-    return Result(Verdict.TROUBLE, trouble=trouble_of(error, Side.SOURCE, op, path))
-
-
-def _remove_one(src: int, path: bytes, fingerprint: Fingerprint, archive: bytes | None, marker: bytes) -> Result:
-    mark = marker_of(src, path, marker)
-    fd = beneath.open_file(path, READ, dir_fd=src)
-    try:
-        writer = writers.ask_lease(fd, fingerprint.dev)
-        if writer == answers.UNKNOWN and writers.find_writers([fingerprint[:2]]):
-            writer = answers.BUSY
-        if writer == answers.BUSY:
-            return Result(Verdict.BUSY)
-        # Last, by name and by descriptor: what is removed is what was asked about.
-        beneath.look_anew(src)
-        named = beneath.stat_of(path, dir_fd=src)
-        if fingerprint_of(os.fstat(fd)) != fingerprint or fingerprint_of(named) != fingerprint:
-            return Result(Verdict.CHANGED)
-        if writer == answers.UNKNOWN and archive is None:
-            return Result(Verdict.UNPROVEN)
-        archived = None
-        if archive is None:
-            beneath.unlink(path, dir_fd=src)
-        else:
-            archived = _move_to_archive(src, path, archive)
-    finally:
-        close_quietly(fd)
-    note = ""
-    if mark is not None:
-        try:
-            # Not one that has been made since: it speaks of the next file of this name.
-            if marker_of(src, path, marker) == mark:
-                if archived is None:
-                    beneath.unlink(path + marker, dir_fd=src)
-                elif archive is not None:
-                    with beneath.below(archive) as top:
-                        beneath.rename_noreplace(path + marker, archived + marker, dir_fd=src, new_dir_fd=top)
-        except OSError as error:
-            note = f"its marker stays: {error.strerror}"
-    return Result(Verdict.REMOVED, writer=writer, note=note)
-
-
-def _move_to_archive(src: int, path: bytes, archive: bytes) -> bytes:
-    """Move a source to the archive; return its path there."""
-    os.makedirs(archive, exist_ok=True)
-    with beneath.below(archive) as top:
-        beneath.make_folders(os.path.dirname(path), dir_fd=top)
-        for candidate in numbered(path):
-            with contextlib.suppress(FileExistsError):
-                beneath.rename_noreplace(path, candidate, dir_fd=src, new_dir_fd=top)
-                return candidate
-    raise AssertionError("numbered() does not end")
+        for folder in sorted(folders, reverse=True):
+            while folder:
+                try:
+                    beneath.rmdir(folder, dir_fd=src)
+                except OSError:
+                    break
+                removed.append(folder)
+                beneath.look_anew(src)
+                folder = os.path.dirname(folder)
+    return removed

@@ -7,6 +7,7 @@ export class Feed {
   files = new Map();
   agent = null; source = null; destination = null; totals = null;
   jobs = null; // where there are several
+  verdicts = new Map(); // by job: whether its source may be removed, as it was looked at last
   link = "connecting"; // loading, live, lost
   isDenied = false; // another server, or a proxy, answers and refuses
   heardAt = null; retryAt = null; // on this machine's clock, in milliseconds
@@ -85,6 +86,18 @@ export class Feed {
     this.#pause = Math.min(LONGEST, this.#pause * 2);
     this.changed();
     this.#probe();
+  }
+
+  // Ask whether the sources may be removed; that has it looked at, too.
+  async askVerdicts() {
+    try {
+      const answer = await fetch("api/v1/safe", { cache: "no-store", signal: AbortSignal.timeout(5_000) });
+      const { jobs } = await answer.json();
+      this.verdicts = new Map(jobs.map((known) => [known.job, known]));
+    } catch {
+      this.verdicts.clear(); // nobody knows
+    }
+    this.changed();
   }
 
   // A browser does not tell why it got no WebSocket: whether the token is missing has to be asked for.

@@ -39,7 +39,8 @@ function fillCard(li, job, feed, failed) {
     const isWell = end.state === "ok", { free, total } = end;
     const space = free !== undefined && total ? `${say.size(free)} free of ${say.size(total)}` : "can be used";
     const wrong = job.state === "failed" ? "cannot be used" : end.reason ?? "is still being looked for";
-    state(well, isWell ? "done" : "alert", isWell ? "good" : "bad", isWell ? space : wrong);
+    const isGood = isWell && free !== 0;
+    state(well, isGood ? "done" : "alert", isGood ? "good" : "bad", isWell ? space : wrong);
   }
   const { totals } = job, rate = totals.rate ? `${say.size(totals.rate)}/s` : "";
   const left = totals.pending_files ? `${say.count(totals.pending_files, "file")} to go, ${say.size(totals.pending_bytes)}` : "";
@@ -48,7 +49,7 @@ function fillCard(li, job, feed, failed) {
   set(files[0], say.join(", ", `${say.plain(totals.delivered)} delivered`, ...some, left, rate));
   state(files[1], failed ? "failed" : "done", failed ? "bad" : "good", failed ? `${say.plain(failed)} failed` : "none failed");
   verdict[0].hidden = true;
-  const { sure, text } = say.verdict({ ...job, isLive: feed.isLive, agent: job }, failed);
+  const { sure, text } = say.verdict({ ...job, isLive: feed.isLive, agent: job, now: feed.now }, failed, feed.verdicts.get(job.name));
   state(verdict[1], sure ? "done" : "skipped", sure ? "good" : "warn", text);
 }
 

@@ -68,7 +68,7 @@ function drawEnds({ source, destination, totals, jobs }) {
     set($(`${side}-path`), say.shown(end.path));
     set($(`${side}-what`), end.filesystem ?? "");
   }
-  const { sure, text } = say.verdict(feed, failed);
+  const { sure, text } = say.verdict(feed, failed, feed.verdicts.get(null));
   state($("verdict"), sure ? "done" : "skipped", sure ? "good" : "warn", text);
   const { free, total, reserved, full_in: full } = destination;
   const isKnown = free !== null && total > 0;
@@ -82,7 +82,8 @@ function drawEnds({ source, destination, totals, jobs }) {
     wide(held, Math.min(say.part(reserved ?? 0, total), free / total));
     $("space").setAttribute("aria-label", `${say.percent(say.part(total - free, total))} used`);
   }
-  state($("space-text"), full === null ? "ready" : "alert", full === null ? "dim" : "warn",
+  const isFull = isKnown && free === 0, isScarce = full !== null || isFull;
+  state($("space-text"), isScarce ? "alert" : "ready", isFull ? "bad" : isScarce ? "warn" : "dim",
     say.join("; ", words, full === null ? "" : `full in ${say.span(full)}, as it is being recorded now`));
   const some = (n, what, show = say.plain) => (n ? `${show(n)} ${what}` : "");
   const { already, failed: failures, skipped, bytes_resumed: resumed, bytes_patched: patched } = totals;
@@ -167,11 +168,18 @@ function drawTroubles(files) {
   const failedBefore = failed - unresolved.length;
   const hidden = Math.max(0, troubles.length - MOST.troubles);
   ended = (feed.jobs ?? []).filter((job) => job.state === "failed").map((job) => `job ${job.name}: ${job.reason}`);
-  const more = say.join("; ", ...ended, hidden && `and ${say.plain(hidden)} more: see Files below`,
+  const away = feed.jobs ? [] : [["source", feed.source], ["destination", feed.destination]]
+    .filter(([, end]) => end.state !== "ok")
+    .map(([side, end]) => `the ${side} cannot be used: ${end.reason ?? "it is still being looked for"}`);
+  const more = say.join("; ", ...ended, ...away, hidden && `and ${say.plain(hidden)} more: see Files below`,
     failedBefore && `${say.count(failedBefore, "file")} failed earlier: see the log`);
   set($("more-troubles"), more).hidden = !more;
-  $("no-attention").hidden = troubles.length > 0 || more !== "";
-  $("attention").dataset.kind = unresolved.length || ended.length ? "bad" : troubles.length ? "warn" : "good";
+  const isKnown = feed.isLive && feed.agent.scanned;
+  const nothing = isKnown ? "Nothing failed, nothing waits." : feed.isLive
+    ? "Nothing so far; the source is still being looked through." : "Not known now.";
+  set($("no-attention"), nothing).hidden = troubles.length > 0 || more !== "";
+  const isBad = unresolved.length || ended.length || away.length;
+  $("attention").dataset.kind = isBad ? "bad" : troubles.length || !isKnown ? "warn" : "good";
 }
 
 const failedOf = (files, totals) => (isWhole ? files.length : Math.max(files.length, totals.failed));
@@ -214,7 +222,7 @@ function drawActive(files) {
     cancel.disabled = !feed.isLive;
     cancel.setAttribute("aria-label", `Cancel ${say.shown(file.path)}`);
   });
-  $("no-active").hidden = active.length > 0;
+  set($("no-active"), feed.isLive ? "Nothing is being transferred." : "Not known now.").hidden = active.length > 0;
   const more = active.length - MOST.active;
   set($("more-active"), `and ${say.plain(more)} more`).hidden = more <= 0;
   return active;
@@ -234,7 +242,7 @@ function drawLately(files) {
     name(which, file);
     set(figures, `${say.clock(file.finished_at)} · ${say.size(file.size)} · ${say.proof(file, feed.jobOf(file))}`);
   });
-  $("no-lately").hidden = lately.length > 0;
+  set($("no-lately"), feed.isLive ? "Nothing was delivered in this run yet." : "Not known now.").hidden = lately.length > 0;
 }
 
 // The tab says in its title and icon what matters while another tab is looked at.
@@ -354,6 +362,8 @@ setInterval(() => { // clocks go on without messages
   if (feed.totals) sample();
   if (!document.hidden) draw();
 }, SAMPLE);
-document.addEventListener("visibilitychange", () => document.hidden || draw());
+const askVerdicts = () => document.hidden || !feed.isLive || feed.askVerdicts();
+document.addEventListener("visibilitychange", () => { if (!document.hidden) draw(); askVerdicts(); });
+setInterval(askVerdicts, 2 * SAMPLE);
 draw();
 feed.connect();

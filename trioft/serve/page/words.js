@@ -6,6 +6,7 @@ export const STATES = [
 export const ACTIVE = new Set(["copying", "verifying"]);
 export const FINAL = new Set(["done", "failed", "skipped", "gone"]);
 export const KEPT = 1_000; // finished files that the feed keeps
+const FRESH = 10_000; // milliseconds since a look for which a yes stands: the agent gives it half of that
 
 const number = new Intl.NumberFormat("en");
 export const count = (n, one, many = `${one}s`) => `${number.format(n)} ${n === 1 ? one : many}`;
@@ -75,7 +76,7 @@ export function removable(file, agent) {
   if (file.state !== "done") return "No: it is not delivered.";
   const how = file.reason === "already there" ? `it ${proof(file, agent)}` : `delivered, ${proof(file, agent)}`;
   if (!isProven(file, agent)) return `Not proven: ${how}.`;
-  return agent.on_success === "keep" ? `Yes: ${how}.` : `It has been dealt with (${agent.on_success}): ${how}.`;
+  return agent.on_success === "keep" ? `When it was delivered, yes: ${how}. Whether that still holds, "trioft safe" says.` : `It has been dealt with (${agent.on_success}): ${how}.`;
 }
 
 export function why(file, now) {
@@ -96,25 +97,37 @@ export function remark(file, agent, now) {
   }
 }
 
-// May all of the source be removed? "sure" only where every file is proven to be at the destination.
-export function verdict(feed, failed) {
+// What keeps a source from being removed, or may do so, as `trioft safe` has found it.
+const because = (known) => known.reasons.map(({ text, files, examples }) =>
+  `${files > 1 ? `${count(files, "file")}: ` : ""}${text}${files === 1 && examples.length ? ` (${examples[0]})` : ""}`).join("; ");
+
+// May all of the source be removed? *known* is what was found when it was looked at last, from the ledger and at both
+// ends. "sure" only where that was a moment ago, and nothing has become known of any file since.
+export function verdict(feed, failed, known) {
   const { agent, totals, source, destination } = feed;
-  if (!feed.isLive) return { sure: false, text: "Unknown: there is no connection to the agent." };
-  if (source.state !== "ok") return { sure: false, text: "Unknown: the source cannot be seen." };
-  if (!agent.scanned) return { sure: false, text: "Not yet: the source is still being looked through." };
+  const unsure = (text) => ({ sure: false, text });
+  if (!feed.isLive) return unsure("Unknown: there is no connection to the agent.");
+  if (source.state !== "ok") return unsure("Unknown: the source cannot be seen.");
+  if (!agent.scanned) return unsure("Not known yet: the source is still being looked through.");
   const open = [
     [totals.pending_files, "not delivered yet"], [failed, "failed"], [totals.busy, "still being written"],
-    [totals.skipped, "skipped, and only here"],
   ].filter(([n]) => n > 0).map(([n, what]) => `${plain(n)} ${what}`);
-  if (open.length) return { sure: false, text: `No: ${open.join(", ")}.` };
-  if (destination.state !== "ok") return { sure: false, text: "Not now: the destination cannot be seen." };
-  const { delivered, already } = totals;
-  if (!delivered && !already) return { sure: false, text: "This run has delivered nothing." };
-  const how = agent.verify === "size" ? "compared by size only" : PROOFS[agent.verify];
-  const all = `${count(delivered, "file")} delivered, ${how}`;
-  if (agent.verify !== "readback") return { sure: false, text: `Not proven: ${all}.` };
-  if (already && agent.on_success === "keep") {
-    return { sure: false, text: `Not proven: ${all}; but ${plain(already)} there already, by size and time.` };
-  }
-  return { sure: true, text: `Yes, what this run has found: ${all}.` };
+  if (open.length) return unsure(`No: ${open.join(", ")}.`);
+  if (destination.state !== "ok") return unsure("Unknown: the destination cannot be seen.");
+  if (!known?.known) return unsure("Not known yet: sources and copies are being looked at.");
+  const at = `as of ${clock(known.time)}`, isNow = known.current && feed.now - Date.parse(known.time) < FRESH;
+  const { sure, text } = found(known, isNow ? `, ${at}` : "");
+  return isNow ? { sure, text } : unsure(`Not known now: sources and copies are being looked at again. Last found, ${at}: ${text}`);
+}
+
+// What was found; a yes says *when*.
+function found(known, when) {
+  const unsure = (text) => ({ sure: false, text });
+  if (known.reasons.some(({ kind }) => kind === "nothing")) return unsure("There is no file that could be removed.");
+  if (known.safe === "no") return unsure(`No: ${because(known)}.`);
+  if (known.safe !== "yes") return unsure(`Unknown: ${because(known)}.`);
+  const others = known.not_copied.map(({ kind, files }) => `${kind}: ${plain(files)}`).join(", ");
+  const what = `${count(known.files, "file")}, ${size(known.bytes)}, verified when delivered; each copy is there`;
+  const more = others && `; not copied: ${others}`;
+  return { sure: true, text: `Yes${when}: ${what}, with its size and time${more}.` };
 }

@@ -7,17 +7,29 @@ Run in a mover.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from trioft.core import manifest
 from trioft.core.answers import Step
 from trioft.core.digests import block_digest, file_digest
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify, mismatch, trouble_of
-from trioft.core.model import Ends, Item, Manner, Result, Verdict
+from trioft.core.model import Ends, Fingerprint, Item, Manner, Result, Verdict
 from trioft.core.naming import former_partial_for, partial_for
 from trioft.movers.ops import beneath, linux
-from trioft.movers.ops.files import Progress, advise, close_quietly, opened, read_exactly, status_of
+from trioft.movers.ops.beneath import Top
+from trioft.movers.ops.files import (
+    Progress,
+    advise,
+    close_quietly,
+    fingerprint_of,
+    is_steady,
+    opened,
+    read_exactly,
+    status_of,
+)
 from trioft.movers.ops.folder.existing import look_for_existing
+from trioft.movers.ops.folder.pace import Pace
 from trioft.movers.ops.folder.partials import (
     close_written,
     copy_attributes,
@@ -25,11 +37,11 @@ from trioft.movers.ops.folder.partials import (
     each,
     remove_partial,
     sync_folder,
-    write_all,
 )
 from trioft.movers.ops.slate import touch
 from trioft.movers.ops.source import has_changed, open_source
 
+_TELL_EVERY = 1.0  # seconds
 _OPEN = 64  # files that are open at a time, to be read one after the other: a disk, or a server, answers many at a time
 _SYNCFS_FROM = 4  # below this many files, one fsync each is cheaper than making the whole filesystem durable
 
@@ -51,7 +63,7 @@ def write_bundle(ends: Ends, items: list[Item], manner: Manner, progress: Progre
 class _Bundle:
     """A bundle on its way: what is open of it, and what has come of each of its files."""
 
-    def __init__(self, src: int, dst: int, device: int, items: list[Item], manner: Manner, progress: Progress) -> None:
+    def __init__(self, src: Top, dst: Top, device: int, items: list[Item], manner: Manner, progress: Progress) -> None:
         self.results = [Result(Verdict.CHANGED)] * len(items)
         self._src, self._dst, self._device = src, dst, device
         self._items, self._manner, self._progress = items, manner, progress
@@ -59,6 +71,9 @@ class _Bundle:
         self._openings: dict[int, Result] = {}  # what is known of the sources that are open
         self._folders: set[bytes] = set()  # that have new entries
         self._strays: set[bytes] = set()  # partials on another filesystem than the root's: below a mount, or a link
+        self._steady = is_steady(dst)
+        self._seals: dict[int, Fingerprint] = {}  # by the number of the file: what its partial is
+        self._when = time.monotonic()  # something was told last
         self._gone: Trouble | None = None  # that the destination is: then no other file is tried
 
     def write(self) -> None:
@@ -119,7 +134,7 @@ class _Bundle:
 
     def _write(self, n: int) -> None:
         src_fd, item, manner = self._open[n], self._items[n], self._manner
-        if existing := look_for_existing(src_fd, self._dst, item, manner, self._progress):
+        if existing := look_for_existing(self._src, src_fd, self._dst, item, manner, self._progress):
             self.results[n] = existing
             return
         data = _read(src_fd, item)
@@ -135,15 +150,20 @@ class _Bundle:
             made = status_of(dst_fd, Side.DESTINATION, partial)
             if made.st_dev != self._device:
                 self._strays.add(partial)
-            write_all(dst_fd, partial, 0, data)
-            copy_attributes(src_fd, dst_fd, item, manner, made.st_mode)
+            Pace(dst_fd, partial, self._progress).write(0, data)
+            lost = copy_attributes(src_fd, dst_fd, item, manner, made.st_mode)
+            if self._steady:
+                self._seals[n] = fingerprint_of(status_of(dst_fd, Side.DESTINATION, partial))
         except BaseException:
             close_quietly(dst_fd)
             raise
         close_written(dst_fd, partial)
+        self._told()
         digest = _digest(data) if manner.verify != "size" else None
         its_sum = manifest.sum_of(manner.manifest, data) if manner.manifest != manifest.NONE else None
-        self.results[n] = self._openings[n]._replace(verdict=Verdict.WRITTEN, digest=digest, sum=its_sum)
+        self.results[n] = self._openings[n]._replace(
+            verdict=Verdict.WRITTEN, digest=digest, sum=its_sum, lost=tuple(lost)
+        )
 
     def _open_partial(self, n: int) -> None:
         """Open a partial, make it durable, and have it read from behind the page cache."""
@@ -155,6 +175,8 @@ class _Bundle:
                 if not self._whole_filesystem or partial in self._strays:
                     op = "fsync"
                     os.fsync(fd)
+                if n not in self._seals:
+                    self._seals[n] = fingerprint_of(os.fstat(fd))
                 if self._manner.verify == "readback":
                     op = "read back"
                     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -165,6 +187,13 @@ class _Bundle:
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, op, partial)) from error
         self._open[n] = fd
+        self._told()
+
+    def _told(self) -> None:
+        """Say now and then that something moves: behind a slow link a bundle takes minutes."""
+        if time.monotonic() - self._when > _TELL_EVERY:
+            self._when = time.monotonic()
+            self._progress(Step("synced", 0))
 
     def _compare(self, n: int) -> None:
         item, fd = self._items[n], self._open.pop(n)
@@ -180,8 +209,10 @@ class _Bundle:
                 os.close(fd)
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, "read back", partial)) from error
+        self._told()
         if not same:
             raise FileTrouble(mismatch(partial, 0))
+        self.results[n] = self.results[n]._replace(seal=self._seals[n])
 
 
 def _groups(numbers: Sequence[int]) -> Iterator[Sequence[int]]:

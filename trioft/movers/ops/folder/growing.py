@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from trioft.core.answers import PIECE_SIZE, Known, Range, Step, Written
+from trioft.core.answers import PIECE_SIZE, Known, Range, Sealed, Step, Written
 from trioft.core.digests import block_digest
 from trioft.core.errors import FileTrouble, Side, trouble_of
 from trioft.core.model import BLOCK_SIZE, Ends, Item, Manner, Root
@@ -24,14 +24,17 @@ from trioft.movers.ops.files import (
     opened,
     read_exactly,
 )
-from trioft.movers.ops.folder.large import open_pair, write_block
+from trioft.movers.ops.folder.large import open_pair, tell_seal, write_block
 from trioft.movers.ops.folder.partials import (
+    Watched,
     as_far_as_possible,
     close_written,
     copy_attributes,
     make_folder,
     sync_folder,
 )
+from trioft.movers.ops.folder.sparse import Holes
+from trioft.movers.ops.identity import identify
 from trioft.movers.ops.slate import touch
 from trioft.movers.ops.source import current_fingerprint
 
@@ -53,21 +56,25 @@ def copy_growing(
         try:
             if current_fingerprint(src_fd, item.path)[:2] != item.fingerprint[:2]:
                 raise FileTrouble(trouble_of(FileNotFoundError(errno.ENOENT, ""), Side.SOURCE, "open", item.path))
-            for offset, before in zip(range(start, end, BLOCK_SIZE), known, strict=True):
-                stop = min(BLOCK_SIZE, end - offset)
-                is_last = final or stop == BLOCK_SIZE
-                begin = 0 if is_last else before.length // PIECE_SIZE * PIECE_SIZE
-                length = begin + _read_up_to(src_fd, item.path, offset + begin, buffer[begin:stop])
-                pieces, changed = _what_changed(buffer[:length], begin, before)
-                for low, high in changed:
-                    write_block(dst_fd, partial, offset + low, buffer[low:high], progress)
-                digest = block_digest(buffer[:length]) if is_last else b""
-                progress(Written(offset // BLOCK_SIZE, length, digest, pieces))
-                if length < stop:
-                    break
-                if stop == BLOCK_SIZE:
-                    # Only what is finished: the recorder's own pages of the block that grows stay, for the next time.
-                    advise(src_fd, offset, BLOCK_SIZE, os.POSIX_FADV_DONTNEED)
+            with Watched(dst_fd, partial, item.seal) as watched:
+                holes = Holes(src_fd, dst_fd, partial)
+                for offset, before in zip(range(start, end, BLOCK_SIZE), known, strict=True):
+                    stop = min(BLOCK_SIZE, end - offset)
+                    is_last = final or stop == BLOCK_SIZE
+                    begin = 0 if is_last else before.length // PIECE_SIZE * PIECE_SIZE
+                    length = begin + _read_up_to(src_fd, item.path, offset + begin, buffer[begin:stop])
+                    pieces, changed = _what_changed(buffer[:length], begin, before)
+                    for low, high in changed:
+                        write_block(dst_fd, partial, offset + low, buffer[low:high], progress, holes)
+                    holes.extend(offset + length)
+                    digest = block_digest(buffer[:length]) if is_last else b""
+                    progress(Written(offset // BLOCK_SIZE, length, digest, pieces))
+                    if length < stop:
+                        break
+                    if stop == BLOCK_SIZE:
+                        # Only what is finished: its recorder's pages of the block that grows stay, for the next time.
+                        advise(src_fd, offset, BLOCK_SIZE, os.POSIX_FADV_DONTNEED)
+            tell_seal(watched, progress)
         except BaseException:
             close_quietly(dst_fd)
             raise
@@ -106,7 +113,7 @@ def _read_up_to(fd: int, path: bytes, offset: int, view: memoryview) -> int:
     return done
 
 
-def copy_ranges(ends: Ends, item: Item, partial: bytes, ranges: list[Range], progress: Progress) -> list[int]:
+def copy_ranges(ends: Ends, item: Item, partial: bytes, ranges: list[Range], progress: Writing) -> list[int]:
     """
     Copy *ranges* of the source into its partial; return the offsets of those that hold something else by now.
 
@@ -116,14 +123,16 @@ def copy_ranges(ends: Ends, item: Item, partial: bytes, ranges: list[Range], pro
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
         src_fd, dst_fd = open_pair(src, dst, item.path, partial)
         try:
-            for offset, length, digest in ranges:
-                data = memoryview(read_exactly(src_fd, Side.SOURCE, item.path, offset, length))
-                if block_digest(data) == digest:
-                    write_block(dst_fd, partial, offset, data, progress)
-                else:
-                    changed.append(offset)
-                    progress(Step("changed", length))
-                advise(src_fd, offset, length, os.POSIX_FADV_DONTNEED)
+            with Watched(dst_fd, partial, item.seal) as watched:
+                for offset, length, digest in ranges:
+                    data = memoryview(read_exactly(src_fd, Side.SOURCE, item.path, offset, length))
+                    if block_digest(data) == digest:
+                        write_block(dst_fd, partial, offset, data, progress)
+                    else:
+                        changed.append(offset)
+                        progress(Step("changed", length))
+                    advise(src_fd, offset, length, os.POSIX_FADV_DONTNEED)
+            tell_seal(watched, progress)
         except BaseException:
             close_quietly(dst_fd)
             raise
@@ -147,7 +156,7 @@ def settle_ranges(destination: Root, partial: bytes, ranges: list[Range], verify
                 op = "read back"
                 for offset, length, digest in ranges if verify == "readback" else ():
                     forget(fd, offset, length)
-                    if digest_of_block(fd, Side.DESTINATION, partial, offset, length) != digest:
+                    if digest_of_block(fd, Side.DESTINATION, partial, offset, length, progress) != digest:
                         bad.append(offset)
                     progress(Step("verified", length))
             finally:
@@ -157,11 +166,21 @@ def settle_ranges(destination: Root, partial: bytes, ranges: list[Range], verify
     return bad
 
 
-def finish_attributes(ends: Ends, item: Item, partial: bytes, manner: Manner) -> None:
-    """Give the partial the permission bits and attributes that the source has now that it is closed, durably."""
+def finish_attributes(
+    ends: Ends, item: Item, partial: bytes, manner: Manner, progress: Writing = lambda message: None
+) -> list[str]:
+    """
+    Give the partial the permission bits and attributes that the source has now that it is closed, durably.
+
+    Returns the names of the attributes that the destination does not take. What the partial is then is told, if it is
+    known what it was.
+    """
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
         src_fd, dst_fd = open_pair(src, dst, item.path, partial)
         try:
+            watched = Watched(dst_fd, partial, item.seal)
+            if item.seal is not None:
+                watched.check()
             touch(Side.SOURCE)
             if manner.xattrs:  # one that there was when it began may be gone
                 try:
@@ -175,17 +194,21 @@ def finish_attributes(ends: Ends, item: Item, partial: bytes, manner: Manner) ->
                     for name in {*os.listxattr(dst_fd)} - kept:
                         if name.startswith("user."):
                             os.removexattr(dst_fd, name)
-            copy_attributes(src_fd, dst_fd, item, manner)
+            lost = copy_attributes(src_fd, dst_fd, item, manner)
             try:
                 os.fsync(dst_fd)
             except OSError as error:
                 raise FileTrouble(trouble_of(error, Side.DESTINATION, "fsync", partial)) from error
+            seal = watched.note()
         except BaseException:
             close_quietly(dst_fd)
             raise
         finally:
             close_quietly(src_fd)
         close_written(dst_fd, partial)
+    if seal is not None:
+        progress(Sealed(seal))
+    return lost
 
 
 def adopt(
@@ -207,7 +230,7 @@ def adopt(
         try:
             if old is not None:
                 status = beneath.stat_of(old, dir_fd=src)
-                if (status.st_dev, status.st_ino) == identity:
+                if identify(status, old, top=src)[:2] == identity:
                     return False
         except (FileNotFoundError, NotADirectoryError):
             pass

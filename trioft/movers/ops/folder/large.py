@@ -5,18 +5,20 @@ The operations that copy a large file: prepared, copied span by span, settled. R
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 
 import xxhash
 
-from trioft.core.answers import Prepared, Step, Written
-from trioft.core.errors import FileTrouble, Side, mismatch, trouble_of
+from trioft.core.answers import Prepared, Sealed, Step, Written
+from trioft.core.errors import FileTrouble, Side, Trouble, mismatch, trouble_of
 from trioft.core.model import (
     BLOCK_SIZE,
     MIB,
     Checkpoint,
     Ends,
+    Fingerprint,
     Item,
     Manner,
     Result,
@@ -32,14 +34,24 @@ from trioft.movers.ops.files import (
     advise,
     close_quietly,
     digest_of_block,
+    fingerprint_of,
     forget,
+    is_steady,
     opened,
-    pieces,
     status_of,
 )
 from trioft.movers.ops.folder.existing import look_for_existing
-from trioft.movers.ops.folder.partials import close_written, copy_attributes, create_partial, sync_folder, write_all
+from trioft.movers.ops.folder.pace import Pace
+from trioft.movers.ops.folder.partials import (
+    Watched,
+    close_written,
+    copy_attributes,
+    create_partial,
+    sync_folder,
+    touched,
+)
 from trioft.movers.ops.folder.resume import plan_resume, plan_resume_growing
+from trioft.movers.ops.folder.sparse import Holes
 from trioft.movers.ops.slate import touch
 from trioft.movers.ops.source import check_unchanged, current_fingerprint, open_growing, open_source
 
@@ -49,7 +61,7 @@ _TELL_EVERY = 0.25  # seconds between two reports of bytes
 
 
 def prepare(
-    ends: Ends, item: Item, checkpoint: Checkpoint | None, manner: Manner, growing: bool, progress: Progress
+    ends: Ends, item: Item, checkpoint: Checkpoint | None, manner: Manner, growing: bool, progress: Writing
 ) -> Result | Prepared:
     """
     Open or create the partial of a large file, and find out from which byte on it has to be written.
@@ -66,10 +78,12 @@ def prepare(
             return opening
         try:
             if growing:
-                item = item._replace(fingerprint=current_fingerprint(src_fd, item.path))
-            if existing := look_for_existing(src_fd, dst, item, manner, progress):
+                # What is to become of its earlier version is decided once it is complete.
+                item = item._replace(fingerprint=current_fingerprint(src_fd, item.path), before=b"")
+            if existing := look_for_existing(src, src_fd, dst, item, manner, progress):
                 return existing
             partial = partial_for(item)
+            check_size(dst, item, partial)
             folders: set[bytes] = set()  # that have a new entry
             try:
                 fd = _open_partial(dst, partial)
@@ -81,25 +95,47 @@ def prepare(
             try:
                 for folder in folders:
                     sync_folder(dst, folder)
+                steady = is_steady(fd)
                 prepared = Prepared(0, b"")
+                before: list[Fingerprint] = []  # what the partial is while its blocks are read
+
+                def watch(step: Step, its: int = fd, before: list[Fingerprint] = before) -> None:
+                    if not before:
+                        before.append(fingerprint_of(status_of(its, Side.DESTINATION, partial)))
+                    progress(step)
+
                 if not folders:
                     plan = plan_resume_growing if growing else plan_resume
-                    prepared = plan(src_fd, fd, item, partial, checkpoint, manner, progress)
+                    prepared = plan(src_fd, fd, item, partial, checkpoint, manner, watch if steady else progress)
                     if prepared.offset == 0:
                         # Nothing of it is of use: whoever still has it open, a server included, writes into nothing.
                         close_quietly(fd)
                         fd, _ = create_partial(src, dst, partial)
                         sync_folder(dst, os.path.dirname(partial))
+                    elif before and fingerprint_of(status_of(fd, Side.DESTINATION, partial)) != before[0]:
+                        raise FileTrouble(touched(partial))
                     elif status_of(fd, Side.DESTINATION, partial).st_size != prepared.offset:
                         _truncate(fd, partial, prepared.offset)
-                copy_attributes(src_fd, fd, item, manner)
+                lost = copy_attributes(src_fd, fd, item, manner)
+                seal = fingerprint_of(status_of(fd, Side.DESTINATION, partial)) if steady else None
             except BaseException:
                 close_quietly(fd)
                 raise
             close_written(fd, partial)
-            return prepared._replace(closed=opening.closed)
+            if seal is not None:
+                progress(Sealed(seal))
+            return prepared._replace(closed=opening.closed, lost=tuple(lost))
         finally:
             close_quietly(src_fd)
+
+
+def check_size(dst: int, item: Item, partial: bytes) -> None:
+    """Refuse a file that is larger than any that can be there, before anything of it is copied."""
+    touch(Side.DESTINATION)
+    most, why = linux.largest_file(dst)
+    if item.fingerprint.size > most:
+        text = f"{why} no file of more than {most:,} bytes, and this one has {item.fingerprint.size:,}"
+        raise FileTrouble(Trouble(Side.DESTINATION, "create", partial, None, errno.EFBIG, text))
 
 
 def _open_partial(dst: int, partial: bytes) -> int:
@@ -128,7 +164,8 @@ def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, mann
     Copy the bytes from *start*, a block's first, to *end*.
 
     Tells ``("bytes", count)`` while it goes on, and ``("block", number, length, digest)`` after each block is
-    written; nothing is durable yet. A source that changed is a trouble.
+    written; nothing is durable yet. A source that changed is a trouble, and so is a partial that is not what *item*
+    says it was. What it is in the end is told.
     """
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
         src_fd, dst_fd = open_pair(src, dst, item.path, partial)
@@ -139,24 +176,31 @@ def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, mann
             # Of the half that may be there, some was read ahead by the span before.
             there = linux.bytes_in_cache(src_fd, start, end - start)
             passes = there is not None and there < (end - start) // 2
-            for offset in range(start, end, BLOCK_SIZE):
-                length = min(BLOCK_SIZE, end - offset)
-                hasher = xxhash.xxh3_128() if manner.verify != "size" else None
-                told, when = offset, time.monotonic()
-                for at, piece in pieces(src_fd, Side.SOURCE, item.path, offset, length):
-                    if hasher is not None:
-                        hasher.update(piece)
-                    write_all(dst_fd, partial, at, piece)
-                    if time.monotonic() - when > _TELL_EVERY:
-                        progress(Step("bytes", at + len(piece) - told))
-                        told, when = at + len(piece), time.monotonic()
-                progress(Step("bytes", offset + length - told))
-                _begin_write_back(dst_fd, partial, offset, length)
-                digest = hasher.digest() if hasher is not None else b""
-                if passes:
-                    with contextlib.suppress(OSError):
-                        forget(src_fd, offset, length)
-                progress(Written(offset // BLOCK_SIZE, length, digest))
+            with Watched(dst_fd, partial, item.seal) as watched:
+                holes, pace = Holes(src_fd, dst_fd, partial), Pace(dst_fd, partial, progress)
+                for offset in range(start, end, BLOCK_SIZE):
+                    length = min(BLOCK_SIZE, end - offset)
+                    hasher = xxhash.xxh3_128() if manner.verify != "size" else None
+                    told, when = offset, time.monotonic()
+                    for at, piece in holes.pieces(item.path, offset, length):
+                        if hasher is not None:
+                            hasher.update(piece)
+                        if holes.leaves_out(at, piece):
+                            progress(Step("holes", len(piece)))
+                        else:
+                            pace.write(at, piece)
+                        if time.monotonic() - when > _TELL_EVERY:
+                            progress(Step("bytes", at + len(piece) - told))
+                            told, when = at + len(piece), time.monotonic()
+                    progress(Step("bytes", offset + length - told))
+                    _begin_write_back(dst_fd, partial, offset, length)
+                    digest = hasher.digest() if hasher is not None else b""
+                    if passes:
+                        with contextlib.suppress(OSError):
+                            forget(src_fd, offset, length)
+                    progress(Written(offset // BLOCK_SIZE, length, digest))
+                holes.extend(end)
+            tell_seal(watched, progress)
             check_unchanged(src_fd, item, start)
         except BaseException:
             close_quietly(dst_fd)
@@ -164,6 +208,12 @@ def copy_span(ends: Ends, item: Item, partial: bytes, start: int, end: int, mann
         finally:
             close_quietly(src_fd)
         close_written(dst_fd, partial)
+
+
+def tell_seal(watched: Watched, progress: Writing) -> None:
+    """Tell what a partial is, now that it was written to, where it is watched."""
+    if watched.seal is not None:
+        progress(Sealed(watched.seal))
 
 
 def _begin_write_back(fd: int, partial: bytes, offset: int, length: int) -> None:
@@ -174,11 +224,17 @@ def _begin_write_back(fd: int, partial: bytes, offset: int, length: int) -> None
         raise FileTrouble(trouble_of(error, Side.DESTINATION, "write", partial, offset)) from error
 
 
-def write_block(fd: int, partial: bytes, offset: int, data: memoryview, progress: Progress) -> None:
-    """Write *data* at *offset*, telling ``("bytes", count)`` now and then and at the end."""
+def write_block(
+    fd: int, partial: bytes, offset: int, data: memoryview, progress: Progress, holes: Holes | None = None
+) -> None:
+    """Write *data*, but for *holes*, at *offset*, telling ``("bytes", count)`` now and then and at the end."""
     told, when = 0, time.monotonic()
+    pace = Pace(fd, partial, progress)
     for at in range(0, len(data), _SLICE):
-        write_all(fd, partial, offset + at, data[at : at + _SLICE])
+        if holes is not None and holes.leaves_out(offset + at, data[at : at + _SLICE]):
+            progress(Step("holes", len(data[at : at + _SLICE])))
+        else:
+            pace.write(offset + at, data[at : at + _SLICE])
         if time.monotonic() - when > _TELL_EVERY:
             done = min(at + _SLICE, len(data))
             progress(Step("bytes", done - told))
@@ -231,7 +287,7 @@ def settle(
                     advise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
                     for number, offset in enumerate(range(start, end, BLOCK_SIZE)):
                         length = min(BLOCK_SIZE, end - offset)
-                        digest = digest_of_block(fd, Side.DESTINATION, partial, offset, length)
+                        digest = digest_of_block(fd, Side.DESTINATION, partial, offset, length, progress)
                         if digest != digests[16 * number : 16 * number + 16]:
                             bad.append(offset // BLOCK_SIZE)
                         progress(Step("verified", length))

@@ -12,13 +12,14 @@ import stat
 import time
 from collections.abc import Iterator
 
-from trioft.core.answers import Folder, Listing, Orphans
+from trioft.core.answers import Folder, Leftover, Leftovers, Listing
 from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
 from trioft.core.model import Found, Manner, Root
-from trioft.core.naming import is_partial
+from trioft.core.naming import is_former, is_own
 from trioft.movers.ops import beneath
 from trioft.movers.ops.files import NAMES_A_CALL, close_quietly, is_same, opened
-from trioft.movers.ops.folder.partials import make_folder, sync_folder
+from trioft.movers.ops.folder.partials import make_folder, no_room, sync_folder
+from trioft.movers.ops.folder.views import looks_like_itself
 from trioft.movers.ops.slate import touch
 
 
@@ -28,7 +29,13 @@ def are_same(there: os.stat_result, here: os.stat_result, resolution_ns: int) ->
         there.st_size == here.st_size
         and abs(there.st_mtime_ns - here.st_mtime_ns) < resolution_ns
         and stat.S_ISREG(there.st_mode)
+        and not looks_like_itself(there, here.st_dev, here.st_ino, here.st_ctime_ns)
     )
+
+
+def has_bits(there: os.stat_result, mode: int, manner: Manner) -> bool:
+    """Does what the destination has have the permission bits of *mode*, if it can have any?"""
+    return not manner.permissions or (there.st_mode ^ mode) & 0o777 == 0
 
 
 def not_alike(dst: int, folder: Folder, manner: Manner, alike: list[Found]) -> Folder:
@@ -39,16 +46,25 @@ def not_alike(dst: int, folder: Folder, manner: Manner, alike: list[Found]) -> F
         try:
             there = beneath.stat_of(found.target, dir_fd=dst) if found.trouble is None else None
         except OSError as error:
-            if not isinstance(error, FileNotFoundError):
+            if not isinstance(error, FileNotFoundError | beneath.VolumeLost):
                 _without_destination(trouble_of(error, Side.DESTINATION, "stat", found.target))
             there = None
-        is_alike = there is not None and is_same(there, found.fingerprint, manner.resolution_ns)
+        version = found.fingerprint
+        is_alike = (
+            there is not None
+            and is_same(there, version, manner.resolution_ns)
+            and has_bits(there, found.mode, manner)
+            and not looks_like_itself(there, version.dev, version.ino, version.ctime_ns)
+        )
         (alike if is_alike else rest).append(found)
     return folder._replace(files=rest)
 
 
-def is_twin(entry: os.DirEntry[str], status: os.stat_result, resolution_ns: int, path: bytes) -> bool:
-    """Is what the destination has under this name, as far as size and time tell, the source file with *status*?"""
+def is_twin(entry: os.DirEntry[str], status: os.stat_result, manner: Manner, path: bytes) -> bool:
+    """
+    Is what the destination has under this name, as far as size and time tell, the source file with *status*? Where it
+    keeps permission bits, these are a part of it: a copier sets them then.
+    """
     touch(Side.DESTINATION)
     try:
         there = entry.stat(follow_symlinks=False)
@@ -59,7 +75,7 @@ def is_twin(entry: os.DirEntry[str], status: os.stat_result, resolution_ns: int,
         return False
     finally:
         touch(Side.SOURCE)  # the scan goes on there
-    return are_same(there, status, resolution_ns)
+    return are_same(there, status, manner.resolution_ns) and has_bits(there, status.st_mode, manner)
 
 
 @contextlib.contextmanager
@@ -73,6 +89,9 @@ def listed(dst: int | None, folder: bytes, listing: Listing) -> Iterator[dict[st
         fd = beneath.open_folder(folder, dir_fd=dst)
     except FileNotFoundError:
         listing.missing.append(folder)
+        yield {}
+        return
+    except beneath.VolumeLost:  # each file that goes there will wait for it
         yield {}
         return
     except OSError as error:
@@ -109,38 +128,47 @@ def make_folders(source: Root, destination: Root, folders: list[bytes]) -> list[
         for folder in folders:
             try:
                 changed.update(make_folder(src, dst, folder))
+            except beneath.VolumeLost:
+                continue  # each file that goes there will wait for it
             except OSError as error:
-                troubles.append(trouble_of(error, Side.DESTINATION, "mkdir", folder))
+                troubles.append(no_room(trouble_of(error, Side.DESTINATION, "mkdir", folder), dst))
         for folder in changed:
             sync_folder(dst, folder)
     return troubles
 
 
-def find_partials(destination: Root, folders: list[bytes]) -> Orphans:
-    """Search *folders* of the destination and those below them for partials, as far as one call goes."""
-    orphans = Orphans([], folders[:])
+def find_leftovers(destination: Root, folders: list[bytes]) -> Leftovers:
+    """
+    Search *folders* of the destination and those below them for names that are trioft's own, as far as one call goes.
+
+    Those that trioft 0.1 gave are among them, and with these such as other programs have too.
+    """
+    leftovers = Leftovers([], folders[:])
     names, now = 0, time.time()
     with opened(destination, Side.DESTINATION) as dst:
-        while orphans.rest and names < NAMES_A_CALL:
-            folder = orphans.rest.pop()
+        while leftovers.rest and names < NAMES_A_CALL:
+            folder = leftovers.rest.pop()
             prefix = folder + b"/" if folder else b""
             try:
                 fd = beneath.open_folder(folder, dir_fd=dst)
             except OSError:
-                continue  # not ours to read: then no partial of ours is in it
+                continue  # not ours to read: then nothing of ours is in it
             try:
                 with os.scandir(fd) as entries:
                     for entry in entries:
                         names += 1
-                        if entry.is_dir(follow_symlinks=False):
-                            orphans.rest.append(prefix + os.fsencode(entry.name))
-                        elif is_partial(os.fsencode(entry.name)):
+                        name = os.fsencode(entry.name)
+                        is_ours, is_folder = is_own(name), entry.is_dir(follow_symlinks=False)
+                        if is_folder and not is_ours:
+                            leftovers.rest.append(prefix + name)
+                        elif is_ours or is_former(name):
                             with contextlib.suppress(OSError):
                                 status = entry.stat(follow_symlinks=False)
-                                if stat.S_ISREG(status.st_mode):
-                                    orphans.partials.append((prefix + os.fsencode(entry.name), now - status.st_mtime))
+                                if is_folder or stat.S_ISREG(status.st_mode):
+                                    size, age = 0 if is_folder else status.st_size, now - status.st_mtime
+                                    leftovers.found.append(Leftover(prefix + name, size, age, is_folder))
             except OSError:
                 continue
             finally:
                 close_quietly(fd)
-    return orphans
+    return leftovers

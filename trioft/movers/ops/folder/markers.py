@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 
-from trioft.core.errors import FileTrouble, Side, Trouble, trouble_of
+from trioft.core.errors import NO_MARKER, FileTrouble, Side, Trouble, trouble_of
 from trioft.core.model import Root
 from trioft.movers.ops import beneath
 from trioft.movers.ops.files import opened
@@ -42,8 +42,7 @@ def _is_marker(dst: int, name: bytes) -> bool | None:
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(status.st_mode) or status.st_size:
-        text = "something else than an empty file has the name of a marker"
-        raise FileTrouble(Trouble(Side.DESTINATION, "stat", name, None, errno.EEXIST, text))
+        raise FileTrouble(Trouble(Side.DESTINATION, "stat", name, None, errno.EEXIST, NO_MARKER))
     return True
 
 

@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from trioft.core.errors import FileTrouble, Remedy, Side, Trouble, classify, trouble_of
-from trioft.core.model import Item, Manner
+from trioft.core.errors import SEAL, FileTrouble, Remedy, Side, Trouble, classify, trouble_of
+from trioft.core.model import MIB, Fingerprint, Item, Manner
 from trioft.movers.ops import beneath, linux
+from trioft.movers.ops.files import fingerprint_of, status_of
 from trioft.movers.ops.slate import begin_thread, clear, touch
 
 T = TypeVar("T")
@@ -76,7 +78,9 @@ def make_folder(src: int, dst: int, folder: bytes, *, made_up: bool = False) -> 
         except FileNotFoundError:
             mode = _mode_of_new_folders() if made_up else 0
         touch(Side.DESTINATION)
-        beneath.chmod(folder, mode & 0o777 | 0o700, dir_fd=dst)
+        # A folder of a group gives its set-group-ID bit to those below it: what lies deeper belongs to the same group.
+        bits = mode | beneath.stat_of(folder, dir_fd=dst).st_mode
+        beneath.chmod(folder, mode & 0o777 | 0o700 | bits & stat.S_ISGID, dir_fd=dst)
     return [*changed, os.path.dirname(folder)]
 
 
@@ -88,6 +92,30 @@ def _mode_of_new_folders() -> int:
             if line.startswith(b"Umask:"):
                 return 0o777 & ~int(line.split()[1], 8)
     return 0o700
+
+
+def no_room(trouble: Trouble, dst: int) -> Trouble:
+    """
+    Say what there is none of, where that is not space: what may be made at *dst* can be counted in other ways too.
+
+    An inode is used up by each file, whatever its size; and a root folder of FAT has so many names, and no more.
+    """
+    if trouble.errno != errno.ENOSPC or trouble.op not in ("create", "mkdir"):
+        return trouble
+    try:
+        space = os.fstatvfs(dst)
+    except OSError:
+        return trouble
+    free = space.f_bavail * space.f_frsize
+    if space.f_files and not space.f_favail:
+        text = f"no inodes are left there ({space.f_files} are in use), so no more files can be made"
+    elif free >= MIB:
+        text = "no more names fit in there (the root folder of a FAT, for one, has a fixed number of them)"
+    else:
+        return trouble
+    from trioft.core.units import size_text  # slow to load, and rarely needed
+
+    return trouble._replace(text=f"{text}, although {size_text(free)} are free")
 
 
 def sync_folder(dst: int, folder: bytes) -> None:
@@ -105,7 +133,82 @@ def sync_folder(dst: int, folder: bytes) -> None:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, "fsync", folder)) from error
 
 
+class Watched:
+    """
+    A partial that is open for writing, and whether anybody else changes it.
+
+    *seal* is what it was when trioft had written to it last; None: it is not watched. Each of our own writes sets its
+    ctime, so that is looked at before and after each of them. Raises ``FileTrouble`` where it is another one.
+    """
+
+    def __init__(self, fd: int, partial: bytes, seal: Fingerprint | None) -> None:
+        self._fd, self._partial, self.seal = fd, partial, seal
+
+    def __enter__(self) -> Watched:
+        if self.seal is not None:
+            self.check()
+            _watched[self._fd] = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _watched.pop(self._fd, None)
+
+    def check(self) -> None:
+        """Raise ``FileTrouble`` if anybody else has changed the partial."""
+        if fingerprint_of(status_of(self._fd, Side.DESTINATION, self._partial)) != self.seal:
+            raise FileTrouble(touched(self._partial))
+
+    def note(self) -> Fingerprint | None:
+        """What has been done by now, was done by us. Return what the partial is, where it is watched."""
+        if self.seal is not None:
+            self.seal = fingerprint_of(status_of(self._fd, Side.DESTINATION, self._partial))
+        return self.seal
+
+
+_watched: dict[int, Watched] = {}  # by descriptor
+
+
+def touched(partial: bytes) -> Trouble:
+    """Return the trouble that somebody else has changed a partial."""
+    text = "somebody else has changed this partial since it was verified: it is compared anew"
+    return Trouble(Side.DESTINATION, SEAL, partial, None, None, text)
+
+
+@contextlib.contextmanager
+def own_change(fd: int) -> Iterator[None]:
+    """What is done inside to the partial that is open as *fd* is done by us alone, where it is watched."""
+    watched = _watched.get(fd)
+    if watched is None:
+        yield
+        return
+    with alone(fd):
+        watched.check()
+        yield
+        watched.note()
+
+
+@contextlib.contextmanager
+def alone(fd: int) -> Iterator[None]:
+    """
+    While inside, nobody else opens the file that is open for writing as *fd*: who wants to waits until it is over.
+
+    That is a write lease. There is none where somebody has the file open already, if only for reading.
+    """
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+
 def write_all(fd: int, path: bytes, offset: int, view: memoryview) -> None:
+    with own_change(fd):
+        _write_all(fd, path, offset, view)
+
+
+def _write_all(fd: int, path: bytes, offset: int, view: memoryview) -> None:
     touch(Side.DESTINATION)
     done = 0
     try:
@@ -156,9 +259,9 @@ def create_partial(
             try:
                 folders = make_folder(src, dst, folder, made_up=routed) or [folder]
             except OSError as other:
-                raise FileTrouble(trouble_of(other, Side.DESTINATION, "mkdir", folder)) from other
+                raise FileTrouble(no_room(trouble_of(other, Side.DESTINATION, "mkdir", folder), dst)) from other
         except OSError as error:
-            raise FileTrouble(trouble_of(error, Side.DESTINATION, op, partial)) from error
+            raise FileTrouble(no_room(trouble_of(error, Side.DESTINATION, op, partial), dst)) from error
     # It cannot be created because it is there, and not be removed because it is not: a server that waits for somebody.
     raise FileTrouble(Trouble(Side.DESTINATION, op, partial, None, errno.EBUSY, os.strerror(errno.EBUSY)))
 
@@ -168,34 +271,94 @@ def _mode_of_partial(mode: int) -> int:
     return mode & 0o777 | 0o600
 
 
-def copy_attributes(src_fd: int, dst_fd: int, item: Item, manner: Manner, mode: int | None = None) -> None:
+def copy_attributes(
+    src_fd: int, dst_fd: int, item: Item, manner: Manner, mode: int | None = None, *, whole: bool = False
+) -> list[str]:
     """
     Permission bits and user attributes, as far as the destination takes them: its probe says what it does not.
 
-    *mode* is what the partial has, where that is known: a server need not be asked for what is there.
+    *mode* is what the partial has, where that is known: a server need not be asked for what is there. A *whole* file is
+    no partial any more: it gets the very bits of the source, and loses the attributes that the source has not.
+    Returns the names of the attributes that the destination does not take, although it takes others.
     """
     touch(Side.DESTINATION)
-    if mode is None or stat.S_IMODE(mode) != _mode_of_partial(item.mode):
+    wanted = permission_bits(src_fd, dst_fd, item.mode) | (0 if whole else 0o600)
+    if mode is None or stat.S_IMODE(mode) != wanted:
         with as_far_as_possible("chmod", item.path):
-            os.fchmod(dst_fd, _mode_of_partial(item.mode))
-    if manner.xattrs:
-        with as_far_as_possible("setxattr", item.path):
-            touch(Side.SOURCE)
-            kept = {name: os.getxattr(src_fd, name) for name in os.listxattr(src_fd) if name.startswith("user.")}
-            touch(Side.DESTINATION)
-            for name, value in kept.items():
-                os.setxattr(dst_fd, name, value)
+            os.fchmod(dst_fd, wanted)
+    return copy_xattrs(src_fd, dst_fd, item.path, remove=whole) if manner.xattrs else []
+
+
+def permission_bits(src_fd: int, dst_fd: int, mode: int) -> int:
+    """
+    Return the permission bits that a copy gets of a source with *mode*.
+
+    Set-group-ID only where both belong to the same group: it lends the rights of the group. Set-user-ID never.
+    """
+    bits = mode & 0o777
+    if mode & stat.S_ISGID:
+        with contextlib.suppress(OSError):
+            bits |= stat.S_ISGID if os.fstat(src_fd).st_gid == os.fstat(dst_fd).st_gid else 0
+    return bits
+
+
+def copy_xattrs(src_fd: int, dst_fd: int, path: bytes, *, remove: bool = False) -> list[str]:
+    """
+    Copy the user attributes; *remove* those that the source has not. Returns the names of those that are not taken.
+
+    None are missed where the destination has no attributes at all: its filesystem, or its mount, does not know them.
+    """
+    kept: dict[str, bytes] = {}
+    touch(Side.SOURCE)
+    with as_far_as_possible("listxattr", path, Side.SOURCE):
+        for name in os.listxattr(src_fd):
+            if name.startswith("user."):
+                with as_far_as_possible("getxattr", path, Side.SOURCE):
+                    kept[name] = os.getxattr(src_fd, name)
+    touch(Side.DESTINATION)
+    if remove:
+        with as_far_as_possible("removexattr", path):
+            for name in {*os.listxattr(dst_fd)} - kept.keys():
+                if name.startswith("user."):
+                    os.removexattr(dst_fd, name)
+    refused: list[str] = []
+    # The small ones first: what a large one uses up is not missing for them then.
+    for name, value in sorted(kept.items(), key=lambda one: len(one[1])):
+        try:
+            os.setxattr(dst_fd, name, value)
+        except OSError as error:
+            trouble = trouble_of(error, Side.DESTINATION, "setxattr", path)
+            if classify(trouble) == Remedy.DESTINATION:
+                raise FileTrouble(trouble) from error
+            if error.errno == errno.EOPNOTSUPP:  # this filesystem has none
+                return []
+            refused.append(name)
+    return refused
 
 
 @contextlib.contextmanager
-def as_far_as_possible(op: str, path: bytes) -> Iterator[None]:
-    """Do without what cannot be done. That the destination is gone is another matter: then it can be done later."""
+def as_far_as_possible(op: str, path: bytes, side: Side = Side.DESTINATION) -> Iterator[None]:
+    """Do without what cannot be done. That the end is gone is another matter: then it can be done later."""
     try:
         yield
     except OSError as error:
-        trouble = trouble_of(error, Side.DESTINATION, op, path)
-        if classify(trouble) == Remedy.DESTINATION:
+        trouble = trouble_of(error, side, op, path)
+        if classify(trouble) in (Remedy.DESTINATION, Remedy.SOURCE):
             raise FileTrouble(trouble) from error
+
+
+def set_times(dst: int, partial: bytes, times: tuple[int, int]) -> None:
+    """
+    Give a partial, or a delivered file, its times, access and modification, in ns. Raises ``OSError``.
+
+    A server that never sets them, or not for us, is done without. Any other error is none of the filesystem's kind: it
+    passes, or is to be told.
+    """
+    try:
+        beneath.utime(partial, times, dir_fd=dst)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
 
 
 def close_written(fd: int, path: bytes) -> None:

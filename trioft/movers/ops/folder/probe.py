@@ -14,9 +14,12 @@ from collections.abc import Iterator
 from trioft.core.answers import KEEPS_NO_TIMES, Probed
 from trioft.core.errors import FileTrouble, Remedy, Side, classify, trouble_of
 from trioft.core.model import Identity, Root
-from trioft.movers.ops import beneath
+from trioft.core.naming import PROBE, PROBE_CONTENT
+from trioft.movers.ops import beneath, linux
 from trioft.movers.ops.beneath import Top
-from trioft.movers.ops.mounts import _opened, _other_place, why_not_same
+from trioft.movers.ops.files import fingerprint_of
+from trioft.movers.ops.folder.partials import no_room
+from trioft.movers.ops.mounts import _opened, _other_place, volumes_below, why_not_same
 
 # What destinations keep of a modification time: ext4 and NFS all of it, SMB 100 ns, SFTP 1 s, FAT 2 s.
 _RESOLUTIONS_NS = (1, 100, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000)
@@ -29,7 +32,7 @@ def probe(path: bytes, was: Identity | None, marker: bytes | None, require_mount
     Nothing is written where the place is not the one it *was*, or does not have what is asked for. Never creates
     *path*. Raises ``FileTrouble`` with what does not work.
     """
-    name = b".trioft-probe-%d-%d.00000000.partial" % (os.getpid(), time.monotonic_ns())
+    name = PROBE + b"%d-%d" % (os.getpid(), time.monotonic_ns())
     with _recognized(path, was, marker, require_mount) as (dst, root, identity):
         try:
             op = "stat"
@@ -41,7 +44,7 @@ def probe(path: bytes, was: Identity | None, marker: bytes | None, require_mount
                 free = space.f_bavail * space.f_frsize
                 try:
                     try:
-                        os.write(fd, b"trioft")
+                        os.write(fd, PROBE_CONTENT)
                         op = "fsync"
                         os.fsync(fd)
                     except OSError as error:
@@ -62,9 +65,11 @@ def probe(path: bytes, was: Identity | None, marker: bytes | None, require_mount
             op = "unlink"
             beneath.unlink(name, dir_fd=dst)
         except OSError as error:
-            raise FileTrouble(trouble_of(error, Side.DESTINATION, op, b"")) from error
+            raise FileTrouble(no_room(trouble_of(error, Side.DESTINATION, op, b""), dst)) from error
         total = space.f_blocks * space.f_frsize
-        return Probed(root, identity, free, total, resolution, mode == 0o640)
+        files, volumes = space.f_favail if space.f_files else None, volumes_below(path)
+        largest, _ = linux.largest_file(dst)
+        return Probed(root, identity, free, total, resolution, mode == 0o640, files, volumes, largest)
 
 
 def recognize(path: bytes, was: Identity | None, marker: bytes | None, require_mount: bool) -> Root:
@@ -95,6 +100,24 @@ def _recognized(
         except OSError as error:
             raise FileTrouble(trouble_of(error, Side.DESTINATION, op, b"")) from error
         yield dst, root, identity
+
+
+def time_as_kept(dst: int, mtime_ns: int) -> int:
+    """Return what the destination makes of a modification time that it may not be able to hold, by setting it once."""
+    name = PROBE + b"time-%d-%d" % (os.getpid(), time.monotonic_ns())
+    try:
+        fd = beneath.open_file(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dst)
+        os.close(fd)
+        try:
+            beneath.utime(name, (mtime_ns, mtime_ns), dir_fd=dst)
+            return fingerprint_of(beneath.stat_of(name, dir_fd=dst)).mtime_ns
+        finally:
+            beneath.unlink(name, dir_fd=dst)
+    except OSError as error:
+        trouble = trouble_of(error, Side.DESTINATION, "utimens", name)
+        if classify(trouble) == Remedy.DESTINATION:
+            raise FileTrouble(trouble) from error
+        return mtime_ns
 
 
 def _close_probe(fd: int) -> None:

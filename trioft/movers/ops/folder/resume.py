@@ -15,6 +15,7 @@ from trioft.core.answers import Prepared, Step, void_blocks
 from trioft.core.errors import FileTrouble, Side, trouble_of
 from trioft.core.model import BLOCK_SIZE, VOID, Checkpoint, Item, Manner
 from trioft.movers.ops.files import Progress, digest_of_block
+from trioft.movers.ops.identity import is_lasting
 
 
 def plan_resume(
@@ -31,13 +32,17 @@ def plan_resume(
         size = min(os.fstat(fd).st_size, item.fingerprint.size)
         if (
             checkpoint
+            and checkpoint.is_coherent(BLOCK_SIZE)
             and checkpoint.partial == partial
             and checkpoint.fingerprint == item.fingerprint
             and not checkpoint.growing  # what was copied while it grew may have been written again since
             and checkpoint.offset <= size
-            and (checkpoint.digests or manner.verify == "size")  # not made at a lower level than is asked for now
+            # Not made at a lower level than is asked for now, and with something to compare the source with.
+            and (checkpoint.digests or (manner.verify == "size" and is_lasting(src_fd)))
         ):
             digests = _check(fd, partial, checkpoint, manner, progress)
+            if not is_lasting(src_fd):
+                digests = _check_source(src_fd, item, checkpoint.offset, digests, progress)
             if not (bad := void_blocks(digests)):
                 return Prepared(checkpoint.offset, digests)
             if bad[0] and manner.verify == "readback":
@@ -59,7 +64,8 @@ def plan_resume_growing(
     """The same for a file that is, or was, growing: a block that is no longer what it was becomes VOID."""
     try:
         size = min(os.fstat(fd).st_size, item.fingerprint.size)
-        if checkpoint is None or checkpoint.partial != partial or not checkpoint.digests:
+        is_of_use = checkpoint is not None and checkpoint.is_coherent(BLOCK_SIZE) and checkpoint.partial == partial
+        if checkpoint is None or not is_of_use or not checkpoint.digests:
             return _compare(src_fd, fd, item, partial, size, progress)
         # It may have become shorter; and the last block, if it is none yet, will be read again as it grows.
         offset = min(checkpoint.offset, size) // BLOCK_SIZE * BLOCK_SIZE
@@ -67,8 +73,8 @@ def plan_resume_growing(
             return Prepared(0, b"")
         held = checkpoint._replace(offset=offset, digests=checkpoint.digests[: offset // BLOCK_SIZE * 16])
         digests = _check(fd, partial, held, manner, progress)
-        last = digest_of_block(src_fd, Side.SOURCE, item.path, offset - BLOCK_SIZE, BLOCK_SIZE)
-        return Prepared(offset, digests, doubtful=last != digests[-16:])
+        last = digest_of_block(src_fd, Side.SOURCE, item.path, offset - BLOCK_SIZE, BLOCK_SIZE, progress)
+        return Prepared(offset, digests, doubtful=last != digests[-16:] or not is_lasting(src_fd))
     except OSError as error:
         raise FileTrouble(trouble_of(error, Side.DESTINATION, "fsync", partial)) from error
 
@@ -87,10 +93,28 @@ def _check(fd: int, partial: bytes, checkpoint: Checkpoint, manner: Manner, prog
         if digests[at] == VOID:
             continue
         length = min(BLOCK_SIZE, checkpoint.offset - start)
-        if digest_of_block(fd, Side.DESTINATION, partial, start, length) != digests[at]:
+        if digest_of_block(fd, Side.DESTINATION, partial, start, length, progress) != digests[at]:
             digests[at] = VOID
         progress(Step("compared", length))
     return bytes(digests)
+
+
+def _check_source(src_fd: int, item: Item, offset: int, digests: bytes, progress: Progress) -> bytes:
+    """
+    Return *digests*, VOID for what the source does not hold below *offset*: it is another file with the same name.
+
+    Reading is cheap, and a splice of two files, as of two cards of one camera, is not.
+    """
+    checked = bytearray(digests)
+    for number in range(len(digests) // 16):
+        at, start = slice(16 * number, 16 * number + 16), number * BLOCK_SIZE
+        if checked[at] == VOID:
+            continue
+        length = min(BLOCK_SIZE, offset - start)
+        if digest_of_block(src_fd, Side.SOURCE, item.path, start, length, progress) != digests[at]:
+            checked[at] = VOID
+        progress(Step("compared", length))
+    return bytes(checked)
 
 
 def _compare(src_fd: int, fd: int, item: Item, partial: bytes, size: int, progress: Progress) -> Prepared:
@@ -101,8 +125,8 @@ def _compare(src_fd: int, fd: int, item: Item, partial: bytes, size: int, progre
     kept = 0
     # Whole blocks only: the last, shorter one is cheap to write again.
     for offset in range(0, size // BLOCK_SIZE * BLOCK_SIZE, BLOCK_SIZE):
-        there = digest_of_block(fd, Side.DESTINATION, partial, offset, BLOCK_SIZE)
-        if there == digest_of_block(src_fd, Side.SOURCE, item.path, offset, BLOCK_SIZE):
+        there = digest_of_block(fd, Side.DESTINATION, partial, offset, BLOCK_SIZE, progress)
+        if there == digest_of_block(src_fd, Side.SOURCE, item.path, offset, BLOCK_SIZE, progress):
             kept = offset + BLOCK_SIZE
         else:
             there = VOID
