@@ -68,8 +68,8 @@ TAKEN = [
         "3 seal before publish",
         [
             _out("publish", "_publish_one", "if is_untouched(", "if False and is_untouched("),
-            _out("publish", "_give_name", "is_steady(dst) and not _has_time", "False and not _has_time"),
-            _out("publish", "_give_name", "is_steady(dst) and there.st_mtime_ns", "False and there.st_mtime_ns"),
+            _out("publish", "_give_name", "is_watched and not _has_time", "False and not _has_time"),
+            _out("publish", "_give_name", "is_watched and there.st_mtime_ns", "False and there.st_mtime_ns"),
         ],
         ["tests/ops/test_seals.py"],
     ),
@@ -82,7 +82,7 @@ TAKEN = [
         "3 seal before publish: neither that nor what is taken back",
         [
             _out("seals", "held_still", "fcntl.fcntl(", "(lambda *_: None)("),
-            _out("publish", "_give_name", "is_steady(dst) and there.st_mtime_ns", "False and there.st_mtime_ns"),
+            _out("publish", "_give_name", "is_watched and there.st_mtime_ns", "False and there.st_mtime_ns"),
         ],
         ["tests/ops/test_seals.py"],
     ),

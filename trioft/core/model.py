@@ -89,6 +89,14 @@ class Identity(NamedTuple):
     place: bytes  # where on it the folder lies
     point: bytes  # where it is mounted
 
+    def has_such_uuid(self, other: Identity) -> bool:
+        """Return whether their UUIDs tell if it is the same filesystem: an older kernel told less of it, or nothing."""
+        return bool(self.uuid) and len(self.uuid) == len(other.uuid)
+
+    def is_filesystem_of(self, other: Identity) -> bool:
+        """Return whether both are on one filesystem: by its UUID, or else by what is mounted."""
+        return self.uuid == other.uuid if self.has_such_uuid(other) else self.source == other.source
+
 
 class Ends(NamedTuple):
     source: Root

@@ -118,7 +118,7 @@ class Neighbours:
 
 def _are_on_one(own: Identity, other: Identity) -> bool:
     """Are two folders on the same filesystem, by whatever paths they are reached?"""
-    if own.uuid and len(own.uuid) == len(other.uuid):
+    if own.has_such_uuid(other):
         return own.uuid == other.uuid
     # What lies in memory, for one, is called the same wherever it is mounted.
     says_which = "/" in own.source or ":" in own.source

@@ -30,11 +30,8 @@ def note_source(ledger: Ledger, identity: Identity) -> bool:
     former = ledger.identity_of("source")
     before = [_read(fields) for fields in json.loads(row[0])] if row is not None else [former] if former else []
     number = next((n for n, volume in enumerate(before) if _is_same(volume, identity)), len(before))
-    volumes = [
-        *before[:number],
-        identity._replace(point=b""),
-        *before[number + 1 :],
-    ]  # it may tell more of itself than before
+    # It may tell more of itself than before.
+    volumes = [*before[:number], identity._replace(point=b""), *before[number + 1 :]]
     if volumes != before or row is None:
         value = json.dumps([_written(volume) for volume in volumes]).encode("ascii")
         ledger.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (_VOLUMES, value))
@@ -87,9 +84,7 @@ def _present(ledger: Ledger) -> int | None:
 
 def _is_same(was: Identity, now: Identity) -> bool:
     """Is it the same folder of the same volume, which may be mounted elsewhere, or called otherwise, since?"""
-    is_known = was.uuid and len(was.uuid) == len(now.uuid)  # not if an older kernel told less
-    same = was.uuid == now.uuid if is_known else was.source == now.source
-    return same and (was.kind, was.place) == (now.kind, now.place)
+    return was.is_filesystem_of(now) and (was.kind, was.place) == (now.kind, now.place)
 
 
 def _read(fields: list[str]) -> Identity:

@@ -130,6 +130,20 @@ def status_of(fd: int, side: Side, path: bytes) -> os.stat_result:
         raise FileTrouble(trouble_of(error, side, "stat", path)) from error
 
 
+_KINDS = {
+    stat.S_IFLNK: "symbolic link",
+    stat.S_IFIFO: "named pipe",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "character device",
+    stat.S_IFBLK: "block device",
+}
+
+
+def kind_of(status: os.stat_result) -> str:
+    """Return in words what something is that is neither a file nor a folder."""
+    return _KINDS.get(stat.S_IFMT(status.st_mode), "special file")
+
+
 def is_steady(fd: int) -> bool:
     """Does the filesystem of *fd* tell of each change of a file, by its ctime, and of none that was not made?"""
     return linux.filesystem_magic(fd) in linux.STEADY

@@ -158,8 +158,7 @@ def _identify(fd: int, path: bytes) -> Identity:
 
 def why_not_same(was: Identity, now: Identity) -> str | None:
     """Say why *now* is another place than *was*, or None: also if it is the same, mounted elsewhere, or once more."""
-    is_known = was.uuid and len(was.uuid) == len(now.uuid)  # not if an older kernel told less
-    same = was.uuid == now.uuid if is_known else was.source == now.source
+    same = was.is_filesystem_of(now)
     if same and (was.kind, was.place) == (now.kind, now.place):
         return None
     if (bare := why_not_mounted(was, now)) is not None:

@@ -21,7 +21,7 @@ from trioft.core.model import Found, Manner, Markers, Root, Routes
 from trioft.core.naming import GOING, OWN, Wanted, is_going_folder, is_marker, is_view_probe
 from trioft.core.routes import route
 from trioft.movers.ops import beneath, writers
-from trioft.movers.ops.files import NAMES_A_CALL, READ, close_quietly, opened
+from trioft.movers.ops.files import NAMES_A_CALL, READ, close_quietly, kind_of, opened
 from trioft.movers.ops.folder.listing import is_twin, listed, not_alike
 from trioft.movers.ops.identity import identify
 from trioft.movers.ops.removal import fits
@@ -32,15 +32,6 @@ _GOING = os.fsdecode(GOING)
 _NO_MARKERS = Markers()
 # Why a source file is left alone whose name trioft gives a meaning of its own at the destination.
 _RESERVED = "at the destination, this name says that another file is complete (copy.done_file)"
-
-
-_KINDS = {
-    stat.S_IFLNK: "symbolic link",
-    stat.S_IFIFO: "named pipe",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "character device",
-    stat.S_IFBLK: "block device",
-}
 
 
 def scan(
@@ -153,7 +144,7 @@ def _scan_folder(
                 listing.troubles.append(trouble_of(error, Side.SOURCE, "stat", path))
                 continue
             if not stat.S_ISREG(status.st_mode):
-                kind = _KINDS.get(stat.S_IFMT(status.st_mode), "special file")
+                kind = kind_of(status)
                 listing.skipped.append((path, f"{kind}: trioft copies regular files only"))
                 continue
             if done and is_marker(path, markers.destination):

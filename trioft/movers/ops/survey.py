@@ -14,20 +14,12 @@ from trioft.core.errors import Side, trouble_of
 from trioft.core.model import Root
 from trioft.core.naming import is_view_probe
 from trioft.movers.ops import beneath, writers
-from trioft.movers.ops.files import READ, Progress, close_quietly, fingerprint_of, opened
+from trioft.movers.ops.files import READ, Progress, close_quietly, fingerprint_of, kind_of, opened
 
 # A call returns after the folder in which it has looked at so many names.
 _NAMES_A_CALL = 1_000
 # After so many it says that it is not stuck: each is opened, and asked for a writer.
 _TOLD = 50
-
-_KINDS = {
-    stat.S_IFLNK: "symbolic link",
-    stat.S_IFIFO: "named pipe",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "character device",
-    stat.S_IFBLK: "block device",
-}
 
 
 def survey(source: Root, paths: list[bytes], progress: Progress) -> Survey:
@@ -95,7 +87,7 @@ def _look_into(src: int, path: bytes, seen: list[Sight], below: list[bytes], pro
 def _look_at(folder: int, name: bytes, path: bytes) -> Sight:
     status = beneath.stat_of(name, dir_fd=folder)
     if not stat.S_ISREG(status.st_mode):
-        return Sight(path, _KINDS.get(stat.S_IFMT(status.st_mode), "special file"))
+        return Sight(path, kind_of(status))
     try:
         fd = beneath.open_file(name, READ, dir_fd=folder)
     except OSError as error:

@@ -55,12 +55,8 @@ def look_for_existing(src: Top, src_fd: int, dst: Top, item: Item, manner: Manne
     if_exists = policy_for(item, manner)
     for target in numbered(item.target, manner.name_max):
         touch(Side.DESTINATION)
-        try:
-            there = beneath.stat_of(target, dir_fd=dst)
-        except FileNotFoundError:
+        if (there := _status_at(dst, target)) is None:
             return None
-        except OSError as error:
-            raise FileTrouble(trouble_of(error, Side.DESTINATION, "stat", target)) from error
         if is_same(there, item.fingerprint, manner.resolution_ns) or _is_as_kept(dst, target, there, item, manner):
             if is_source_itself(src, src_fd, dst, item, target, there):
                 raise refuse_itself(target)
@@ -135,14 +131,17 @@ def find_former(ends: Ends, items: list[Item], progress: Progress) -> list[Forme
 def _find_former_of(src: int, dst: int, item: Item, progress: Progress) -> Former | None:
     touch(Side.DESTINATION)
     for target in numbered(item.target):
-        try:
-            there = beneath.stat_of(target, dir_fd=dst)
-        except FileNotFoundError:
+        if (there := _status_at(dst, target)) is None:
             return None
-        except OSError as error:
-            raise FileTrouble(trouble_of(error, Side.DESTINATION, "stat", target)) from error
         if target == item.before:
-            break
+            return _as_former(src, dst, target, there, item, progress)
+    raise AssertionError("numbered() does not end")
+
+
+def _as_former(
+    src: int, dst: int, target: bytes, there: os.stat_result, item: Item, progress: Progress
+) -> Former | None:
+    """Return the copy *target* of an earlier version if all of it is still the beginning of the source."""
     if not stat.S_ISREG(there.st_mode) or there.st_size > item.fingerprint.size:
         return None
     touch(Side.SOURCE)
@@ -196,6 +195,16 @@ def renew_attributes(src_fd: int, dst: int, target: bytes, item: Item, manner: M
         set_times(dst, target, (source.st_atime_ns, source.st_mtime_ns))
     except OSError as error:
         raise FileTrouble(trouble_of(error, Side.DESTINATION, op, target)) from error
+
+
+def _status_at(dst: int, target: bytes) -> os.stat_result | None:
+    """Return what has this name at the destination, if anything has. Raises ``FileTrouble``."""
+    try:
+        return beneath.stat_of(target, dir_fd=dst)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise FileTrouble(trouble_of(error, Side.DESTINATION, "stat", target)) from error
 
 
 def _looked_at(dst: int, target: bytes) -> os.stat_result:

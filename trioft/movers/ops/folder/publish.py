@@ -47,10 +47,11 @@ def publish(
     PUBLISHED.
     """
     with opened(ends.source, Side.SOURCE) as src, opened(ends.destination, Side.DESTINATION) as dst:
+        steady = is_steady(dst)
 
         def publish_one(publication: Publication) -> Result:
             try:
-                return _publish_one(src, dst, publication, manner, progress)
+                return _publish_one(src, dst, publication, manner, progress, steady)
             except FileTrouble as error:
                 return Result(Verdict.TROUBLE, trouble=error.trouble)
 
@@ -70,7 +71,7 @@ def publish(
     ]
 
 
-def _publish_one(src: Top, dst: Top, what: Publication, manner: Manner, progress: Progress) -> Result:
+def _publish_one(src: Top, dst: Top, what: Publication, manner: Manner, progress: Progress, steady: bool) -> Result:
     touch(Side.SOURCE)
     try:
         source = beneath.stat_of(what.path, dir_fd=src)
@@ -81,16 +82,16 @@ def _publish_one(src: Top, dst: Top, what: Publication, manner: Manner, progress
     if identify(source, what.path, top=src) != what.fingerprint:
         return Result(Verdict.CHANGED)
     if what.seal is None:
-        return _give_name(src, dst, what, source, manner)
-    steady = is_steady(dst)
+        return _give_name(src, dst, what, source, manner, steady)
     with held_still(dst, what.partial) if steady else contextlib.nullcontext():
         if is_untouched(dst, what.partial, what.seal, what.digest, progress, held=steady) is False:
             raise FileTrouble(touched(what.partial))
-        return _give_name(src, dst, what, source, manner)
+        return _give_name(src, dst, what, source, manner, steady)
 
 
-def _give_name(src: Top, dst: Top, what: Publication, source: os.stat_result, manner: Manner) -> Result:
+def _give_name(src: Top, dst: Top, what: Publication, source: os.stat_result, manner: Manner, steady: bool) -> Result:
     op = "utimens"
+    is_watched = steady and what.seal is not None
     touch(Side.DESTINATION)
     try:
         times = (source.st_atime_ns, source.st_mtime_ns)
@@ -115,7 +116,7 @@ def _give_name(src: Top, dst: Top, what: Publication, source: os.stat_result, ma
         if ours.st_size != what.fingerprint.size:  # somebody else was at it since it was verified
             text = f"the partial has {ours.st_size} bytes, the source has {what.fingerprint.size}"
             raise FileTrouble(Trouble(Side.DESTINATION, op, what.partial, None, None, text))
-        if what.seal is not None and is_steady(dst) and not _has_time(ours, source, manner):
+        if is_watched and not _has_time(ours, source, manner):
             # Whoever writes to it now sets its time. If that is the same once more, the destination can hold no other.
             set_times(dst, what.partial, times)
             if beneath.stat_of(what.partial, dir_fd=dst).st_mtime_ns != ours.st_mtime_ns:
@@ -156,10 +157,10 @@ def _give_name(src: Top, dst: Top, what: Publication, source: os.stat_result, ma
     if there.st_size != what.fingerprint.size:
         text = f"the destination says {there.st_size} bytes after the rename, the source has {what.fingerprint.size}"
         raise FileTrouble(Trouble(Side.DESTINATION, op, target, None, None, text))
-    if is_steady(dst) and (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+    if steady and (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
         text = "another file has taken the final name right after the rename"
         raise FileTrouble(Trouble(Side.DESTINATION, op, target, None, None, text))
-    if what.seal is not None and is_steady(dst) and there.st_mtime_ns != ours.st_mtime_ns:
+    if is_watched and there.st_mtime_ns != ours.st_mtime_ns:
         _take_back(dst, target, what.partial)  # somebody wrote to it when it had been looked at for the last time
         raise FileTrouble(touched(what.partial))
     return Result(Verdict.PUBLISHED, target, seal=fingerprint_of(there) if what.seal is not None else None)
