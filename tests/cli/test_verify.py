@@ -8,14 +8,25 @@ import os
 import signal
 import sqlite3
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from faults_mount import fault_mount
-from support import ROOT, TRIOFT, Done, Running, Site, make_tree, mounted, pattern, run_without_privilege, wait_until
+from support import (
+    ROOT,
+    TRIOFT,
+    Done,
+    Running,
+    Site,
+    make_tree,
+    mounted,
+    pattern,
+    run_without_privilege,
+    unnoticed,
+    wait_until,
+)
 from trioft.cli.verify import picture
 from trioft.core.answers import Seen
 from trioft.core.model import BLOCK_SIZE, MIB, Fingerprint
@@ -42,14 +53,6 @@ def started(site: Site, *options: str) -> Running:
 def verdicts(done: Done) -> dict[str, str]:
     """Return the verdict on each file, by its name at the destination."""
     return {line["dest"]: line["verdict"] for line in done.lines if line["event"] == "verify"}
-
-
-@contextlib.contextmanager
-def unnoticed(path: Path) -> Iterator[None]:
-    """What is done inside to *path* leaves its modification time as it was: so does a disk that forgets."""
-    status = path.stat()
-    yield
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def test_what_is_there_as_it_was_delivered_is_verified(site: Site) -> None:

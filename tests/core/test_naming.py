@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from names import EURO, legal_names
 from trioft.core.errors import show_path
-from trioft.core.naming import NAME_MAX, Wanted, belongs_to, is_own, is_partial, numbered, partial_of
+from trioft.core.naming import NAME_MAX, Wanted, belongs_to, is_own, is_partial, lies_at, numbered, partial_of
 
 # --- Globs ------------------------------------------------------------------------------------------------------------
 
@@ -196,3 +196,19 @@ def test_shown_paths_are_safe_to_print(path: bytes, text: str) -> None:
     """What a terminal would act on, and what is no text, is shown escaped."""
     assert show_path(path) == text
     assert show_path(path).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "where"),
+    [
+        (b"/a/b", b"/a", b"b"),
+        (b"/a/b/c", b"/a/", b"b/c"),
+        (b"/a", b"/a", b""),
+        (b"/ab", b"/a", None),
+        (b"/a", b"/a/b", None),
+        (b"/a", b"/", b"a"),
+    ],
+)
+def test_where_a_path_lies_in_a_folder(path: bytes, folder: bytes, where: bytes | None) -> None:
+    """Empty for the folder itself; None outside of it, also where only the names begin alike."""
+    assert lies_at(path, folder) == where

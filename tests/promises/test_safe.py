@@ -10,14 +10,13 @@ import shutil
 import sqlite3
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import trio
 
-from support import Done, Site, make_tree, run_without_privilege, wait_until
+from support import Done, Site, make_tree, run_without_privilege, unnoticed, wait_until
 from trioft.cli.safe import areas_of
 from trioft.config.options import Config
 from trioft.core.model import BLOCK_SIZE
@@ -41,14 +40,6 @@ def ask(site: Site, path: str | Path, *options: str | Path) -> dict[str, Any]:
 def kinds(told: dict[str, Any]) -> dict[str, int]:
     """Return the reasons, each with how many files it is true of."""
     return {reason["kind"]: reason["files"] for reason in told["reasons"]}
-
-
-@contextlib.contextmanager
-def unnoticed(path: Path) -> Iterator[None]:
-    """What is done inside leaves the modification time as it was."""
-    status = path.stat()
-    yield
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def test_what_was_delivered_and_is_there_is_safe(site: Site) -> None:

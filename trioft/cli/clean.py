@@ -21,7 +21,7 @@ from trioft.core.answers import Leftover
 from trioft.core.claim import Standing, is_claim
 from trioft.core.errors import ConfigError, FileTrouble, LedgerError, LockedError, Side, UnusableError, show_path
 from trioft.core.model import Place, Root
-from trioft.core.naming import is_former, is_partial, mark_in, mark_of, target_of_aside
+from trioft.core.naming import is_former, is_partial, lies_at, mark_in, mark_of, target_of_aside
 from trioft.core.units import parse_duration, size_text, span_text
 from trioft.movers.pool import Movers
 from trioft.pipeline.claiming import this_process
@@ -159,8 +159,7 @@ def _is_chosen(found: _Found, names: Sequence[str], age: float | None, root: byt
 
 def _is_named(path: bytes, name: str, root: bytes) -> bool:
     wanted = os.fsencode(name)
-    inside = root.rstrip(b"/") + b"/"
-    wanted = wanted[len(inside) :] if wanted.startswith(inside) else wanted.removeprefix(b"./")
+    wanted = lies_at(wanted, root) or wanted.removeprefix(b"./")
     return path == wanted or fnmatch.fnmatchcase(os.fsdecode(path), os.fsdecode(wanted))
 
 

@@ -19,6 +19,7 @@ from trioft.config.options import Config
 from trioft.core import answers
 from trioft.core.answers import Seen
 from trioft.core.errors import show_path
+from trioft.core.naming import lies_at
 from trioft.core.units import size_text, timestamp
 from trioft.pipeline.inquiry import Area, archived_as
 from trioft.pipeline.safety import Answer
@@ -50,8 +51,7 @@ def _find(config: Config, state_dir: str, text: str) -> tuple[str, bytes, Area]:
     for ledger in ledgers_of(config, state_dir):
         with contextlib.closing(Records(ledger)) as records:
             for archive in records.archives():
-                if absolute == archive or absolute.startswith(archive + b"/"):
-                    below = absolute[len(archive) + 1 :]
+                if (below := lies_at(absolute, archive)) is not None:
                     known = archived_as(records, [archive], absolute, None)
                     is_known = known is not None and known[0] is not None
                     path = known[0].path if is_known and known is not None and known[0] is not None else below

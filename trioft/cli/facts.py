@@ -20,7 +20,7 @@ from trioft.core.answers import Look, Piece, Seen, Sight
 from trioft.core.errors import ConfigError, FileTrouble, show_path
 from trioft.core.manifest import own_names
 from trioft.core.model import Checkpoint, Fingerprint, Markers
-from trioft.core.naming import Wanted, is_marker, why_not_wanted
+from trioft.core.naming import Wanted, is_marker, lies_at, why_not_wanted
 from trioft.core.routes import explain as explain_route
 from trioft.core.units import format_size
 from trioft.movers.pool import Movers
@@ -128,7 +128,7 @@ def decide(config: Config, path: bytes, source: bytes, version: Fingerprint | No
     """Return what *config* says about a file; of which *version*, a rule for its name may have to know."""
     why_not = why_not_wanted(path, config.source.include, (*config.source.excluded, *own_names(config.copy.manifest)))
     archive = config.copy.on_success.folder
-    if archive is not None and _below(os.fsencode(os.path.abspath(archive)), os.path.join(source, path)) is not None:
+    if archive is not None and lies_at(os.path.join(source, path), os.fsencode(os.path.abspath(archive))):
         why_not = "it is in the archive folder"
     markers = markers_of(config)
     if is_marker(path, markers.source) and not (version is not None and version.size):
@@ -146,12 +146,6 @@ def decide(config: Config, path: bytes, source: bytes, version: Fingerprint | No
         return Decision(why_not, path, "the tree is kept", while_it_grows)
     routed = explain_route(routes, path, version)
     return Decision(why_not, routed.target or path, routed.text, while_it_grows)
-
-
-def _below(folder: bytes, path: bytes) -> bytes | None:
-    """Return where *path* lies in *folder*, or None."""
-    prefix = folder.rstrip(b"/") + b"/"
-    return path[len(prefix) :] if path.startswith(prefix) else None
 
 
 def explain(config: Config, records: Records, path: bytes, area: Area = Area()) -> Explanation:  # noqa: B008 - a value
@@ -273,7 +267,7 @@ def _at_an_end(records: Records, absolute: bytes) -> bytes | None:
     if absolute == records.source:  # it is this one file, or the folder
         name = os.path.basename(absolute)
         return name if records.knows(name) else b""
-    if (path := _below(records.source, absolute)) is not None:
+    if path := lies_at(absolute, records.source):
         return path
-    target = _below(records.destination, absolute)
+    target = lies_at(absolute, records.destination) or None
     return None if target is None else records.source_of(target) or target

@@ -18,6 +18,7 @@ from trioft.cli.pairs import all_ledgers, ledgers_of, resolved
 from trioft.cli.voice import translate
 from trioft.config.options import Config
 from trioft.core.errors import show_path
+from trioft.core.naming import lies_at
 from trioft.core.units import size_text, timestamp
 from trioft.movers.pool import Movers
 from trioft.pipeline.inquiry import Area, Inquiry
@@ -118,15 +119,11 @@ def _find(ledgers: list[str], absolute: bytes) -> list[tuple[str, Area]]:
 
 def area_of(records: Records, absolute: bytes) -> Area | None:
     """Return where an *absolute* path lies in a ledger's source, or in where that is moved to; None: in neither."""
-    if absolute == records.source:
-        return Area()
-    if absolute.startswith(records.source.rstrip(b"/") + b"/"):
-        return Area(absolute[len(records.source.rstrip(b"/")) + 1 :])
+    if (below := lies_at(absolute, records.source)) is not None:
+        return Area(below)
     for archive in records.archives():
-        if absolute == archive:
-            return Area(b"", archive)
-        if absolute.startswith(archive + b"/"):
-            return Area(absolute[len(archive) + 1 :], archive)
+        if (below := lies_at(absolute, archive)) is not None:
+            return Area(below, archive)
     return None
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from trioft.cli.pairs import all_ledgers, state_dir_of
 from trioft.config.options import Config
 from trioft.core.errors import ConfigError, LedgerError, TrioftError, UnusableError
+from trioft.core.naming import lies_at
 from trioft.state.reader import Records
 
 _MARK = "Written by `trioft service install`"
@@ -105,10 +106,6 @@ def _knows(state_dir: str, settings: Config, paths: Sequence[str]) -> bool:
         if any(pair):
             if all(end is None or end == its for end, its in zip(pair, ends, strict=True)):
                 return True
-        elif not wanted or any(_is_below(end, path) for end in ends for path in wanted):
+        elif not wanted or any(lies_at(path, end) is not None for end in ends for path in wanted):
             return True
     return False
-
-
-def _is_below(folder: bytes, path: bytes) -> bool:
-    return path == folder or path.startswith(folder.rstrip(b"/") + b"/")

@@ -110,6 +110,14 @@ def is_partial(name: bytes) -> bool:
     return name.endswith(PARTIAL)
 
 
+def lies_at(path: bytes, folder: bytes) -> bytes | None:
+    """Return where *path* lies in *folder*: empty for the folder itself, None outside of it."""
+    if path == folder:
+        return b""
+    prefix = folder.rstrip(b"/") + b"/"
+    return path[len(prefix) :] if path.startswith(prefix) else None
+
+
 def is_own(path: bytes) -> bool:
     """Return whether *path* has a name that trioft keeps for itself: a partial's, or a hidden one."""
     return path.endswith(PARTIAL) or (HIDDEN in path and path.rpartition(b"/")[2].startswith(HIDDEN))

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import trio
 
 from trioft.core.errors import Side, Trouble, show_path
+from trioft.core.naming import lies_at
 from trioft.movers.ops.mounts import mounts_below
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 600.0  # seconds until a folder is tried again
@@ -28,7 +29,7 @@ class HungFolders:
 
     def place_of(self, path: bytes) -> bytes | None:
         """Return which mount below the source *path* is on; None for the source's own filesystem. Touches no mount."""
-        places = [place for place in mounts_below(self._source) if place and is_in(path, place)]
+        places = [place for place in mounts_below(self._source) if place and lies_at(path, place) is not None]
         return max(places, key=len, default=None)
 
     def note(self, trouble: Trouble, *, itself: bool = False) -> bytes | None:
@@ -56,7 +57,7 @@ class HungFolders:
             (
                 place
                 for place, (until, *_) in self._places.items()
-                if is_in(path, place) and (now < until or self.is_held(place))
+                if lies_at(path, place) is not None and (now < until or self.is_held(place))
             ),
             None,
         )
@@ -77,7 +78,7 @@ class HungFolders:
 
     def answered(self, path: bytes) -> None:
         """What lies at *path* could be read."""
-        for place in [place for place in self._places if is_in(path, place)]:
+        for place in [place for place in self._places if lies_at(path, place) is not None]:
             del self._places[place]
             text = f"the source answers again below {show_path(place)}"
             self._tell("info", "source.folder_returned", text)
@@ -89,8 +90,3 @@ class HungFolders:
 
     def __bool__(self) -> bool:
         return bool(self._places)
-
-
-def is_in(path: bytes, folder: bytes) -> bool:
-    """Is *path* the *folder*, or below it?"""
-    return path == folder or path.startswith(folder + b"/")

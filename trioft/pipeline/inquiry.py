@@ -23,6 +23,7 @@ from trioft.core.answers import Piece, Seen, Sight, Step
 from trioft.core.digests import file_digest
 from trioft.core.errors import FileTrouble, Side, Trouble
 from trioft.core.model import BLOCK_SIZE, BUNDLE_BYTES, BUNDLE_FILES, SPAN_SIZE, Fingerprint, Identity, Root
+from trioft.core.naming import lies_at
 from trioft.movers.pool import Call
 from trioft.pipeline.safety import Content, Count, Facts, Reason, Tally, judge, needs_source, unknown, why_not_seen
 from trioft.state.findings import last_findings
@@ -326,8 +327,8 @@ def archived_as(
 ) -> tuple[Recorded | None, Fingerprint] | None:
     """Return what is on record of the file *path*, below one of *archives*, and which file it was when it was moved."""
     for archive in archives:
-        if path.startswith(archive + b"/"):
-            for name in original_names(path[len(archive) + 1 :]):
+        if inside := lies_at(path, archive):
+            for name in original_names(inside):
                 below, version = records.archive_of(name)
                 if below == archive and version is not None and (now is None or version.ino == now.ino):
                     return records.file(name), version
