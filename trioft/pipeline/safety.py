@@ -108,7 +108,7 @@ def _why_not_source(x: Facts, recorded: Recorded) -> Reason | None:
     """Say why what is at the source now may not be what was delivered, or may be being written."""
     sight, known = x.source, recorded.known
     if sight.kind == "unreadable":
-        return unknown("unseen", f"the source cannot be looked at: {sight.trouble}")
+        return why_not_seen(sight)
     if sight.kind == "gone":
         removed = ": trioft has removed it" if known.removal == "removed" else ""
         return no("gone", f"it is gone already{removed}")
